@@ -1,0 +1,1 @@
+"""The flow on an ensemble of particles and its discretisations."""

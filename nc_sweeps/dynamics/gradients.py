@@ -1,0 +1,60 @@
+r"""Hand-derived gradients of the loss (20).
+
+With :math:`G = (\gamma/n)\, r W^\top`, and in the mean-field scaling (N times the plain gradient for the particles):
+
+.. math::
+    g_A = S^\top G, \qquad
+    g_U = \big((G A^\top) \circ \sigma'(X U^\top)\big)^\top X, \qquad
+    g_W = (\gamma/n)\, H^\top r.
+
+Weight decay is not included: the integrators treat it, each in its own way.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nc_sweeps.models.mean_field import MeanFieldEnsemble, activations, particle_blocks
+
+
+@dataclass(frozen=True)
+class LossGradients:
+    r"""Gradients of :math:`L_n = \|F - Y\|_F^2 / (2n)` and the features H they were computed from."""
+
+    A: Float[Tensor, "run N p"]
+    U: Float[Tensor, "run N d"]
+    W: Float[Tensor, "run p q"]
+    features: Float[Tensor, "run n p"]
+
+
+def loss_gradients(
+    ensemble: MeanFieldEnsemble, X: Float[Tensor, "run n d"], Y: Float[Tensor, "run n q"]
+) -> LossGradients:
+    r"""Mean-field gradients of :math:`L_n` at the current state.
+
+    The activations are kept between the two passes when all of them fit into one block, and recomputed otherwise, so
+    that no array of size n × N is ever held.
+    """
+    runs, n = X.shape[:2]
+    N = ensemble.particles
+    blocks = list(particle_blocks(runs, n, N))
+    H = X.new_zeros(runs, n, ensemble.A.shape[2])
+    for block in blocks:
+        S = activations(ensemble.U[:, block], X, ensemble.activation)
+        H += torch.bmm(S, ensemble.A[:, block])
+    H /= N
+
+    scale = (ensemble.gamma / n)[:, None, None]
+    r = (ensemble.gamma[:, None, None] * torch.bmm(H, ensemble.W)).sub_(Y)
+    G = scale * torch.bmm(r, ensemble.W.mT)
+
+    g_A, g_U = torch.empty_like(ensemble.A), torch.empty_like(ensemble.U)
+    for block in blocks:
+        if len(blocks) > 1:
+            S = activations(ensemble.U[:, block], X, ensemble.activation)
+        g_A[:, block] = torch.bmm(S.mT, G)
+        delta = torch.bmm(G, ensemble.A[:, block].mT).mul_(ensemble.activation.slope(S))
+        g_U[:, block] = torch.bmm(delta.mT, X)
+    return LossGradients(A=g_A, U=g_U, W=scale * torch.bmm(H.mT, r), features=H)

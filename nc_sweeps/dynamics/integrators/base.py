@@ -1,0 +1,44 @@
+r"""What an integrator is: three coefficients.
+
+One step of :math:`d\theta = -(g + \lambda\theta)\,dt + \sqrt{2/\beta}\,dB`, with g the gradient without weight decay, is
+
+.. math::
+    \theta^+ = \theta + \delta\,\theta - c\,g + s\,\xi, \qquad \xi \sim \mathcal N(0, I).
+
+The first coefficient is kept as the increment :math:`\delta`, not as :math:`1 + \delta`, which float32 would round
+away for small :math:`\eta\lambda`.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    r"""One number a run: growth :math:`\delta`, gradient :math:`c`, noise :math:`s`."""
+
+    growth: Float[Tensor, "run"]
+    gradient: Float[Tensor, "run"]
+    noise: Float[Tensor, "run"]
+
+
+class Integrator(Protocol):
+    """A one-step method for the flow (20)."""
+
+    #: Strong order of convergence in the step size, with additive noise.
+    strong_order: float
+
+    def coefficients(
+        self, step_size: Float[Tensor, "run"], decay: Float[Tensor, "run"], beta: Float[Tensor, "run"]
+    ) -> Coefficients:
+        r"""Coefficients of a step.
+
+        Args:
+            step_size: η.
+            decay: λ ≥ 0.
+            beta: β, infinite without noise.
+        """
+        ...

@@ -1,0 +1,95 @@
+"""From a horizon and a piecewise step size to numbered steps."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from nc_sweeps.config import DynamicsConfig, MetricsConfig
+from nc_sweeps.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Steps ``first + 1`` … ``last``, all of one step size."""
+
+    first: int
+    last: int
+    step_size: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps of a run.
+
+    Args:
+        pieces: consecutive, from step 0 to the last.
+        steps_per_epoch: mini-batches in one pass over the training set.
+    """
+
+    pieces: tuple[Piece, ...]
+    steps_per_epoch: int
+
+    @classmethod
+    def of(cls, dynamics: DynamicsConfig, training_samples: int) -> "Schedule":
+        """Resolve the horizon into steps.
+
+        Args:
+            dynamics: horizon, its unit, step sizes.
+            training_samples: n, which with the batch size gives the steps of an epoch.
+
+        Raises:
+            ConfigError: the horizon is shorter than one step.
+        """
+        batch = min(dynamics.batch_size or training_samples, training_samples)
+        per_epoch = -(-training_samples // batch)
+        sizes = [dynamics.step_size, *(change.step_size for change in dynamics.schedule)]
+        marks = [0.0, *(change.after for change in dynamics.schedule), 1.0]
+
+        pieces: list[Piece] = []
+        first = 0
+        for (start, end), size in zip(pairwise(marks), sizes, strict=True):
+            if dynamics.horizon_unit == "time":
+                # The tolerance keeps horizon = k·η at k steps when the division does not come out even.
+                last = first + math.ceil((end - start) * dynamics.horizon / size * (1 - 1e-12))
+            else:
+                unit = per_epoch if dynamics.horizon_unit == "epochs" else 1
+                last = round(end * dynamics.horizon * unit)
+            if last > first:
+                pieces.append(Piece(first, last, size))
+                first = last
+        if not pieces:
+            raise ConfigError(
+                f"dynamics.horizon={dynamics.horizon:g} {dynamics.horizon_unit}: must be long enough for one step"
+            )
+        return cls(tuple(pieces), per_epoch)
+
+    @property
+    def total(self) -> int:
+        """Number of steps."""
+        return self.pieces[-1].last
+
+    def step_size(self, step: int) -> float:
+        """η of the given step, 1 … total."""
+        return next(piece.step_size for piece in self.pieces if piece.first < step <= piece.last)
+
+    def time(self, step: int) -> float:
+        """Σ of the step sizes of steps 1 … step."""
+        return math.fsum(
+            piece.step_size * (min(step, piece.last) - piece.first) for piece in self.pieces if piece.first < step
+        )
+
+    def epoch(self, step: int) -> float:
+        """Passes over the training set."""
+        return step / self.steps_per_epoch
+
+    def measurements(self, metrics: MetricsConfig) -> list[int]:
+        """Steps at which to measure, 0 and the last included, increasing."""
+        if metrics.spacing == "epochs":
+            steps = np.arange(0, self.total, metrics.every * self.steps_per_epoch)
+        elif metrics.spacing == "linear":
+            steps = np.linspace(0, self.total, metrics.points).round()
+        else:
+            steps = np.geomspace(1, self.total, metrics.points - 1).round()
+        return sorted({0, self.total} | {int(step) for step in steps})

@@ -1,0 +1,44 @@
+r"""Within-class variability of features: NC1.
+
+Feature matrices hold samples as rows; leading axes (runs) are batched. A tilde removes column means;
+:math:`Z_w` is the within-class part of Z, :math:`Z_b = \tilde Z - Z_w` the between-class part.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def centred(Z: Float[Tensor, "*run n k"]) -> Float[Tensor, "*run n k"]:
+    r""":math:`\tilde Z`: Z without its column means."""
+    return Z - Z.mean(dim=-2, keepdim=True)
+
+
+def within_class(Z: Float[Tensor, "*run n k"], Y: Float[Tensor, "*run n q"]) -> Float[Tensor, "*run n k"]:
+    r""":math:`Z_w`: Z without its class means.
+
+    Args:
+        Z: any matrix with a row a sample.
+        Y: one-hot labels. A class without samples takes no part.
+    """
+    # Centring first keeps the class sums free of a common offset, which would cost digits when collapse happens.
+    Z = centred(Z)
+    counts = Y.sum(dim=-2).clamp(min=1.0)
+    means = (Y.mT @ Z) / counts.unsqueeze(-1)
+    return Z - Y @ means
+
+
+def square_norm(Z: Float[Tensor, "*run n k"]) -> Float[Tensor, "*run"]:
+    r""":math:`\|Z\|_F^2`."""
+    return Z.square().sum(dim=(-2, -1))
+
+
+def nc1(H: Float[Tensor, "*run n p"], Y: Float[Tensor, "*run n q"]) -> Float[Tensor, "*run"]:
+    r""":math:`\mathrm{NC1} = \|H_w\|_F^2 / \|\tilde H\|_F^2 \in [0, 1]`: the share of the variance of the features
+    that lies within classes. NaN when all features are equal.
+
+    Args:
+        H: features; in float64, or the ratio loses its digits where it matters.
+        Y: one-hot labels.
+    """
+    return square_norm(within_class(H, Y)) / square_norm(centred(H))

@@ -1,0 +1,16 @@
+"""Loss and classification error of a predictor F."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def mean_square_loss(F: Float[Tensor, "*run n q"], Y: Float[Tensor, "*run n q"]) -> Float[Tensor, "*run"]:
+    r""":math:`L_n = \|F - Y\|_F^2 / (2n)` (4)."""
+    return (F - Y).square().sum(dim=(-2, -1)) / (2 * F.shape[-2])
+
+
+def balanced_error(F: Float[Tensor, "*run n q"], Y: Float[Tensor, "*run n q"]) -> Float[Tensor, "*run"]:
+    r"""Class-balanced error :math:`\frac1q \sum_k \Pr[\arg\max f(x) \ne k \mid k]`; NaN when a class has no sample."""
+    wrong = (F.argmax(dim=-1) != Y.argmax(dim=-1)).to(Y.dtype)
+    per_class = (Y * wrong.unsqueeze(-1)).sum(dim=-2) / Y.sum(dim=-2)
+    return per_class.mean(dim=-1)

@@ -1,0 +1,44 @@
+r"""Activations :math:`\sigma` with what the theory needs to know of them.
+
+The derivative is given as a function of the *value* :math:`s = \sigma(z)`, so that a backward pass keeps one array and
+not two.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Activation:
+    r"""An activation and its constants.
+
+    Args:
+        value: :math:`z \mapsto \sigma(z)`; may overwrite its argument.
+        slope: :math:`\sigma(z) \mapsto \sigma'(z)`; leaves its argument alone.
+        bound: :math:`\sup|\sigma|`, infinite where there is none.
+        c1: the paper's :math:`C_1` (Assumption 1), a bound on :math:`\sigma, \sigma', \sigma'', \sigma'''` and
+            :math:`(z\sigma')'`; infinite where the assumption fails.
+    """
+
+    value: Callable[[Float[Tensor, "..."]], Float[Tensor, "..."]]
+    slope: Callable[[Float[Tensor, "..."]], Float[Tensor, "..."]]
+    bound: float
+    c1: float
+
+
+def _tanh(z: Tensor) -> Tensor:
+    # 2·sigmoid(2z) − 1 is tanh to rounding (absolute), and several times faster than torch.tanh on CPUs.
+    return z.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)
+
+
+#: Every activation by its name in the configuration.
+ACTIVATIONS: dict[str, Activation] = {
+    "tanh": Activation(_tanh, lambda s: 1.0 - s * s, bound=1.0, c1=2.0),
+    "sigmoid": Activation(torch.sigmoid_, lambda s: s * (1.0 - s), bound=1.0, c1=1.0),
+    "relu": Activation(torch.relu_, lambda s: (s > 0).to(s.dtype), bound=float("inf"), c1=float("inf")),
+    "softplus": Activation(torch.nn.functional.softplus, lambda s: -torch.expm1(-s), bound=float("inf"), c1=float("inf")),
+}

@@ -1,0 +1,136 @@
+r"""The three-layer mean-field network (1)–(3), many at a time.
+
+.. math::
+    h_\rho(x) = \mathbb{E}_{(a,u)\sim\rho}[a\,\sigma(u^\top x)], \qquad f(x) = \gamma\, W^\top h_\rho(x)
+
+with :math:`\rho` the empirical measure of N particles.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from nc_sweeps.counters import Stream, normals
+from nc_sweeps.models.activations import Activation
+
+#: Elements of a (run, sample, particle) block of activations that are held at once.
+BLOCK_ELEMENTS = 2**21
+
+
+def particle_blocks(runs: int, samples: int, particles: int) -> Iterator[slice]:
+    """Slices of the particle axis whose activations fit into :data:`BLOCK_ELEMENTS`."""
+    width = max(1, BLOCK_ELEMENTS // max(1, runs * samples))
+    for start in range(0, particles, width):
+        yield slice(start, min(start + width, particles))
+
+
+def activations(
+    U: Float[Tensor, "run N d"], X: Float[Tensor, "run n d"], activation: Activation
+) -> Float[Tensor, "run n N"]:
+    r"""First layer :math:`S = \sigma(X U^\top)`."""
+    return activation.value(torch.bmm(X, U.mT))
+
+
+class MeanFieldEnsemble(nn.Module):
+    """R mean-field networks of one shape as one set of batched tensors; a single network is R = 1.
+
+    Args:
+        U: first layer, (run, N, d).
+        A: second layer, (run, N, p).
+        W: linear head, (run, p, q).
+        gamma: output scale γ of each run, (run,).
+        activation: σ.
+    """
+
+    gamma: Tensor
+
+    def __init__(
+        self,
+        U: Float[Tensor, "run N d"],
+        A: Float[Tensor, "run N p"],
+        W: Float[Tensor, "run p q"],
+        gamma: Float[Tensor, "run"],
+        activation: Activation,
+    ) -> None:
+        super().__init__()
+        # The flow moves the parameters by its own gradients; autograd has no part in it.
+        self.U = nn.Parameter(U, requires_grad=False)
+        self.A = nn.Parameter(A, requires_grad=False)
+        self.W = nn.Parameter(W, requires_grad=False)
+        self.register_buffer("gamma", gamma, persistent=False)
+        self.activation = activation
+
+    @property
+    def runs(self) -> int:
+        """Number of networks R."""
+        return self.U.shape[0]
+
+    @property
+    def particles(self) -> int:
+        """Number of particles N of each network."""
+        return self.U.shape[1]
+
+    def features(self, X: Float[Tensor, "run n d"]) -> Float[Tensor, "run n p"]:
+        r"""Features :math:`H = \sigma(X U^\top) A / N` (2), block by block of particles."""
+        H = X.new_zeros(*X.shape[:2], self.A.shape[2])
+        for block in particle_blocks(self.runs, X.shape[1], self.particles):
+            H += torch.bmm(activations(self.U[:, block], X, self.activation), self.A[:, block])
+        return H / self.particles
+
+    def forward(self, X: Float[Tensor, "run n d"]) -> Float[Tensor, "run n q"]:
+        r"""Predictor :math:`F = \gamma H W` (3)."""
+        return self.gamma[:, None, None] * torch.bmm(self.features(X), self.W)
+
+
+def initial_ensemble(
+    seeds: Sequence[int],
+    *,
+    particles: int,
+    dimension: int,
+    features: int,
+    classes: int,
+    scale_u: Sequence[float],
+    scale_a: Sequence[float],
+    scale_w: Sequence[float],
+    gamma: Sequence[float],
+    activation: Activation,
+    dtype: torch.dtype,
+) -> MeanFieldEnsemble:
+    r"""Initial state of Assumption 1: particles :math:`\mathcal N(0, \mathrm{diag}(s_a^2 I_p, s_u^2 I_d))` and
+    orthonormal columns :math:`W_0^\top W_0 = s_w^2 I_q`.
+
+    Args:
+        seeds: one a run.
+        particles, dimension, features, classes: N, d, p ≥ q, q.
+        scale_u, scale_a, scale_w: standard deviations :math:`s_u, s_a` and the scale :math:`s_w` of each run.
+        gamma: γ of each run.
+        activation: σ.
+        dtype: floating-point type of the state. Numbers are drawn in float64 and rounded once.
+    """
+    key = torch.tensor(list(seeds), dtype=torch.int64)
+    theta = normals(key, Stream.PARTICLES, 0, torch.arange(particles), features + dimension, torch.float64)
+    head = _orthonormal(normals(key, Stream.HEAD, 0, torch.arange(features), classes, torch.float64))
+    return MeanFieldEnsemble(
+        U=(_column(scale_u) * theta[..., features:]).to(dtype),
+        A=(_column(scale_a) * theta[..., :features]).to(dtype),
+        W=(_column(scale_w) * head).to(dtype),
+        gamma=torch.tensor(list(gamma), dtype=dtype),
+        activation=activation,
+    )
+
+
+def _orthonormal(Z: Float[Tensor, "run p q"]) -> Float[Tensor, "run p q"]:
+    """Haar-distributed orthonormal columns: QR with the sign of R's diagonal made positive."""
+    Q, R = torch.linalg.qr(Z)
+    return Q * torch.sgn(torch.diagonal(R, dim1=-2, dim2=-1)).unsqueeze(-2)
+
+
+def _column(values: Sequence[float]) -> Float[Tensor, "run 1 1"]:
+    return torch.tensor(list(values), dtype=torch.float64)[:, None, None]
+
+
+def one_hot(labels: Int[Tensor, "run n"], classes: int, dtype: torch.dtype) -> Float[Tensor, "run n q"]:
+    """Targets Y, one row a sample."""
+    return nn.functional.one_hot(labels, classes).to(dtype)

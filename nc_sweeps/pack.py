@@ -1,0 +1,75 @@
+"""A pack: the runs that one worker process executes."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nc_sweeps.config import RunConfig, ensemble_key
+
+if TYPE_CHECKING:
+    from nc_sweeps.training.engine import Run
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that was asked for.
+
+    Args:
+        config: what to run.
+        overrides: what the user typed for it.
+        directory: where its numbers go.
+    """
+
+    config: RunConfig
+    overrides: list[str]
+    directory: Path
+
+
+def train_pack(jobs: Sequence[Job], max_runs_per_ensemble: int | None = None) -> list[float]:
+    """Train runs, those of equal shape together, and leave alone what is done.
+
+    Args:
+        jobs: any mixture of runs; one asked for twice is trained once.
+        max_runs_per_ensemble: largest ensemble; None: no limit.
+
+    Returns:
+        For each job the last value of its ``optimized_metric``; NaN where undefined.
+
+    Raises:
+        DataError: a data set cannot be had. Nothing was started.
+        ConfigError: a run is too short for a step. Nothing was started.
+        StoreError: a stored file is damaged. Nothing was started.
+    """
+    from nc_sweeps.tracking.store import FINAL, RunStore
+
+    stores = {job.directory: RunStore(job.directory, job.config, job.overrides) for job in jobs}
+    waiting = [store for store in stores.values() if store.status not in FINAL]
+    if len(waiting) < len(stores):
+        print(f"{len(stores) - len(waiting)} of {len(stores)} runs are done already", file=sys.stderr)
+    if waiting:
+        # Here and not above: a pack that is done need not wait for torch.
+        from nc_sweeps.data import load
+        from nc_sweeps.report.progress import PackProgress
+        from nc_sweeps.training.engine import Ensemble, Run
+
+        datasets = {repr(store.config.dataset): store.config.dataset for store in waiting}
+        data = {name: load(config) for name, config in datasets.items()}
+        runs = [Run(store.config, data[repr(store.config.dataset)], store, *store.resume()) for store in waiting]
+        ensembles = [Ensemble(group) for group in _groups(runs, max_runs_per_ensemble)]
+        with PackProgress(len(runs), sum(ensemble.work for ensemble in ensembles)) as progress:
+            for ensemble in ensembles:
+                ensemble.train(progress.advance)
+                progress.finished(len(ensemble.runs))
+    return [stores[job.directory].last(job.config.optimized_metric) for job in jobs]
+
+
+def _groups(runs: "Sequence[Run]", limit: int | None) -> "Iterator[list[Run]]":
+    """Runs of equal shape that stand at the same step, in the order in which they were asked for."""
+    groups: dict[tuple[str, int], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((ensemble_key(run.config), run.step), []).append(run)
+    for group in groups.values():
+        size = limit or len(group)
+        yield from (group[start : start + size] for start in range(0, len(group), size))

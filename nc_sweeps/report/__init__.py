@@ -1,0 +1,1 @@
+"""What one looks at: progress, tables and figures, read from the store."""

@@ -1,0 +1,65 @@
+"""Progress of a pack while it trains."""
+
+import math
+from statistics import median
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+_SHOWN = {"loss/train": "loss", "nc1/train": "NC1", "certificate/nc1_bound": "bound"}
+
+
+class PackProgress:
+    """A bar with the time left and the medians of loss, NC1 and its bound; plain lines where there is no terminal.
+
+    Args:
+        runs: how many the pack trains.
+        work: of all of them, in any unit.
+    """
+
+    def __init__(self, runs: int, work: float) -> None:
+        self.runs = runs
+        self.finished_runs = 0
+        self.latest = ""
+        self.console = Console(stderr=True)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            expand=True,
+        )
+        self.task = self.progress.add_task(self._description(), total=work, metrics="")
+
+    def __enter__(self) -> "PackProgress":
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def advance(self, work: float, metrics: dict[str, list[float]]) -> None:
+        """Take note of work done and of the latest metrics of the live runs."""
+        shown = []
+        for name, label in _SHOWN.items():
+            values = [value for value in metrics.get(name, []) if math.isfinite(value)]
+            if values:
+                shown.append(f"{label} {median(values):.2g}")
+        self.latest = "  ".join(shown)
+        self.progress.update(self.task, advance=work, metrics=self.latest)
+
+    def finished(self, runs: int) -> None:
+        """Take note of runs that came to their end."""
+        self.finished_runs += runs
+        self.progress.update(self.task, description=self._description())
+        if not self.console.is_terminal:
+            self.console.print(f"{self._description()} trained: {self.latest}", highlight=False)
+
+    def _description(self) -> str:
+        return f"{self.finished_runs}/{self.runs} runs"

@@ -1,0 +1,1 @@
+"""Statements about neural collapse as functions of tensors."""

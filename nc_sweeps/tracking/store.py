@@ -1,0 +1,291 @@
+"""The store: one directory a run, valid at any moment.
+
+======================  ==============================================================================================
+``config.yaml``         the resolved configuration
+``overrides.yaml``      what the user typed
+``metrics.parquet``     one row a measurement: step, time, epoch, seconds and every metric
+``summary.json``        status, signature, first / last / best of each metric, timings, versions, git commit
+``checkpoint.safetensors``  U, A, W and the step they belong to; with the configuration all that training needs to go on
+======================  ==============================================================================================
+
+Files are replaced in one piece, so a reader and a killed process never leave or see half a file. Rows may be ahead of
+the checkpoint; those are dropped and measured again when the run goes on.
+"""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import tempfile
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+from omegaconf import DictConfig, OmegaConf
+
+from nc_sweeps.config import RunConfig, leaves, signature
+from nc_sweeps.errors import StoreError
+from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FINAL = ("completed", "diverged")
+
+
+class RunStore:
+    """The directory of one run. Nothing is written before the first row.
+
+    Args:
+        directory: of the run.
+        config: of the run.
+        overrides: what the user typed.
+    """
+
+    def __init__(self, directory: Path, config: RunConfig, overrides: list[str]) -> None:
+        self.directory = directory
+        self.config = config
+        self.overrides = overrides
+        self.rows: list[dict[str, float]] = []
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+
+    @property
+    def status(self) -> str | None:
+        """``running``, ``completed``, ``diverged``, or None if the run was never begun."""
+        summary = self.directory / "summary.json"
+        return _read_json(summary)["status"] if summary.exists() else None
+
+    def append(self, row: dict[str, float]) -> None:
+        """Keep one row of measurements; see :class:`nc_sweeps.training.callbacks.RunRecord`."""
+        if not (self.directory / "config.yaml").exists():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            _write(self.directory / "overrides.yaml", OmegaConf.to_yaml(self.overrides).encode())
+            _write(self.directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(self.config)).encode())
+        self.rows.append(row)
+        self._write_rows()
+        self._write_summary("running", "")
+
+    def save(self, state: "dict[str, Tensor]", step: int) -> None:
+        """Keep the state after a step."""
+        from safetensors.torch import save
+
+        metadata = {"step": str(step), "signature": signature(self.config)}
+        tensors = {name: value.contiguous() for name, value in state.items()}
+        _write(self.directory / "checkpoint.safetensors", save(tensors, metadata))
+
+    def finish(self, status: str, reason: str = "") -> None:
+        """Close the run as ``completed`` or ``diverged``."""
+        self._write_summary(status, reason)
+
+    def resume(self) -> "tuple[int, dict[str, Tensor] | None, float]":
+        """Where to go on: step, state and training seconds so far; (0, None, 0) for a run without checkpoint.
+
+        Raises:
+            StoreError: the checkpoint or the metrics cannot be read.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self.directory / "checkpoint.safetensors"
+        if not path.exists():
+            return 0, None, 0.0
+        try:
+            with safe_open(path, framework="pt") as file:
+                step = int(file.metadata()["step"])
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{path}: damaged checkpoint ({error}); delete it to start the run over") from error
+        self.rows = read_metrics(self.directory).filter(pl.col("step") <= step).to_dicts()
+        self.started = _read_json(self.directory / "summary.json")["started"]
+        return step, state, self.rows[-1]["seconds"]
+
+    def last(self, metric: str) -> float:
+        """Last value of a metric in the finished run; NaN if it diverged before it was measured."""
+        value = _read_json(self.directory / "summary.json")["metrics"].get(metric, {}).get("last")
+        return math.nan if value is None else float(value)
+
+    def _write_rows(self) -> None:
+        schema = {name: pl.Int64 if name == "step" else pl.Float64 for name in self.rows[0]}
+        frame = pl.DataFrame(self.rows, schema=schema)
+        _replace(self.directory / "metrics.parquet", frame.write_parquet)
+
+    def _write_summary(self, status: str, reason: str) -> None:
+        last = self.rows[-1] if self.rows else {}
+        summary = {
+            "signature": signature(self.config),
+            "status": status,
+            "reason": reason,
+            "started": self.started,
+            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
+            "progress": {name: last.get(name) for name in CLOCKS},
+            "metrics": {name: self._extremes(name) for name in METRICS if name in last},
+            "environment": environment(),
+        }
+        _write(self.directory / "summary.json", json.dumps(summary, indent=1, allow_nan=False).encode())
+
+    def _extremes(self, name: str) -> dict[str, Any]:
+        """First, last and best value; null where undefined, with the reason."""
+        metric = METRICS[name]
+        values = [row[name] for row in self.rows]
+        defined = [(value, row["step"]) for value, row in zip(values, self.rows, strict=True) if math.isfinite(value)]
+        best = (max if metric.best == "max" else min)(defined, default=(None, None))
+        entry: dict[str, Any] = {"first": _finite(values[0]), "last": _finite(values[-1])}
+        entry |= {"best": best[0], "best_step": best[1]}
+        if len(defined) < len(values):
+            entry["undefined"] = metric.undefined
+        return entry
+
+
+def read_metrics(directory: Path | str) -> pl.DataFrame:
+    """All measurements of one run.
+
+    Args:
+        directory: of the run.
+
+    Raises:
+        StoreError: there is no readable ``metrics.parquet``.
+    """
+    path = Path(directory, "metrics.parquet")
+    try:
+        return pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise StoreError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def load_sweep(directory: Path | str) -> pl.DataFrame:
+    """A whole sweep as one table: a row a measurement of a run.
+
+    Args:
+        directory: of the sweep (or of any folder of run directories).
+
+    Returns:
+        Columns ``signature``, ``status``, every configuration key by its dotted name (``width.particles``,
+        ``separation.margin``, ``seed``, …), then ``step``, ``time``, ``epoch``, ``seconds`` and the metrics. Keys that
+        a run does not have, and metrics that it did not measure, are null; undefined metrics are NaN.
+
+    Raises:
+        StoreError: the folder holds no runs, or a file of one cannot be read.
+
+    Example:
+        >>> import nc_sweeps
+        >>> table = nc_sweeps.load_sweep("results/first_light")  # doctest: +SKIP
+    """
+    frames = []
+    for summary in run_summaries(directory):
+        run = Path(summary["directory"])
+        config = flat_config(OmegaConf.load(run / "config.yaml"))
+        labels = {"signature": summary["signature"], "status": summary["status"], **config}
+        frames.append(read_metrics(run).select(*(pl.lit(v).alias(k) for k, v in labels.items()), pl.all()))
+    if not frames:
+        raise StoreError(f"{directory}: no runs here; expected folders with a summary.json")
+    columns = pl.concat(frames, how="diagonal_relaxed")
+    clocks_and_metrics = [name for name in (*CLOCKS, *METRICS) if name in columns.columns]
+    return columns.select(pl.exclude(clocks_and_metrics), pl.col(clocks_and_metrics))
+
+
+def run_summaries(directory: Path | str) -> list[dict[str, Any]]:
+    """Every run's ``summary.json`` below a sweep directory, each with its own ``directory``, in a stable order."""
+    paths = sorted(Path(directory).glob("*/summary.json"))
+    return [_read_json(path) | {"directory": str(path.parent)} for path in paths]
+
+
+def write_manifest(directory: Path, invocation: dict[str, Any]) -> None:
+    """Add what was asked for to the sweep's ``manifest.json`` and list the runs that are there.
+
+    Args:
+        directory: of the sweep.
+        invocation: the overrides and the sweep of one command.
+    """
+    path = directory / "manifest.json"
+    manifest = _read_json(path) if path.exists() else {"name": directory.name, "invocations": []}
+    if invocation:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        manifest["invocations"].append({"time": now, **invocation, "environment": environment()})
+    manifest["runs"] = [
+        {
+            "signature": summary["signature"],
+            "directory": Path(summary["directory"]).name,
+            "status": summary["status"],
+            "overrides": OmegaConf.to_container(OmegaConf.load(Path(summary["directory"], "overrides.yaml"))),
+        }
+        for summary in run_summaries(directory)
+    ]
+    directory.mkdir(parents=True, exist_ok=True)
+    _write(path, json.dumps(manifest, indent=1).encode())
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Versions of what produced the numbers, the git commit of this code (None outside a checkout), and the host."""
+    packages = ("nc-sweeps", "torch", "pytorch-lightning", "hydra-core", "omegaconf", "numpy", "polars")
+    return {
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "git_commit": _git_commit(),
+        "host": platform.node(),
+        "machine": platform.machine(),
+    }
+
+
+def _git_commit() -> str | None:
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", __file__)  # fails for a copy that lies in somebody else's repository
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def flat_config(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every key of a stored configuration by its dotted name; lists as JSON."""
+    if isinstance(config, DictConfig):
+        config = OmegaConf.to_container(config)
+    if isinstance(config, dict):
+        return {k: v for name, value in config.items() for k, v in flat_config(value, f"{prefix}{name}.").items()}
+    value = json.dumps(config) if isinstance(config, list) else config
+    return {prefix.rstrip("."): value}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read ({error})") from error
+    assert isinstance(content, dict)
+    return content
+
+
+def _write(path: Path, content: bytes) -> None:
+    _replace(path, lambda file: file.write(content))
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Replace a file in one piece: write a neighbour, flush it to disk, rename."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o666 & ~_UMASK)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+# Temporary files are private; results should be as readable as any other file of the user. The mask can only be read
+# by setting it, which is safe while a module is imported.
+_UMASK = os.umask(0)
+os.umask(_UMASK)

@@ -1,0 +1,148 @@
+"""``nc-train``: the Hydra entry point.
+
+Slow libraries are imported where they are used: ``--help``, ``--cfg job``, completion and configuration errors answer
+without waiting for torch.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nc_sweeps.config import explain, parse, signature
+from nc_sweeps.errors import UserError
+from nc_sweeps.pack import Job, train_pack
+
+
+def _overrides(config: DictConfig) -> list[str]:
+    return list(OmegaConf.select(config, "hydra.overrides.task", default=[]))
+
+
+def _signature(*, _root_: DictConfig) -> str:
+    """Resolver ``${signature:}``: the name of a run's directory."""
+    return signature(parse(_root_, _overrides(_root_)))
+
+
+OmegaConf.register_new_resolver("signature", _signature, replace=True)
+OmegaConf.register_new_resolver("inverse", lambda value: 1.0 / value if value else value, replace=True)
+
+
+def train_jobs(configs: Sequence[DictConfig], max_runs_per_ensemble: int | None = None) -> list[float]:
+    """Train the runs of several composed Hydra configs in this process, those of equal shape as one ensemble.
+
+    Args:
+        configs: with their ``hydra`` node, whose ``runtime.output_dir`` is set.
+        max_runs_per_ensemble: largest ensemble; None: no limit.
+
+    Returns:
+        Last value of each run's ``optimized_metric``.
+    """
+    jobs = [
+        Job(parse(config, _overrides(config)), _overrides(config), Path(config.hydra.runtime.output_dir))
+        for config in configs
+    ]
+    return train_pack(jobs, max_runs_per_ensemble)
+
+
+def train(config: DictConfig) -> float:
+    """Train one run: the task that Hydra calls."""
+    hydra_config = HydraConfig.get()
+    job = Job(parse(config), list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir))
+    try:
+        return train_pack([job])[0]
+    except (UserError, OSError) as error:
+        _remove_if_empty(job.directory)
+        if hydra_config.mode == RunMode.RUN:
+            # Hydra would put a line of its own before the error of a task.
+            raise SystemExit(_line(error)) from error
+        raise
+
+
+# A launcher that can execute many jobs in one process finds the way to do so here.
+train.many = train_jobs  # type: ignore[attr-defined]
+
+
+def _remove_if_empty(directory: Path) -> None:
+    """Take back the folder that Hydra made for a run that could not begin."""
+    for folder in (directory, *directory.parents[:2]):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+class SweepCallback(Callback):
+    """Keeps the sweep's manifest and prints the table at the end."""
+
+    def __init__(self) -> None:
+        self.directories: list[Path] = []
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Remember which runs this command asked for."""
+        directory = Path(config.hydra.runtime.output_dir)
+        if (directory / "summary.json").exists():
+            self.directories.append(directory)
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Close a single run."""
+        self._close(config, {"overrides": _overrides(config)})
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Close a sweep."""
+        sweep = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}))
+        self._close(config, {"overrides": _overrides(config), "sweep": sweep})
+
+    def _close(self, config: DictConfig, invocation: dict[str, Any]) -> None:
+        from rich.console import Console
+
+        from nc_sweeps.report.table import print_table
+        from nc_sweeps.tracking.store import run_summaries, write_manifest
+
+        if not self.directories:
+            return
+        sweep = self.directories[0].parent
+        write_manifest(sweep, invocation)
+        asked = {str(directory) for directory in self.directories}
+        summaries = [summary for summary in run_summaries(sweep.absolute()) if summary["directory"] in asked]
+        console = Console()
+        print_table(summaries, console)
+        if len(summaries) > 1:
+            from nc_sweeps.report.figures import save_collapse
+
+            console.print(f"picture: {_shown(save_collapse(sweep, sweep / 'collapse.svg'))}", highlight=False, soft_wrap=True)
+        console.print(f"results: {_shown(sweep if len(summaries) > 1 else self.directories[0])}", highlight=False, soft_wrap=True)
+        if any(summary["status"] == "diverged" for summary in summaries):
+            # Hydra swallows the exceptions of callbacks, but not this one.
+            raise SystemExit(1)
+
+
+def _shown(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+_app = hydra.main(version_base="1.3", config_path="pkg://nc_sweeps.conf", config_name="config")(train)
+
+
+def main() -> None:
+    """Run ``nc-train``; every error that a user can mend is one line on stderr and exit code 1."""
+    wants_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # With this set Hydra raises errors instead of printing them, so that they can be told in one line.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        _app()
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+        if wants_trace:
+            raise
+        raise SystemExit(_line(error)) from None
+
+
+def _line(error: BaseException) -> str:
+    return f"nc-train: {explain(error)}"

@@ -1,0 +1,137 @@
+"""Callbacks around the flow: measure, record, checkpoint, show progress."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from nc_sweeps.training.measurements import measure
+from nc_sweeps.training.module import FlowModule
+
+
+class RunRecord(Protocol):
+    """Where the numbers of one run go."""
+
+    def append(self, row: dict[str, float]) -> None:
+        """Keep one row of measurements."""
+
+    def save(self, state: dict[str, Tensor], step: int) -> None:
+        """Keep the state after a step, to go on from."""
+
+    def finish(self, status: str, reason: str = "") -> None:
+        """Close the run."""
+
+
+class Record(pl.Callback):
+    """Measures at the given steps and hands every run its own numbers and checkpoints.
+
+    A run whose parameters or loss stop being finite is closed as diverged, with the steps between which it happened;
+    the other runs of the ensemble never notice, because nothing mixes runs.
+
+    Args:
+        records: one a run.
+        metrics: names from the catalogue.
+        steps: at which to measure.
+        seconds: training time already spent by each run before this process.
+        checkpoint_seconds: least time between two checkpoints; the last state is always kept.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[RunRecord],
+        metrics: Sequence[str],
+        steps: Sequence[int],
+        seconds: Sequence[float],
+        checkpoint_seconds: float,
+    ) -> None:
+        self.records = records
+        self.metrics = metrics
+        self.steps = frozenset(steps)
+        self.seconds = seconds
+        self.checkpoint_seconds = checkpoint_seconds
+        self.alive = [True] * len(records)
+        self.latest: dict[str, list[float]] = {}
+        self._last_measured = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure the initial state; a resumed run has measured it already."""
+        assert isinstance(pl_module, FlowModule)
+        self._start = self._saved = time.monotonic()
+        self._last_measured = pl_module.step
+        if pl_module.step == 0:
+            self._measure(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Measure where asked; keep the state from time to time."""
+        assert isinstance(pl_module, FlowModule)
+        if pl_module.step in self.steps:
+            self._measure(pl_module)
+        if time.monotonic() - self._saved >= self.checkpoint_seconds:
+            self._save(pl_module)
+        if not any(self.alive):
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the last state and close the runs."""
+        assert isinstance(pl_module, FlowModule)
+        self._save(pl_module)
+        for record, alive in zip(self.records, self.alive, strict=True):
+            if alive:
+                record.finish("completed")
+
+    def _measure(self, module: FlowModule) -> None:
+        finite = module.finite()
+        values = measure(module.snapshot(), self.metrics) if any(finite) else {}
+        elapsed = time.monotonic() - self._start
+        for run, record in enumerate(self.records):
+            if not self.alive[run]:
+                continue
+            if not finite[run]:
+                self.alive[run] = False
+                reason = f"parameters became infinite or NaN between steps {self._last_measured} and {module.step}"
+                record.finish("diverged", f"{reason}; try a smaller dynamics.step_size")
+                continue
+            schedule = module.flow.hyperparameters.schedules[run]
+            record.append(
+                {
+                    "step": module.step,
+                    "time": schedule.time(module.step),
+                    "epoch": schedule.epoch(module.step),
+                    "seconds": self.seconds[run] + elapsed,
+                    **{name: column[run] for name, column in values.items()},
+                }
+            )
+        self.latest = {name: [x for x, alive in zip(v, self.alive, strict=True) if alive] for name, v in values.items()}
+        self._last_measured = module.step
+
+    def _save(self, module: FlowModule) -> None:
+        for run, record in enumerate(self.records):
+            if self.alive[run]:
+                record.save({name: Z[run].cpu() for name, Z in module.ensemble.state_dict().items()}, module.step)
+        self._saved = time.monotonic()
+
+
+class Progress(pl.Callback):
+    """Reports steps as they are taken.
+
+    Args:
+        report: called with the number of steps taken since the last call and the latest metrics of all live runs.
+        record: where the latest metrics are.
+    """
+
+    def __init__(self, report: Callable[[int, dict[str, list[float]]], None], record: Record) -> None:
+        self.report = report
+        self.record = record
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Report the segment just taken."""
+        assert isinstance(batch, list | tuple)
+        first, last = batch
+        self.report(int(last) - int(first), self.record.latest)

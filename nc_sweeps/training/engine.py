@@ -1,0 +1,179 @@
+"""Train runs of one shape as one ensemble."""
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from nc_sweeps.config import RunConfig, selected_metrics
+from nc_sweeps.data import Dataset
+from nc_sweeps.dynamics.flow import Flow, Hyperparameters
+from nc_sweeps.dynamics.integrators import INTEGRATORS
+from nc_sweeps.dynamics.schedule import Schedule
+from nc_sweeps.errors import ConfigError
+from nc_sweeps.models.activations import ACTIVATIONS
+from nc_sweeps.models.mean_field import MeanFieldEnsemble, initial_ensemble, one_hot
+from nc_sweeps.training.callbacks import Progress, Record, RunRecord
+from nc_sweeps.training.module import FlowModule, Segments
+
+#: Stops on the way in which progress is shown and checkpoints may be taken.
+_STOPS = 100
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready to be trained.
+
+    Args:
+        config: what to run.
+        data: its data set.
+        record: where its numbers go.
+        step: steps already taken.
+        state: U, A, W after that step; None: the initial state.
+        seconds: training time already spent.
+    """
+
+    config: RunConfig
+    data: Dataset
+    record: RunRecord
+    step: int = 0
+    state: dict[str, Tensor] | None = None
+    seconds: float = 0.0
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The steps of the run."""
+        return Schedule.of(self.config.dynamics, len(self.data.train.labels))
+
+
+class Ensemble:
+    """Runs of one shape that train together from a common step to the end.
+
+    Args:
+        runs: of one :func:`~nc_sweeps.config.ensemble_key`, all at the same step.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = runs
+        self.config = runs[0].config
+        self.begin = runs[0].step
+
+    @property
+    def work(self) -> float:
+        """Steps to take, in units of one (sample, particle) pair: proportional to the time that they cost."""
+        return (self.runs[0].schedule.total - self.begin) * self._work_per_step
+
+    @property
+    def _work_per_step(self) -> float:
+        samples = len(self.runs[0].data.train.labels)
+        batch = min(self.config.dynamics.batch_size or samples, samples)
+        return len(self.runs) * batch * self.config.width.particles
+
+    def train(self, report: Callable[[float, dict[str, list[float]]], None] | None = None) -> None:
+        """Train to the end.
+
+        Args:
+            report: called with the work done since the last call and the latest metrics of the live runs.
+        """
+        steps = self.runs[0].schedule.measurements(self.config.metrics)
+        record = Record(
+            [run.record for run in self.runs],
+            selected_metrics(self.config),
+            steps,
+            [run.seconds for run in self.runs],
+            self.config.compute.checkpoint_seconds,
+        )
+        callbacks: list[pl.Callback] = [record]
+        if report is not None:
+            callbacks.append(Progress(lambda steps, metrics: report(steps * self._work_per_step, metrics), record))
+        _trainer(self.config, callbacks).fit(self._module(), datamodule=Segments(_stops(steps, self.begin)))
+
+    def _module(self) -> FlowModule:
+        dtype = torch.float64 if self.config.compute.precision == "64-true" else torch.float32
+        dynamics = self.config.dynamics
+        return FlowModule(
+            ensemble=self._networks(dtype),
+            flow=Flow(
+                INTEGRATORS[dynamics.integrator],
+                Hyperparameters(
+                    seeds=torch.tensor([run.config.seed for run in self.runs], dtype=torch.int64),
+                    beta=self._column("beta"),
+                    lambda_rho=self._column("lambda_rho"),
+                    lambda_w=self._column("lambda_w"),
+                    schedules=tuple(run.schedule for run in self.runs),
+                ),
+                dynamics.batch_size,
+                self.config.model.train_head,
+            ),
+            X=self._inputs("train", dtype),
+            Y=self._targets("train", dtype),
+            X_test=self._inputs("test", dtype),
+            Y_test=self._targets("test", dtype),
+            step=self.begin,
+        )
+
+    def _networks(self, dtype: torch.dtype) -> MeanFieldEnsemble:
+        models = [run.config.model for run in self.runs]
+        ensemble = initial_ensemble(
+            [run.config.seed for run in self.runs],
+            particles=self.config.width.particles,
+            dimension=self.runs[0].data.train.x.shape[1],
+            features=self.config.model.features,
+            classes=self.runs[0].data.classes,
+            scale_u=[model.initial_scale_u for model in models],
+            scale_a=[model.initial_scale_a for model in models],
+            scale_w=[model.initial_scale_w for model in models],
+            gamma=[model.gamma for model in models],
+            activation=ACTIVATIONS[self.config.model.activation],
+            dtype=dtype,
+        )
+        for index, run in enumerate(self.runs):
+            for name, value in (run.state or {}).items():
+                ensemble.get_parameter(name)[index].copy_(value)
+        return ensemble
+
+    def _column(self, key: str) -> Tensor:
+        return torch.tensor([getattr(run.config.dynamics, key) for run in self.runs], dtype=torch.float64)
+
+    def _inputs(self, split: str, dtype: torch.dtype) -> Tensor:
+        return torch.stack([torch.from_numpy(getattr(run.data, split).x).to(dtype) for run in self.runs])
+
+    def _targets(self, split: str, dtype: torch.dtype) -> Tensor:
+        labels = torch.from_numpy(np.stack([getattr(run.data, split).labels for run in self.runs]))
+        return one_hot(labels, self.runs[0].data.classes, dtype)
+
+
+def _stops(measurements: Sequence[int], begin: int) -> list[int]:
+    total = measurements[-1]
+    grid = range(0, total, math.ceil(total / _STOPS))
+    return sorted({begin} | {step for step in {*measurements, *grid} if step > begin})
+
+
+def _trainer(config: RunConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
+    torch.set_num_threads(config.compute.threads or len(os.sched_getaffinity(0)))
+    # Lightning announces hardware and hints at data loaders and loggers that are not in use here.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    try:
+        return pl.Trainer(
+            accelerator=config.compute.accelerator,
+            devices=1,
+            precision=config.compute.precision,  # type: ignore[arg-type]
+            max_epochs=1,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except (ValueError, MisconfigurationException) as error:
+        raise ConfigError(f"compute.accelerator={config.compute.accelerator}: {str(error).splitlines()[0]}") from error

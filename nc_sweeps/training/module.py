@@ -1,0 +1,93 @@
+"""The flow as a Lightning module, and the data of an ensemble as a Lightning data module."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from nc_sweeps.dynamics.flow import Flow
+from nc_sweeps.models.mean_field import MeanFieldEnsemble
+from nc_sweeps.training.measurements import Snapshot
+
+
+class Segments(pl.LightningDataModule):
+    """What Lightning iterates over: stretches of the flow from one measurement to the next, as (first, last) step.
+
+    Args:
+        steps: increasing steps at which to measure; the flow starts at the first.
+    """
+
+    def __init__(self, steps: Sequence[int]) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def train_dataloader(self) -> DataLoader[tuple[int, int]]:
+        """One batch a segment."""
+        return DataLoader(list(pairwise(self.steps)), batch_size=None)  # type: ignore[arg-type]
+
+
+class FlowModule(pl.LightningModule):
+    """An ensemble, its data and its flow. One training step advances the flow to the next measurement.
+
+    Args:
+        ensemble: the networks at step ``step``.
+        flow: how they move.
+        X, Y: training set, one-hot targets.
+        X_test, Y_test: test set.
+        step: steps already taken.
+    """
+
+    X: Tensor
+    Y: Tensor
+    X_test: Tensor
+    Y_test: Tensor
+
+    def __init__(
+        self,
+        ensemble: MeanFieldEnsemble,
+        flow: Flow,
+        X: Float[Tensor, "run n d"],
+        Y: Float[Tensor, "run n q"],
+        X_test: Float[Tensor, "run n_test d"],
+        Y_test: Float[Tensor, "run n_test q"],
+        step: int,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.ensemble = ensemble
+        self.flow = flow
+        self.step = step
+        # Buffers move to the device and take the precision of the parameters.
+        for name, tensor in {"X": X, "Y": Y, "X_test": X_test, "Y_test": Y_test}.items():
+            self.register_buffer(name, tensor, persistent=False)
+
+    def configure_optimizers(self) -> None:
+        """No optimiser: the flow has its own integrators."""
+
+    def training_step(self, segment: tuple[int, int], batch_idx: int) -> None:
+        """Advance from the segment's first to its last step."""
+        first, last = segment
+        self.flow.advance(self.ensemble, self.X, self.Y, first, last)
+        self.step = last
+
+    def snapshot(self) -> Snapshot:
+        """The present state, ready to be measured."""
+        hyper = self.flow.hyperparameters
+        return Snapshot(
+            ensemble=self.ensemble,
+            X=self.X,
+            Y=self.Y,
+            X_test=self.X_test,
+            Y_test=self.Y_test,
+            lambda_rho=hyper.lambda_rho.to(self.device),
+            lambda_w=hyper.lambda_w.to(self.device),
+        )
+
+    def finite(self) -> list[bool]:
+        """Whether all parameters of each run are finite."""
+        checks = [parameter.isfinite().flatten(1).all(dim=1) for parameter in self.ensemble.parameters()]
+        return torch.stack(checks).all(dim=0).tolist()
