@@ -19,6 +19,10 @@ from torch import Tensor
 from nc_sweeps.models.mean_field import MeanFieldEnsemble, activations, particle_blocks
 
 
+#: Activations of all blocks that may be held between the two passes.
+KEPT_ELEMENTS = 2**25
+
+
 @dataclass(frozen=True)
 class LossGradients:
     r"""Gradients of :math:`L_n = \|F - Y\|_F^2 / (2n)` and the features H they were computed from."""
@@ -34,16 +38,20 @@ def loss_gradients(
 ) -> LossGradients:
     r"""Mean-field gradients of :math:`L_n` at the current state.
 
-    The activations are kept between the two passes when all of them fit into one block, and recomputed otherwise, so
-    that no array of size n × N is ever held.
+    The activations are kept between the two passes while they are few, and recomputed otherwise, so that memory does
+    not grow with n × N.
     """
     runs, n = X.shape[:2]
     N = ensemble.particles
     blocks = list(particle_blocks(runs, n, N))
     H = X.new_zeros(runs, n, ensemble.A.shape[2])
+    keep = runs * n * N <= KEPT_ELEMENTS
+    kept: list[Tensor] = []
     for block in blocks:
-        S = activations(ensemble.U[:, block], X, ensemble.activation)
-        H += torch.bmm(S, ensemble.A[:, block])
+        S_T = activations(ensemble.U[:, block], X, ensemble.activation)
+        if keep:
+            kept.append(S_T)
+        H += torch.bmm(S_T.mT, ensemble.A[:, block])
     H /= N
 
     scale = (ensemble.gamma / n)[:, None, None]
@@ -51,10 +59,9 @@ def loss_gradients(
     G = scale * torch.bmm(r, ensemble.W.mT)
 
     g_A, g_U = torch.empty_like(ensemble.A), torch.empty_like(ensemble.U)
-    for block in blocks:
-        if len(blocks) > 1:
-            S = activations(ensemble.U[:, block], X, ensemble.activation)
-        g_A[:, block] = torch.bmm(S.mT, G)
-        delta = torch.bmm(G, ensemble.A[:, block].mT).mul_(ensemble.activation.slope(S))
-        g_U[:, block] = torch.bmm(delta.mT, X)
+    for index, block in enumerate(blocks):
+        S_T = kept[index] if keep else activations(ensemble.U[:, block], X, ensemble.activation)
+        g_A[:, block] = torch.bmm(S_T, G)
+        delta_T = torch.bmm(ensemble.A[:, block], G.mT).mul_(ensemble.activation.slope(S_T))
+        g_U[:, block] = torch.bmm(delta_T, X)
     return LossGradients(A=g_A, U=g_U, W=scale * torch.bmm(H.mT, r), features=H)

@@ -35,9 +35,13 @@ def _tanh(z: Tensor) -> Tensor:
     return z.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)
 
 
+def _tanh_slope(s: Tensor) -> Tensor:
+    return torch.addcmul(s.new_ones(()), s, s, value=-1.0)  # 1 − s² in one pass
+
+
 #: Every activation by its name in the configuration.
 ACTIVATIONS: dict[str, Activation] = {
-    "tanh": Activation(_tanh, lambda s: 1.0 - s * s, bound=1.0, c1=2.0),
+    "tanh": Activation(_tanh, _tanh_slope, bound=1.0, c1=2.0),
     "sigmoid": Activation(torch.sigmoid_, lambda s: s * (1.0 - s), bound=1.0, c1=1.0),
     "relu": Activation(torch.relu_, lambda s: (s > 0).to(s.dtype), bound=float("inf"), c1=float("inf")),
     "softplus": Activation(torch.nn.functional.softplus, lambda s: -torch.expm1(-s), bound=float("inf"), c1=float("inf")),

@@ -15,22 +15,27 @@ from torch import Tensor, nn
 from nc_sweeps.counters import Stream, normals
 from nc_sweeps.models.activations import Activation
 
-#: Elements of a (run, sample, particle) block of activations that are held at once.
-BLOCK_ELEMENTS = 2**21
+#: Elements of a (run, particle, sample) block of activations: few enough to stay in a core's cache, …
+BLOCK_ELEMENTS = 2**18
+#: … but never so few particles that the matrix products become slow.
+MIN_BLOCK_PARTICLES = 64
 
 
 def particle_blocks(runs: int, samples: int, particles: int) -> Iterator[slice]:
-    """Slices of the particle axis whose activations fit into :data:`BLOCK_ELEMENTS`."""
-    width = max(1, BLOCK_ELEMENTS // max(1, runs * samples))
+    """Slices of the particle axis whose activations fit into a block."""
+    width = max(MIN_BLOCK_PARTICLES, BLOCK_ELEMENTS // (runs * samples))
     for start in range(0, particles, width):
         yield slice(start, min(start + width, particles))
 
 
 def activations(
     U: Float[Tensor, "run N d"], X: Float[Tensor, "run n d"], activation: Activation
-) -> Float[Tensor, "run n N"]:
-    r"""First layer :math:`S = \sigma(X U^\top)`."""
-    return activation.value(torch.bmm(X, U.mT))
+) -> Float[Tensor, "run N n"]:
+    r"""First layer, transposed: :math:`S^\top = \sigma(U X^\top)`.
+
+    With a row a particle, the products of the backward pass, :math:`S^\top G` among them, read memory in order.
+    """
+    return activation.value(torch.bmm(U, X.mT))
 
 
 class MeanFieldEnsemble(nn.Module):
@@ -76,7 +81,7 @@ class MeanFieldEnsemble(nn.Module):
         r"""Features :math:`H = \sigma(X U^\top) A / N` (2), block by block of particles."""
         H = X.new_zeros(*X.shape[:2], self.A.shape[2])
         for block in particle_blocks(self.runs, X.shape[1], self.particles):
-            H += torch.bmm(activations(self.U[:, block], X, self.activation), self.A[:, block])
+            H += torch.bmm(activations(self.U[:, block], X, self.activation).mT, self.A[:, block])
         return H / self.particles
 
     def forward(self, X: Float[Tensor, "run n d"]) -> Float[Tensor, "run n q"]:

@@ -37,20 +37,17 @@ def print_table(summaries: Sequence[dict[str, Any]], console: Console) -> None:
         points.setdefault(tuple(config.get(axis) for axis in axes), []).append(summary)
 
     seeds = max(len(runs) for runs in points.values())
-    title = f"{len(summaries)} runs, start → end" if len(summaries) > 1 else "start → end"
-    table = Table(title=title + (f", mean of {seeds} seeds" if seeds > 1 else ""), box=box.SIMPLE_HEAD, padding=(0, 1))
+    title = f"{len(summaries)} runs" + (f", mean of {seeds} seeds" if seeds > 1 else "")
+    table = Table(title=title if len(summaries) > 1 else None, box=box.SIMPLE_HEAD, show_lines=True)
     for axis in axes:
-        table.add_column(axis.replace(".", ".\n"), justify="right")
+        table.add_column(axis.rpartition(".")[2], justify="right")
+    table.add_column("")
     metrics = [name for name in COLUMNS if any(name in summary["metrics"] for summary in summaries)]
     for name in metrics:
         table.add_column(COLUMNS[name], justify="right")
 
-    previous = None
     for point, runs in sorted(points.items(), key=lambda item: [_sortable(value) for value in item[0]])[:_MAX_ROWS]:
-        if previous is not None and len(point) > 1 and point[0] != previous:
-            table.add_section()
-        previous = point[0] if point else None
-        table.add_row(*map(str, point), *(_cell(runs, name) for name in metrics))
+        table.add_row(*map(str, point), "[dim]start[/dim]\nend", *(_cell(runs, name) for name in metrics))
     console.print(table)
     if len(points) > _MAX_ROWS:
         console.print(f"… and {len(points) - _MAX_ROWS} more points", highlight=False)
@@ -80,7 +77,7 @@ def _cell(runs: Sequence[dict[str, Any]], name: str) -> str:
         defined = [value for value in values if value is not None]
         return _number(fmean(defined)) if defined else "–"
 
-    return f"[dim]{mean('first')}→[/dim]{mean('last')}"
+    return f"[dim]{mean('first')}[/dim]\n{mean('last')}"
 
 
 def _number(value: float) -> str:
