@@ -34,6 +34,9 @@ SPACINGS = ("log", "linear", "epochs")
 # Parameters stay in full precision: the half-precision "true" modes would round a step of the flow away.
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 
+# Of longer lists of choices an error shows the nearest one only.
+_LISTED = 8
+
 
 def _key(role: str, text: str) -> Any:
     return field(metadata={"role": role, "text": text})
@@ -314,8 +317,9 @@ def _unknown_key(name: str, tree: DictConfig | None) -> str:
         known += [f"dataset.{key}" for key, _ in _declared(_dataset_schema(tree))]
     else:
         known += sorted({f"dataset.{key}" for schema in DATASETS.values() for key, _ in _declared(schema)})
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return f"unknown key {name!r}; the nearest key is {near[0]!r}"
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"the nearest key is {near[0]!r}" if near else "nc-train --help shows all keys"
+    return f"unknown key {name!r}; {hint}"
 
 
 def _declared(schema: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
@@ -342,6 +346,8 @@ def _fail(key: str, value: Any, expected: str) -> NoReturn:
 
 def _one_of(value: Any, choices: Sequence[str]) -> str:
     near = difflib.get_close_matches(str(value), choices, n=1)
+    if near and len(choices) > _LISTED:
+        return f"did you mean {near[0]}?"
     hint = f" (did you mean {near[0]}?)" if near else ""
     return f"must be one of {', '.join(choices)}{hint}"
 
@@ -403,7 +409,7 @@ def _check(config: RunConfig) -> None:
     require(metrics.every >= 1, "metrics.every", "must be at least 1")
     for pattern in metrics.include:
         if not fnmatch.filter(METRICS, pattern):
-            _fail("metrics.include", pattern, f"matches no metric; {_one_of(pattern, tuple(METRICS))}")
+            _fail("metrics.include", pattern, f"no such metric; {_one_of(pattern, tuple(METRICS))}")
     if config.optimized_metric not in selected_metrics(config):
         _fail("optimized_metric", config.optimized_metric, _one_of(config.optimized_metric, selected_metrics(config)))
 

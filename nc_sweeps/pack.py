@@ -49,13 +49,15 @@ def train_pack(jobs: Sequence[Job], max_runs_per_ensemble: int | None = None) ->
     if len(waiting) < len(stores):
         print(f"{len(stores) - len(waiting)} of {len(stores)} runs are done already", file=sys.stderr)
     if waiting:
-        # Here and not above: a pack that is done need not wait for torch.
         from nc_sweeps.data import load
-        from nc_sweeps.report.progress import PackProgress
-        from nc_sweeps.training.engine import Ensemble, Run
 
         datasets = {repr(store.config.dataset): store.config.dataset for store in waiting}
         data = {name: load(config) for name, config in datasets.items()}
+
+        # Here and not above: neither a pack that is done nor an error in the data need wait for Lightning.
+        from nc_sweeps.report.progress import PackProgress
+        from nc_sweeps.training.engine import Ensemble, Run
+
         runs = [Run(store.config, data[repr(store.config.dataset)], store, *store.resume()) for store in waiting]
         ensembles = [Ensemble(group) for group in _groups(runs, max_runs_per_ensemble)]
         with PackProgress(len(runs), sum(ensemble.work for ensemble in ensembles)) as progress:

@@ -5,6 +5,7 @@ without waiting for torch.
 """
 
 import os
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -138,11 +139,20 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         _app()
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        if wants_trace:
+    except (UserError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+        if wants_trace or (isinstance(error, ValueError) and not _raised_by_hydra(error)):
             raise
         raise SystemExit(_line(error)) from None
 
 
+def _raised_by_hydra(error: BaseException) -> bool:
+    """Whether a bare ValueError is Hydra's way to refuse an override, as ``width=5``."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return Path(frames[-1].filename).is_relative_to(Path(hydra.__file__).parent)
+
+
 def _line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename:
+        reason = f"{error.strerror}; set output_dir to a folder that can be written"
+        return f"nc-train: {error.filename}: {reason}"
     return f"nc-train: {explain(error)}"

@@ -86,18 +86,12 @@ class Flow:
                     self._update(ensemble, gradients, particles, head, step)
 
     def _coefficients(self, step: int, like: Tensor) -> tuple[Coefficients, Coefficients]:
-        """Coefficients of particles and head, shaped to multiply (run, ·, ·) tensors."""
+        """Coefficients of the particles and of the head."""
         hyper = self.hyperparameters
         step_sizes = hyper.step_sizes(step)
-
-        def shaped(c: Coefficients) -> Coefficients:
-            growth, gradient, noise = (z.to(like)[:, None, None] for z in (c.growth, c.gradient, c.noise))
-            return Coefficients(growth, gradient, noise)
-
-        return (
-            shaped(self.integrator.coefficients(step_sizes, hyper.lambda_rho, hyper.beta)),
-            shaped(self.integrator.coefficients(step_sizes, hyper.lambda_w, torch.full_like(hyper.beta, torch.inf))),
-        )
+        particles = self.integrator.coefficients(step_sizes, hyper.lambda_rho, hyper.beta)
+        head = self.integrator.coefficients(step_sizes, hyper.lambda_w, torch.full_like(hyper.beta, torch.inf))
+        return particles.like(like), head.like(like)
 
     def _update(
         self,
@@ -120,7 +114,7 @@ class Flow:
         if self.train_head:
             ensemble.W += (head.growth * ensemble.W).sub_(head.gradient * gradients.W)
 
-    def _noise(self, ensemble: MeanFieldEnsemble, step: int) -> Float[Tensor, "run N p+d"]:
+    def _noise(self, ensemble: MeanFieldEnsemble, step: int) -> Float[Tensor, "run N p_plus_d"]:
         device = ensemble.U.device
         return normals(
             self.hyperparameters.seeds.to(device),

@@ -52,7 +52,7 @@ class Schedule:
         for (start, end), size in zip(pairwise(marks), sizes, strict=True):
             if dynamics.horizon_unit == "time":
                 # The tolerance keeps horizon = k·η at k steps when the division does not come out even.
-                last = first + math.ceil((end - start) * dynamics.horizon / size * (1 - 1e-12))
+                last = first + math.floor((end - start) * dynamics.horizon / size * (1 + 1e-12))
             else:
                 unit = per_epoch if dynamics.horizon_unit == "epochs" else 1
                 last = round(end * dynamics.horizon * unit)
@@ -91,5 +91,5 @@ class Schedule:
         elif metrics.spacing == "linear":
             steps = np.linspace(0, self.total, metrics.points).round()
         else:
-            steps = np.geomspace(1, self.total, metrics.points - 1).round()
+            steps = np.geomspace(self.total, 1, metrics.points - 1).round()
         return sorted({0, self.total} | {int(step) for step in steps})

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
@@ -12,6 +12,7 @@ from nc_sweeps.training.measurements import measure
 from nc_sweeps.training.module import FlowModule
 
 
+@runtime_checkable
 class RunRecord(Protocol):
     """Where the numbers of one run go."""
 

@@ -10,7 +10,7 @@ away for small :math:`\eta\lambda`.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -20,11 +20,17 @@ from torch import Tensor
 class Coefficients:
     r"""One number a run: growth :math:`\delta`, gradient :math:`c`, noise :math:`s`."""
 
-    growth: Float[Tensor, "run"]
-    gradient: Float[Tensor, "run"]
-    noise: Float[Tensor, "run"]
+    growth: Float[Tensor, "run *one"]
+    gradient: Float[Tensor, "run *one"]
+    noise: Float[Tensor, "run *one"]
+
+    def like(self, parameter: Float[Tensor, "run rows columns"]) -> "Coefficients":
+        """The same numbers in the type and on the device of a parameter, shaped (run, 1, 1) to multiply it."""
+        growth, gradient, noise = (z.to(parameter)[:, None, None] for z in (self.growth, self.gradient, self.noise))
+        return Coefficients(growth, gradient, noise)
 
 
+@runtime_checkable
 class Integrator(Protocol):
     """A one-step method for the flow (20)."""
 

@@ -1,0 +1,73 @@
+"""Fixtures: configurations as a user would compose them, and the command itself."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+
+import nc_sweeps.train  # noqa: F401 (registers the resolvers)
+from nc_sweeps.config import RunConfig, parse
+
+#: A sweep point small enough for a test.
+TINY = (
+    "width.particles=12",
+    "model.features=4",
+    "dataset.dimension=4",
+    "dataset.train_per_class=8",
+    "dataset.test_per_class=10",
+    "dynamics.horizon=30",
+    "metrics.points=8",
+)
+
+
+def config_of(*overrides: str) -> RunConfig:
+    with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
+        return parse(compose("config", overrides=list(overrides)))
+
+
+def tiny(*overrides: str) -> RunConfig:
+    return config_of(*TINY, *overrides)
+
+
+@pytest.fixture(autouse=True)
+def single_thread():
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def run_command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``nc-train`` in an empty directory, as a user would."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "nc_sweeps", *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"COLUMNS": "100"} | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> Path:
+    """Folder that holds the real MNIST/raw; tests that need it are skipped where it is missing."""
+    folder = Path(os.environ.get("NC_SWEEPS_DATA", "data"))
+    if not (folder / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
+        pytest.skip(f"no MNIST/raw in {folder.absolute()}; set NC_SWEEPS_DATA")
+    return folder
+
+
+def pytest_runtest_makereport(item, call):
+    """In CI nothing may be skipped: a skipped test is a failed one."""
+    if os.environ.get("CI") and call.excinfo is not None and call.excinfo.errisinstance(pytest.skip.Exception):
+        call.excinfo = pytest.ExceptionInfo.from_exception(AssertionError(f"skipped in CI: {call.excinfo.value}"))

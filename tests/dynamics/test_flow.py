@@ -1,0 +1,104 @@
+import math
+
+import pytest
+import torch
+
+from nc_sweeps.counters import Stream, normals
+from nc_sweeps.dynamics.flow import Flow, Hyperparameters
+from nc_sweeps.dynamics.gradients import loss_gradients
+from nc_sweeps.dynamics.integrators import INTEGRATORS
+from nc_sweeps.dynamics.schedule import Piece, Schedule
+from nc_sweeps.models.mean_field import one_hot
+from tests.models.test_mean_field import ensemble_of
+
+
+def hyperparameters(*, beta, lambda_rho, lambda_w, step_size=0.1, steps=10, per_epoch=1):
+    def column(value):
+        return torch.tensor([value], dtype=torch.float64)
+
+    schedule = Schedule((Piece(0, steps, step_size),), per_epoch)
+    return Hyperparameters(torch.tensor([4]), column(beta), column(lambda_rho), column(lambda_w), (schedule,))
+
+
+def data(runs, n, d, q, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(runs, n, d, generator=generator, dtype=dtype)
+    return X, one_hot(torch.randint(q, (runs, n), generator=generator), q, dtype)
+
+
+def test_one_euler_step_is_the_update_of_the_paper():
+    ensemble, (X, Y) = ensemble_of(1, 9, 3, 4, 2, gamma=1.3), data(1, 6, 3, 2)
+    before = {name: Z.clone() for name, Z in ensemble.state_dict().items()}
+    g = loss_gradients(ensemble, X, Y)
+    eta, lam, beta = 0.1, 0.02, 50.0
+    hyper = hyperparameters(beta=beta, lambda_rho=lam, lambda_w=0.03)
+    Flow(INTEGRATORS["euler_maruyama"], hyper, None, True).advance(ensemble, X, Y, 0, 1)
+    xi = normals(torch.tensor([4]), Stream.NOISE, 1, torch.arange(9), 7, torch.float64)
+    expected = {
+        "A": before["A"] - eta * (g.A + lam * before["A"]) + math.sqrt(2 * eta / beta) * xi[..., :4],
+        "U": before["U"] - eta * (g.U + lam * before["U"]) + math.sqrt(2 * eta / beta) * xi[..., 4:],
+        "W": before["W"] - eta * (g.W + 0.03 * before["W"]),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(getattr(ensemble, name).data, value, rtol=1e-14, atol=1e-15)
+
+
+def test_a_fixed_head_does_not_move():
+    ensemble, (X, Y) = ensemble_of(1, 9, 3, 4, 2), data(1, 6, 3, 2)
+    W = ensemble.W.clone()
+    hyper = hyperparameters(beta=10.0, lambda_rho=0.1, lambda_w=0.1)
+    Flow(INTEGRATORS["exponential"], hyper, None, False).advance(ensemble, X, Y, 0, 10)
+    assert torch.equal(ensemble.W, W)
+
+
+@pytest.mark.parametrize("step_size", [0.2, 5.0])
+def test_without_a_loss_the_flow_samples_the_ornstein_uhlenbeck_law(step_size):
+    """With γ = 0 the particles are an Ornstein–Uhlenbeck process from N(0, I), whatever the step size."""
+    N, lam, beta, steps = 20_000, 0.3, 4.0, 3
+    ensemble, (X, Y) = ensemble_of(1, N, 2, 3, 2, gamma=0.0), data(1, 4, 2, 2)
+    start = torch.cat([ensemble.A.data, ensemble.U.data], dim=-1)[0].clone()
+    hyper = hyperparameters(beta=beta, lambda_rho=lam, lambda_w=lam, step_size=step_size, steps=steps)
+    Flow(INTEGRATORS["exponential"], hyper, None, True).advance(ensemble, X, Y, 0, steps)
+    end = torch.cat([ensemble.A.data, ensemble.U.data], dim=-1)[0]
+
+    decay = math.exp(-lam * step_size * steps)
+    noise = end - decay * start
+    variance = (1 - decay**2) / (lam * beta)
+    # Entries of the empirical covariance deviate by variance·√(2/N); 5 standard deviations.
+    deviation = 5 * math.sqrt(2 / N)
+    assert (torch.cov(noise.T) / variance - torch.eye(5)).abs().max() < deviation
+    cross = (noise.T @ start) / N / math.sqrt(variance)
+    assert cross.abs().max() < deviation
+
+
+def test_each_epoch_shows_every_sample_once():
+    n, batch = 10, 4
+    hyper = hyperparameters(beta=math.inf, lambda_rho=0.0, lambda_w=0.0, per_epoch=3)
+    flow = Flow(INTEGRATORS["euler_maruyama"], hyper, batch, True)
+    X = torch.arange(n, dtype=torch.float64)[None, :, None]
+    Y = one_hot(torch.arange(n)[None] % 2, 2, torch.float64)
+    batches = [flow._batch(X, Y, step) for step in range(1, 7)]
+    assert [x.shape[1] for x, _ in batches] == [4, 4, 2, 4, 4, 2]
+    for epoch in (batches[:3], batches[3:]):
+        x = torch.cat([x for x, _ in epoch], dim=1).flatten()
+        assert x.sort().values.tolist() == list(range(n))
+        labels = torch.cat([y for _, y in epoch], dim=1).argmax(-1).flatten()
+        assert torch.equal(labels, x.long() % 2)
+    assert not torch.equal(batches[0][0], batches[3][0])
+
+
+@pytest.mark.parametrize("batch_size", [None, 5])
+@pytest.mark.parametrize("beta", [math.inf, 30.0])
+def test_stopping_changes_nothing(batch_size, beta):
+    X, Y = data(1, 12, 3, 2)
+
+    def run(*stops):
+        ensemble = ensemble_of(1, 9, 3, 4, 2)
+        hyper = hyperparameters(beta=beta, lambda_rho=0.1, lambda_w=0.1, per_epoch=3)
+        for first, last in zip(stops, stops[1:], strict=False):
+            Flow(INTEGRATORS["euler_maruyama"], hyper, batch_size, True).advance(ensemble, X, Y, first, last)
+        return ensemble.state_dict()
+
+    whole, parts = run(0, 10), run(0, 1, 4, 10)
+    for name, value in whole.items():
+        assert torch.equal(value, parts[name])

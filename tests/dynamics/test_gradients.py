@@ -1,0 +1,55 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nc_sweeps.dynamics import gradients as gradients_module
+from nc_sweeps.dynamics.gradients import loss_gradients
+from nc_sweeps.models import mean_field
+from nc_sweeps.models.activations import ACTIVATIONS
+from nc_sweeps.models.mean_field import MeanFieldEnsemble, one_hot
+from tests.models.test_mean_field import REFERENCE
+
+
+def autograd(ensemble, X, Y, activation):
+    """Mean-field gradients of every run's own loss, by autograd through an independent forward pass."""
+    U, A, W = (Z.detach().clone().requires_grad_() for Z in (ensemble.U, ensemble.A, ensemble.W))
+    N = U.shape[1]
+    H = torch.einsum("rnj,rjp->rnp", REFERENCE[activation](torch.einsum("rnd,rjd->rnj", X, U)), A) / N
+    F = ensemble.gamma[:, None, None] * H @ W
+    loss = ((F - Y) ** 2).sum() / (2 * X.shape[1])
+    g_U, g_A, g_W = torch.autograd.grad(loss, (U, A, W))
+    return {"U": N * g_U, "A": N * g_A, "W": g_W}, H.detach()
+
+
+@settings(deadline=None)
+@given(
+    activation=st.sampled_from(sorted(ACTIVATIONS)),
+    gamma=st.floats(0.1, 10.0),
+    shape=st.tuples(*(st.integers(1, top) for top in (3, 40, 9, 6, 5, 4))),
+    seed=st.integers(0, 2**31),
+    kept=st.booleans(),
+)
+def test_gradients_are_those_of_autograd(activation, gamma, shape, seed, kept):
+    runs, N, n, d, extra, q = shape
+    p = q + extra - 1
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*size):
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+    ensemble = MeanFieldEnsemble(
+        randn(runs, N, d), randn(runs, N, p), randn(runs, p, q), gamma * (1 + randn(runs).abs()), ACTIVATIONS[activation]
+    )
+    X = randn(runs, n, d)
+    Y = one_hot(torch.randint(q, (runs, n), generator=generator), q, torch.float64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mean_field, "BLOCK_ELEMENTS", 1)
+        patch.setattr(mean_field, "MIN_BLOCK_PARTICLES", 7)  # several blocks, the last one short
+        patch.setattr(gradients_module, "KEPT_ELEMENTS", 10**9 if kept else 0)
+        found = loss_gradients(ensemble, X, Y)
+    expected, H = autograd(ensemble, X, Y, activation)
+    torch.testing.assert_close(found.features, H, rtol=1e-12, atol=1e-14)
+    for name, gradient in expected.items():
+        error = (getattr(found, name) - gradient).norm() / gradient.norm().clamp(min=1e-300)
+        assert error < 1e-10, name
