@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from nc_sweeps.errors import UserError, ConfigError
+from nc_sweeps.errors import ConfigError, UserError
 from nc_sweeps.metrics.catalogue import METRICS
 
 ACTIVATION_NAMES = ("tanh", "sigmoid", "relu", "softplus")
@@ -81,6 +81,7 @@ class SyntheticConfig(DatasetConfig):
 
     @property
     def class_count(self) -> int:
+        """Number of classes q."""
         return self.classes
 
 
@@ -113,6 +114,7 @@ class DigitsConfig(ImageConfig):
 
     @property
     def class_count(self) -> int:
+        """Number of classes q."""
         return 10
 
 
@@ -125,6 +127,7 @@ class MnistConfig(ImageConfig):
 
     @property
     def class_count(self) -> int:
+        """Number of classes q."""
         return self.modulus or 10
 
 
@@ -317,8 +320,11 @@ def _unknown_key(name: str, tree: DictConfig | None) -> str:
         known += [f"dataset.{key}" for key, _ in _declared(_dataset_schema(tree))]
     else:
         known += sorted({f"dataset.{key}" for schema in DATASETS.values() for key, _ in _declared(schema)})
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"the nearest key is {near[0]!r}" if near else "nc-train --help shows all keys"
+    # A key may be mistyped in full, or be missing its group, or be a group.
+    forms = {key.partition(".")[0]: key.partition(".")[0] for key in known}
+    forms |= {key.rpartition(".")[2]: key for key in known} | {key: key for key in known}
+    near = difflib.get_close_matches(name, forms, n=1)
+    hint = f"the nearest key is {forms[near[0]]!r}" if near else "nc-train --help shows all keys"
     return f"unknown key {name!r}; {hint}"
 
 
@@ -334,7 +340,7 @@ def _declared(schema: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.
 
 def declared_keys() -> list[tuple[str, str, str]]:
     """Every key of every config as (dotted name, role, explanation): the configuration reference."""
-    keys = {name: item for name, item in _declared(RunConfig)}
+    keys = dict(_declared(RunConfig))
     for schema in DATASETS.values():
         keys |= {f"dataset.{name}": item for name, item in _declared(schema)}
     return [(name, item.metadata["role"], item.metadata["text"]) for name, item in sorted(keys.items())]
@@ -387,7 +393,8 @@ def _check(config: RunConfig) -> None:
         require(0 <= getattr(model, name) < math.inf, f"model.{name}", "must be at least 0 and finite")
 
     require(dynamics.beta > 0, "dynamics.beta", "must be positive (.inf: no noise)")
-    require(dynamics.batch_size is None or dynamics.batch_size >= 1, "dynamics.batch_size", "must be at least 1 or null")
+    batch_size = dynamics.batch_size
+    require(batch_size is None or batch_size >= 1, "dynamics.batch_size", "must be at least 1 or null")
     positive("dynamics.step_size", dynamics.step_size)
     positive("dynamics.horizon", dynamics.horizon)
     choice("dynamics.horizon_unit", dynamics.horizon_unit, HORIZON_UNITS)
@@ -436,7 +443,8 @@ def _check_dataset(dataset: DatasetConfig, require: Any) -> None:
             "must be at least 0 and finite (set by separation.distance)",
         )
     if isinstance(dataset, MnistConfig):
-        require(dataset.modulus is None or 2 <= dataset.modulus <= 10, "dataset.modulus", "must lie in 2 … 10 or be null")
+        modulus = dataset.modulus
+        require(modulus is None or 2 <= modulus <= 10, "dataset.modulus", "must lie in 2 … 10 or be null")
     for name in ("train_per_class", "test_per_class"):
         require(getattr(dataset, name) is None or getattr(dataset, name) >= 1, f"dataset.{name}", "must be at least 1")
 
@@ -444,6 +452,6 @@ def _check_dataset(dataset: DatasetConfig, require: Any) -> None:
 def _check_overrides_matter(config: RunConfig, overrides: Sequence[str]) -> None:
     """Refuse a knob that the chosen data set does not read: every value of it would be the same run."""
     for knob in dataclasses.fields(SeparationConfig):
-        if any(override.lstrip("+").startswith(f"separation.{knob.name}=") for override in overrides):
-            if not hasattr(config.dataset, knob.name):
-                raise ConfigError(f"separation.{knob.name} has no effect on dataset={config.dataset.name}")
+        asked = any(override.lstrip("+").startswith(f"separation.{knob.name}=") for override in overrides)
+        if asked and not hasattr(config.dataset, knob.name):
+            raise ConfigError(f"separation.{knob.name} has no effect on dataset={config.dataset.name}")

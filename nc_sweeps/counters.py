@@ -99,9 +99,7 @@ def normals(
     return torch.stack(pairs, dim=-1).flatten(-2)[..., :components]
 
 
-def permutations(
-    seeds: Int[Tensor, "run"], stream: Stream, epoch: int, size: int
-) -> Int[Tensor, "run {size}"]:
+def permutations(seeds: Int[Tensor, "run"], stream: Stream, epoch: int, size: int) -> Int[Tensor, "run {size}"]:
     """One uniform permutation of 0 … size−1 a run, by sorting 62-bit random keys."""
     w0, w1, _, _ = words(seeds, stream, epoch, torch.arange(size, device=seeds.device), 1)
     keys = ((w0 << 30) | (w1 >> 2)).squeeze(-1)

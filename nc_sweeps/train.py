@@ -93,14 +93,14 @@ class SweepCallback(Callback):
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Close a single run."""
-        self._close(config, {"overrides": _overrides(config)})
+        self._close({"overrides": _overrides(config)})
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Close a sweep."""
         sweep = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}))
-        self._close(config, {"overrides": _overrides(config), "sweep": sweep})
+        self._close({"overrides": _overrides(config), "sweep": sweep})
 
-    def _close(self, config: DictConfig, invocation: dict[str, Any]) -> None:
+    def _close(self, invocation: dict[str, Any]) -> None:
         from rich.console import Console
 
         from nc_sweeps.report.table import print_table
@@ -117,8 +117,8 @@ class SweepCallback(Callback):
         if len(summaries) > 1:
             from nc_sweeps.report.figures import save_collapse
 
-            console.print(f"picture: {_shown(save_collapse(sweep, sweep / 'collapse.svg'))}", highlight=False, soft_wrap=True)
-        console.print(f"results: {_shown(sweep if len(summaries) > 1 else self.directories[0])}", highlight=False, soft_wrap=True)
+            print(f"picture: {_shown(save_collapse(sweep, sweep / 'collapse.svg'))}")
+        print(f"results: {_shown(sweep if len(summaries) > 1 else self.directories[0])}")
         if any(summary["status"] == "diverged" for summary in summaries):
             # Hydra swallows the exceptions of callbacks, but not this one.
             raise SystemExit(1)
@@ -139,16 +139,17 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         _app()
-    except (UserError, HydraException, OmegaConfBaseException, OSError, ValueError) as error:
-        if wants_trace or (isinstance(error, ValueError) and not _raised_by_hydra(error)):
+    except Exception as error:
+        for_the_user = isinstance(error, UserError | HydraException | OmegaConfBaseException | OSError)
+        if wants_trace or not (for_the_user or _raised_by_hydra(error)):
             raise
         raise SystemExit(_line(error)) from None
 
 
 def _raised_by_hydra(error: BaseException) -> bool:
     """Whether a bare ValueError is Hydra's way to refuse an override, as ``width=5``."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return Path(frames[-1].filename).is_relative_to(Path(hydra.__file__).parent)
+    origin = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    return isinstance(error, ValueError) and origin.is_relative_to(Path(hydra.__file__).parent)
 
 
 def _line(error: BaseException) -> str:

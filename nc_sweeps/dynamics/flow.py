@@ -107,12 +107,12 @@ class Flow:
         if not self.hyperparameters.beta.isinf().all():
             p = ensemble.A.shape[2]
             xi = self._noise(ensemble, step)
-            dA += particles.noise * xi[..., :p]
-            dU += particles.noise * xi[..., p:]
-        ensemble.A += dA
-        ensemble.U += dU
+            dA.add_(particles.noise * xi[..., :p])
+            dU.add_(particles.noise * xi[..., p:])
+        ensemble.A.add_(dA)
+        ensemble.U.add_(dU)
         if self.train_head:
-            ensemble.W += (head.growth * ensemble.W).sub_(head.gradient * gradients.W)
+            ensemble.W.add_((head.growth * ensemble.W).sub_(head.gradient * gradients.W))
 
     def _noise(self, ensemble: MeanFieldEnsemble, step: int) -> Float[Tensor, "run N p_plus_d"]:
         device = ensemble.U.device

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from nc_sweeps.models.mean_field import MeanFieldEnsemble, activations, particle_blocks
 
-
 #: Activations of all blocks that may be held between the two passes.
 KEPT_ELEMENTS = 2**25
 

@@ -1,6 +1,7 @@
 """From a horizon and a piecewise step size to numbered steps."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -86,10 +87,11 @@ class Schedule:
 
     def measurements(self, metrics: MetricsConfig) -> list[int]:
         """Steps at which to measure, 0 and the last included, increasing."""
+        chosen: Iterable[float]
         if metrics.spacing == "epochs":
-            steps = np.arange(0, self.total, metrics.every * self.steps_per_epoch)
+            chosen = range(0, self.total, metrics.every * self.steps_per_epoch)
         elif metrics.spacing == "linear":
-            steps = np.linspace(0, self.total, metrics.points).round()
+            chosen = np.linspace(0, self.total, metrics.points).round()
         else:
-            steps = np.geomspace(self.total, 1, metrics.points - 1).round()
-        return sorted({0, self.total} | {int(step) for step in steps})
+            chosen = np.geomspace(self.total, 1, metrics.points - 1).round()
+        return sorted({0, self.total} | {int(step) for step in chosen})

@@ -17,5 +17,5 @@ def balancedness(second_moment: Float[Tensor, "*run p p"], W: Float[Tensor, "*ru
     scale = (second_moment * gram).sum(dim=(-2, -1)) / gram.square().sum(dim=(-2, -1))
     # The 2-norm of a matrix with NaN is an error in LAPACK; the ratio of such a matrix is NaN.
     difference = second_moment - scale[..., None, None] * gram
-    norm = torch.linalg.matrix_norm(torch.nan_to_num(difference), ord=2) / torch.linalg.matrix_norm(second_moment, ord=2)
-    return torch.where(scale.isnan(), torch.nan, norm)
+    numerator = torch.linalg.matrix_norm(torch.nan_to_num(difference), ord=2)
+    return torch.where(scale.isnan(), torch.nan, numerator / torch.linalg.matrix_norm(second_moment, ord=2))

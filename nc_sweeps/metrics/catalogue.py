@@ -24,7 +24,7 @@ class Metric:
 
 _COLLAPSED = "all features are equal (‖H̃‖ = 0)"
 _ABSENT = "a class has no sample"
-_RANK = "W = 0"
+_BLIND = "the head maps all classes to one point (ỸBᵀ = 0)"
 
 #: In the order in which tables and files show them.
 METRICS: dict[str, Metric] = {
@@ -33,12 +33,14 @@ METRICS: dict[str, Metric] = {
     "loss/regularised": Metric("L_λ = L_n + λ_W‖W‖²/2 + λ_ρ mean_j(‖a_j‖² + ‖u_j‖²)/2 (4)"),
     "nc1/train": Metric("NC1 = ‖H_w‖²/‖H̃‖² on training features", _COLLAPSED),
     "nc1/test": Metric("NC1 = ‖H_w‖²/‖H̃‖² on test features", _COLLAPSED),
-    "certificate/nc1_bound": Metric("upper bound of nc1/train from ℓ and ϱ, in [0, 1]", _RANK),
-    "certificate/loss_term": Metric("ℓ = ‖r̃Bᵀ‖²/‖ỸBᵀ‖², B = W(WᵀW)⁻¹", _RANK),
-    "certificate/range_term": Metric("ϱ = ‖Q_w‖²γ²/‖ỸBᵀ‖², Q = H̃(I − P): what the head cannot see", _RANK),
+    "certificate/nc1_bound": Metric("upper bound of nc1/train from ℓ and ϱ, in [0, 1]"),
+    "certificate/loss_term": Metric("ℓ = ‖r̃Bᵀ‖²/‖ỸBᵀ‖², B = W(WᵀW)⁻¹", _BLIND),
+    "certificate/range_term": Metric("ϱ = ‖Q_w‖²γ²/‖ỸBᵀ‖², Q = H̃(I − P): what the head cannot see", _BLIND),
     "certificate/closed_form": Metric("the bound from loss, σ_min(W), σ_max(W) and gradient alone"),
-    "certificate/angle": Metric("1 − ⟨H̃, ỸBᵀ⟩²/(‖H̃‖²‖ỸBᵀ‖²), another upper bound of nc1/train", f"{_COLLAPSED} or {_RANK}"),
-    "certificate/tightness": Metric("nc1/train divided by certificate/nc1_bound", f"{_COLLAPSED} or {_RANK}", "max"),
+    "certificate/angle": Metric(
+        "1 − ⟨H̃, ỸBᵀ⟩²/(‖H̃‖²‖ỸBᵀ‖²), another upper bound of nc1/train", f"{_COLLAPSED} or {_BLIND}"
+    ),
+    "certificate/tightness": Metric("nc1/train divided by certificate/nc1_bound", _COLLAPSED, "max"),
     "balancedness": Metric("NB = ‖Ā − c*WWᵀ‖_op/‖Ā‖_op, Ā = AᵀA/N (25)–(26)", "A = 0 or W = 0"),
     "gradient_norm/a": Metric("(mean_j ‖∇_{a_j}‖²)^½, full batch, weight decay included"),
     "gradient_norm/u": Metric("(mean_j ‖∇_{u_j}‖²)^½, full batch, weight decay included"),

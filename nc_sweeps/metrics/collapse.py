@@ -4,7 +4,6 @@ Feature matrices hold samples as rows; leading axes (runs) are batched. A tilde 
 :math:`Z_w` is the within-class part of Z, :math:`Z_b = \tilde Z - Z_w` the between-class part.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 

@@ -4,6 +4,7 @@ The derivative is given as a function of the *value* :math:`s = \sigma(z)`, so t
 not two.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -43,6 +44,6 @@ def _tanh_slope(s: Tensor) -> Tensor:
 ACTIVATIONS: dict[str, Activation] = {
     "tanh": Activation(_tanh, _tanh_slope, bound=1.0, c1=2.0),
     "sigmoid": Activation(torch.sigmoid_, lambda s: s * (1.0 - s), bound=1.0, c1=1.0),
-    "relu": Activation(torch.relu_, lambda s: (s > 0).to(s.dtype), bound=float("inf"), c1=float("inf")),
-    "softplus": Activation(torch.nn.functional.softplus, lambda s: -torch.expm1(-s), bound=float("inf"), c1=float("inf")),
+    "relu": Activation(torch.relu_, lambda s: (s > 0).to(s.dtype), bound=math.inf, c1=math.inf),
+    "softplus": Activation(torch.nn.functional.softplus, lambda s: -torch.expm1(-s), bound=math.inf, c1=math.inf),
 }

@@ -129,7 +129,8 @@ def initial_ensemble(
 def _orthonormal(Z: Float[Tensor, "run p q"]) -> Float[Tensor, "run p q"]:
     """Haar-distributed orthonormal columns: QR with the sign of R's diagonal made positive."""
     Q, R = torch.linalg.qr(Z)
-    return Q * torch.sgn(torch.diagonal(R, dim1=-2, dim2=-1)).unsqueeze(-2)
+    columns: Tensor = Q * torch.sgn(torch.diagonal(R, dim1=-2, dim2=-1)).unsqueeze(-2)
+    return columns
 
 
 def _column(values: Sequence[float]) -> Float[Tensor, "run 1 1"]:

@@ -47,7 +47,10 @@ def collapse_figure(table: pl.DataFrame) -> alt.FacetChart:
             ),
         )
     )
-    return lines.properties(width=230, height=220).facet(column=alt.Column("N:O", title="particles N"))
+    figure: alt.FacetChart = lines.properties(width=230, height=220).facet(
+        column=alt.Column("N:O", title="particles N")
+    )
+    return figure
 
 
 def save_collapse(sweep: Path, path: Path) -> Path:

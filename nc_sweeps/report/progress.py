@@ -18,7 +18,7 @@ class PackProgress:
         work: of all of them, in any unit.
     """
 
-    def __init__(self, runs: int, work: float) -> None:
+    def __init__(self, runs: int, work: int) -> None:
         self.runs = runs
         self.finished_runs = 0
         self.latest = ""
@@ -44,7 +44,7 @@ class PackProgress:
     ) -> None:
         self.progress.stop()
 
-    def advance(self, work: float, metrics: dict[str, list[float]]) -> None:
+    def advance(self, work: int, metrics: dict[str, list[float]]) -> None:
         """Take note of work done and of the latest metrics of the live runs."""
         shown = []
         for name, label in _SHOWN.items():

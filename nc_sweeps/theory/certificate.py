@@ -15,9 +15,10 @@ see at all. With :math:`Q = \tilde H (I - P)` and :math:`T = \gamma^{-2}\|\tilde
 Dividing :math:`\ell = \ell_w + \ell_b` in the worst way between and within classes bounds
 
 .. math::
-    \mathrm{NC1} \le \max_{\ell_b \le \ell} \frac{\ell - \ell_b + \varrho}{\ell - \ell_b + \varrho + (1 - \sqrt{\ell_b})^2}
+    \mathrm{NC1} \le \max_{\ell_b \le \ell}
+    \frac{\ell - \ell_b + \varrho}{\ell - \ell_b + \varrho + (1 - \sqrt{\ell_b})^2}
 
-and the maximum is attained: at :math:`\sqrt{\ell_b} = \ell + \varrho` if that is allowed, else at :math:`\ell_b = \ell`.
+and the maximum is attained: at :math:`\sqrt{\ell_b} = \ell + \varrho` where allowed, else at :math:`\ell_b = \ell`.
 """
 
 from dataclasses import dataclass
@@ -38,8 +39,8 @@ class Certificate:
         loss_term: :math:`\ell`.
         range_term: :math:`\varrho`.
         closed_form: upper bound of NC1 from the loss, the gradient and the extreme singular values of W alone.
-        angle: :math:`1 - \langle\tilde H, \tilde Y B^\top\rangle^2 / (\|\tilde H\|^2 \|\tilde Y B^\top\|^2)`, the squared
-            sine between the features and the collapsed target; another upper bound of NC1.
+        angle: :math:`1 - \langle\tilde H, \tilde Y B^\top\rangle^2 / (\|\tilde H\|^2 \|\tilde Y B^\top\|^2)`, the
+            squared sine between the features and the collapsed target; another upper bound of NC1.
     """
 
     nc1_bound: Float[Tensor, "*run"]
@@ -95,8 +96,8 @@ def worst_nc1(loss_term: Float[Tensor, "*run"], range_term: Float[Tensor, "*run"
     total = loss_term + range_term
     spent_between = range_term / (range_term + (1.0 - loss_term.sqrt()).square())
     bound = torch.where(total.square() <= loss_term, total, spent_between)
-    # A comparison with NaN is false: it must not turn an undefined bound into a number.
-    return torch.where(loss_term >= 1.0, torch.ones_like(bound), bound)
+    # Written so that an undefined ℓ (the head maps all classes to one point) leaves the bound at 1, which is true.
+    return torch.where(loss_term < 1.0, bound, torch.ones_like(bound))
 
 
 def _closed_form(

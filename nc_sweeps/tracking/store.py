@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 from omegaconf import DictConfig, OmegaConf
 
-from nc_sweeps.config import RunConfig, leaves, signature
+from nc_sweeps.config import RunConfig, signature
 from nc_sweeps.errors import StoreError
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
 
@@ -50,7 +50,7 @@ class RunStore:
         self.directory = directory
         self.config = config
         self.overrides = overrides
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[dict[str, int | float]] = []
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
 
     @property
@@ -59,7 +59,7 @@ class RunStore:
         summary = self.directory / "summary.json"
         return _read_json(summary)["status"] if summary.exists() else None
 
-    def append(self, row: dict[str, float]) -> None:
+    def append(self, row: dict[str, int | float]) -> None:
         """Keep one row of measurements; see :class:`nc_sweeps.training.callbacks.RunRecord`."""
         if not (self.directory / "config.yaml").exists():
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -197,14 +197,12 @@ def write_manifest(directory: Path, invocation: dict[str, Any]) -> None:
 
     Args:
         directory: of the sweep.
-        invocation: the overrides and the sweep of one command.
+        invocation: the overrides, and for a multirun the sweep, of one command.
     """
     path = directory / "manifest.json"
-    manifest = _read_json(path) if path.exists() else {"name": directory.name, "invocations": []}
-    if invocation:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        manifest["invocations"].append({"time": now, **invocation, "environment": environment()})
-    manifest["runs"] = [
+    earlier = _read_json(path)["invocations"] if path.exists() else []
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    runs = [
         {
             "signature": summary["signature"],
             "directory": Path(summary["directory"]).name,
@@ -213,7 +211,11 @@ def write_manifest(directory: Path, invocation: dict[str, Any]) -> None:
         }
         for summary in run_summaries(directory)
     ]
-    directory.mkdir(parents=True, exist_ok=True)
+    manifest = {
+        "name": directory.name,
+        "invocations": [*earlier, {"time": now, **invocation, "environment": environment()}],
+        "runs": runs,
+    }
     _write(path, json.dumps(manifest, indent=1).encode())
 
 

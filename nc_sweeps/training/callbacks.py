@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
 from nc_sweeps.training.measurements import measure
@@ -16,7 +15,7 @@ from nc_sweeps.training.module import FlowModule
 class RunRecord(Protocol):
     """Where the numbers of one run go."""
 
-    def append(self, row: dict[str, float]) -> None:
+    def append(self, row: dict[str, int | float]) -> None:
         """Keep one row of measurements."""
 
     def save(self, state: dict[str, Tensor], step: int) -> None:
@@ -86,13 +85,13 @@ class Record(pl.Callback):
                 record.finish("completed")
 
     def _measure(self, module: FlowModule) -> None:
-        finite = module.finite()
-        values = measure(module.snapshot(), self.metrics) if any(finite) else {}
+        diverged = module.extinguish_diverged()
+        values = measure(module.snapshot(), self.metrics)
         elapsed = time.monotonic() - self._start
         for run, record in enumerate(self.records):
             if not self.alive[run]:
                 continue
-            if not finite[run]:
+            if diverged[run]:
                 self.alive[run] = False
                 reason = f"parameters became infinite or NaN between steps {self._last_measured} and {module.step}"
                 record.finish("diverged", f"{reason}; try a smaller dynamics.step_size")
@@ -133,6 +132,6 @@ class Progress(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Report the segment just taken."""
-        assert isinstance(batch, list | tuple)
+        assert isinstance(batch, tuple)
         first, last = batch
-        self.report(int(last) - int(first), self.record.latest)
+        self.report(last - first, self.record.latest)

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from nc_sweeps.config import RunConfig, selected_metrics
@@ -68,17 +68,17 @@ class Ensemble:
         self.begin = runs[0].step
 
     @property
-    def work(self) -> float:
+    def work(self) -> int:
         """Steps to take, in units of one (sample, particle) pair: proportional to the time that they cost."""
         return (self.runs[0].schedule.total - self.begin) * self._work_per_step
 
     @property
-    def _work_per_step(self) -> float:
+    def _work_per_step(self) -> int:
         samples = len(self.runs[0].data.train.labels)
         batch = min(self.config.dynamics.batch_size or samples, samples)
         return len(self.runs) * batch * self.config.width.particles
 
-    def train(self, report: Callable[[float, dict[str, list[float]]], None] | None = None) -> None:
+    def train(self, report: Callable[[int, dict[str, list[float]]], None] | None = None) -> None:
         """Train to the end.
 
         Args:

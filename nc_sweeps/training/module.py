@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -27,7 +28,8 @@ class Segments(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[int, int]]:
         """One batch a segment."""
-        return DataLoader(list(pairwise(self.steps)), batch_size=None)  # type: ignore[arg-type]
+        segments: Any = list(pairwise(self.steps))
+        return DataLoader(segments, batch_size=None, collate_fn=tuple)
 
 
 class FlowModule(pl.LightningModule):
@@ -87,7 +89,16 @@ class FlowModule(pl.LightningModule):
             lambda_w=hyper.lambda_w.to(self.device),
         )
 
-    def finite(self) -> list[bool]:
-        """Whether all parameters of each run are finite."""
-        checks = [parameter.isfinite().flatten(1).all(dim=1) for parameter in self.ensemble.parameters()]
-        return torch.stack(checks).all(dim=0).tolist()
+    def extinguish_diverged(self) -> list[bool]:
+        """Set the parameters of every run that left the finite numbers to zero, where they can do no harm.
+
+        Runs never mix in the flow, but LAPACK refuses a whole batch of matrices for one NaN.
+
+        Returns:
+            Whether each run was found diverged.
+        """
+        finite = [parameter.isfinite().flatten(1).all(dim=1) for parameter in self.ensemble.parameters()]
+        diverged = ~torch.stack(finite).all(dim=0)
+        for parameter in self.ensemble.parameters():
+            parameter[diverged] = 0.0
+        return diverged.tolist()

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -95,7 +96,7 @@ def test_stopping_changes_nothing(batch_size, beta):
     def run(*stops):
         ensemble = ensemble_of(1, 9, 3, 4, 2)
         hyper = hyperparameters(beta=beta, lambda_rho=0.1, lambda_w=0.1, per_epoch=3)
-        for first, last in zip(stops, stops[1:], strict=False):
+        for first, last in pairwise(stops):
             Flow(INTEGRATORS["euler_maruyama"], hyper, batch_size, True).advance(ensemble, X, Y, first, last)
         return ensemble.state_dict()
 

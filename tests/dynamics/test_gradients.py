@@ -38,9 +38,9 @@ def test_gradients_are_those_of_autograd(activation, gamma, shape, seed, kept):
     def randn(*size):
         return torch.randn(*size, generator=generator, dtype=torch.float64)
 
-    ensemble = MeanFieldEnsemble(
-        randn(runs, N, d), randn(runs, N, p), randn(runs, p, q), gamma * (1 + randn(runs).abs()), ACTIVATIONS[activation]
-    )
+    scale = gamma * (1 + randn(runs).abs())
+    layers = randn(runs, N, d), randn(runs, N, p), randn(runs, p, q)
+    ensemble = MeanFieldEnsemble(*layers, scale, ACTIVATIONS[activation])
     X = randn(runs, n, d)
     Y = one_hot(torch.randint(q, (runs, n), generator=generator), q, torch.float64)
     with pytest.MonkeyPatch.context() as patch:

@@ -50,9 +50,7 @@ class PackedLauncher(Launcher):
         """Execute the jobs and return their results in the same order."""
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        configs = [
-            self._compose(overrides, initial_job_idx + offset) for offset, overrides in enumerate(job_overrides)
-        ]
+        configs = [self._compose(overrides, initial_job_idx + offset) for offset, overrides in enumerate(job_overrides)]
         many = getattr(self.task_function, "many", None)
         if many is None:
             return [self._run_one(config) for config in configs]

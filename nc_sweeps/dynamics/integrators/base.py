@@ -1,6 +1,6 @@
 r"""What an integrator is: three coefficients.
 
-One step of :math:`d\theta = -(g + \lambda\theta)\,dt + \sqrt{2/\beta}\,dB`, with g the gradient without weight decay, is
+With g the gradient without weight decay, one step of :math:`d\theta = -(g + \lambda\theta)\,dt + \sqrt{2/\beta}\,dB` is
 
 .. math::
     \theta^+ = \theta + \delta\,\theta - c\,g + s\,\xi, \qquad \xi \sim \mathcal N(0, I).

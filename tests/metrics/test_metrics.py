@@ -1,0 +1,123 @@
+"""Metrics against definitions written a second time in NumPy, sample by sample."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nc_sweeps.metrics.balancedness import balancedness
+from nc_sweeps.metrics.collapse import centred, nc1, square_norm, within_class
+from nc_sweeps.metrics.errors import balanced_error, mean_square_loss
+
+
+@st.composite
+def states(draw):
+    """Random features, labels (unbalanced, every class present) and heads."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    q = draw(st.integers(2, 5))
+    p = q + draw(st.integers(0, 4))
+    n = q + draw(st.integers(1, 30))
+    labels = np.concatenate([np.arange(q), rng.integers(q, size=n - q)])
+    offset = draw(st.sampled_from([0.0, 1.0, 100.0]))
+    H = rng.standard_normal((n, p)) + rng.standard_normal((q, p))[labels] * draw(st.floats(0, 10)) + offset
+    return H, labels, rng.standard_normal((p, q)), q
+
+
+def targets(labels, q):
+    return torch.nn.functional.one_hot(torch.tensor(labels), q).double()
+
+
+def numpy_nc1(H, labels):
+    mean = H.mean(axis=0)
+    total = sum(np.sum((h - mean) ** 2) for h in H)
+    within = sum(np.sum((H[labels == k] - H[labels == k].mean(axis=0)) ** 2) for k in np.unique(labels))
+    return within / total
+
+
+@given(states())
+def test_nc1(state):
+    H, labels, _, q = state
+    # Rounding of the features, eps·‖h‖², against the variance that the ratio divides by.
+    tolerance = 1e-13 * (1 + np.sum(H**2) / np.sum((H - H.mean(axis=0)) ** 2))
+    found = float(nc1(torch.tensor(H), targets(labels, q)))
+    assert found == pytest.approx(numpy_nc1(H, labels), rel=tolerance)
+    assert 0 <= found <= 1 + 1e-12
+
+
+@given(states())
+def test_within_and_between_are_orthogonal(state):
+    H, labels, _, q = state
+    H, Y = torch.tensor(H), targets(labels, q)
+    within = within_class(H, Y)
+    between = centred(H) - within
+    assert abs(float((within * between).sum())) <= 1e-12 * float(square_norm(H))
+    np.testing.assert_allclose((Y.mT @ within).numpy(), 0, atol=1e-11 * np.abs(H.numpy()).max())
+
+
+@given(states(), st.integers(0, 2**32))
+def test_nc1_ignores_order_rotation_scale_and_translation(state, seed):
+    H, labels, _, q = state
+    rng = np.random.default_rng(seed)
+    rotation, _ = np.linalg.qr(rng.standard_normal((H.shape[1],) * 2))
+    order = rng.permutation(len(H))
+    moved = 3.7 * H[order] @ rotation + rng.standard_normal(H.shape[1])
+    before = float(nc1(torch.tensor(H), targets(labels, q)))
+    after = float(nc1(torch.tensor(moved), targets(labels[order], q)))
+    tolerance = 1e-12 * (1 + np.sum(H**2) / np.sum((H - H.mean(axis=0)) ** 2))
+    assert after == pytest.approx(before, rel=tolerance)
+
+
+def test_nc1_of_collapsed_and_of_constant_features():
+    Y = targets([0, 0, 1, 1, 2], 3)
+    collapsed = Y @ torch.randn(3, 4, dtype=torch.float64)
+    assert float(nc1(collapsed, Y)) < 1e-30
+    assert torch.isnan(nc1(torch.zeros(5, 4, dtype=torch.float64), Y))
+
+
+def test_nc1_is_right_when_collapse_happens_far_from_the_origin():
+    """Features at 1e4 with a within-class variance of 1e-10: moments about zero would have no digit left."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 50)
+    means = rng.standard_normal((3, 4))
+    noise = 1e-5 * rng.standard_normal((150, 4))
+    # The rounding of the offset features themselves, 1e4·2⁻⁵³ per entry, is 1e-7 of the noise.
+    expected = numpy_nc1(means[labels] + noise, labels)
+    found = nc1(torch.tensor(1e4 + means[labels] + noise), targets(labels, 3))
+    assert float(found) == pytest.approx(expected, rel=1e-6)
+
+
+@settings(deadline=None)
+@given(states(), st.integers(1, 50))
+def test_balancedness(state, particles):
+    _, _, W, _ = state
+    A = np.random.default_rng(particles).standard_normal((particles, len(W)))
+    second = A.T @ A / particles
+    gram = W @ W.T
+    scale = np.trace(second @ gram) / np.trace(gram @ gram)
+    expected = np.linalg.norm(second - scale * gram, 2) / np.linalg.norm(second, 2)
+    assert float(balancedness(torch.tensor(second), torch.tensor(W))) == pytest.approx(expected, rel=1e-10)
+
+
+def test_balancedness_of_balanced_and_of_vanishing_layers():
+    W = torch.randn(5, 3, dtype=torch.float64)
+    assert float(balancedness(4 * W @ W.mT, W)) < 1e-15
+    assert torch.isnan(balancedness(W @ W.mT, torch.zeros_like(W)))
+    assert torch.isnan(balancedness(torch.zeros(5, 5, dtype=torch.float64), W))
+    batched = balancedness(torch.stack([4 * W @ W.mT, W @ W.mT]), torch.stack([W, torch.zeros_like(W)]))
+    assert batched.isnan().tolist() == [False, True]
+
+
+@given(states())
+def test_errors(state):
+    H, labels, W, q = state
+    F = H @ W
+    wrong = F.argmax(axis=1) != labels
+    expected = np.mean([wrong[labels == k].mean() for k in range(q)])
+    assert float(balanced_error(torch.tensor(F), targets(labels, q))) == pytest.approx(expected, abs=1e-15)
+    loss = sum(np.sum((f - np.eye(q)[k]) ** 2) for f, k in zip(F, labels, strict=True)) / (2 * len(F))
+    assert float(mean_square_loss(torch.tensor(F), targets(labels, q))) == pytest.approx(loss, rel=1e-12)
+
+
+def test_balanced_error_without_a_class_is_undefined():
+    assert torch.isnan(balanced_error(torch.randn(4, 3, dtype=torch.float64), targets([0, 0, 1, 1], 3)))

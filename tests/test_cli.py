@@ -1,0 +1,186 @@
+"""The command as a user meets it: in a process of its own, in an empty directory."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+import nc_sweeps
+from nc_sweeps.pack import Job, train_pack
+from tests.conftest import TINY, config_of
+
+
+def test_help_teaches_without_torch(run_command):
+    help_page = run_command("--help")
+    assert help_page.returncode == 0
+    for word in ("nc-train -m", "+experiment=first_light", "separation: overlapping, separated, touching", "horizon"):
+        assert word in help_page.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--cfg", "job"], ["width.particles=0"], ["-sc", "query=bash"], ["dataset=mnist", "data_dir=x"]],
+)
+def test_torch_is_not_loaded_where_it_is_not_needed(tmp_path, arguments):
+    script = (
+        "import sys\n"
+        f"sys.argv = ['nc-train', *{arguments!r}]\n"
+        "from nc_sweeps.train import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "slow = {'pytorch_lightning', 'altair'} | ({'torch', 'polars'} if 'mnist' not in str(sys.argv) else set())\n"
+        "raise SystemExit(f'loaded: {slow & set(sys.modules)}' if slow & set(sys.modules) else 0)\n"
+    )
+    environment = os.environ | {"COMP_LINE": "nc-train width.", "COMP_POINT": "15"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("nc-train width.", {"width.particles="}),
+        (
+            "nc-train dataset=",
+            {f"dataset={name}" for name in ("separable", "gaussian", "digits", "mnist", "mnist_mod3")},
+        ),
+        ("nc-train +experiment=", {"+experiment=first_light"}),
+        ("nc-train dynamics=noisy_", {"dynamics=noisy_sgd", "dynamics=noisy_gradient_flow"}),
+    ],
+)
+def test_tab_completion(run_command, line, expected):
+    done = run_command("-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
+    assert expected <= set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["width.particle=64"], "unknown key 'width.particle'; the nearest key is 'width.particles'"),
+        (["-m", "width.particle=64,128"], "unknown key 'width.particle'; the nearest key is 'width.particles'"),
+        (["+widht=3"], "unknown key 'widht'; the nearest key is 'width'"),
+        (["width.particles=0"], "width.particles=0: must be at least 1"),
+        (["-m", "hydra/launcher=packed", "width.particles=64,0"], "width.particles=0: must be at least 1"),
+        (["model.features=2"], "model.features=2: must be at least the number of classes, 3"),
+        (["separation.margin=0.6"], "1/√q = 0.5774"),
+        (["dynamics.step_size=-1"], "dynamics.step_size=-1.0: must be positive"),
+        (["dynamics.beta=0"], "dynamics.beta=0.0: must be positive"),
+        (["model.activation=tanj"], "(did you mean tanh?)"),
+        (["dynamics.horizon=0"], "dynamics.horizon=0.0: must be positive"),
+        (["dynamics.horizon_unit=time", "dynamics.horizon=0.01"], "must be long enough for one step"),
+        (["dataset=mnist", "data_dir=nowhere"], "data_dir=nowhere: no MNIST in nowhere/MNIST/raw"),
+        (["dataset=digits", "dataset.train_per_class=500"], "class 0 has only 178 samples"),
+        (["dataset=digit"], "Could not find 'dataset/digit'"),
+        (["width=5"], "Config group override must be a string"),
+        (["particles=5"], "unknown key 'particles'; the nearest key is 'width.particles'"),
+        (["output_dir=file"], "file/sweep"),
+        (["compute.accelerator=abacus"], "compute.accelerator=abacus"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(run_command, tmp_path, arguments, message):
+    (tmp_path / "file").write_text("in the way")
+    done = run_command(*arguments)
+    assert done.returncode == 1
+    assert message in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("nc-train: ")
+    assert not list(tmp_path.glob("**/config.yaml"))
+    if "-m" not in arguments:
+        assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_sweep_ends_with_a_table_and_its_files(run_command, tmp_path):
+    arguments = ["-m", *TINY, "name=small", "width.particles=8,16", "separation.margin=-0.1,0.3", "seed=0,1"]
+    done = run_command(*arguments, "hydra/launcher=packed")
+    assert done.returncode == 0, done.stderr
+    assert "8 runs, mean of 2 seeds" in done.stdout
+    for heading in ("particles", "margin", "loss", "NC1", "bound", "NB", "error"):
+        assert heading in done.stdout
+    assert "results: results/small" in done.stdout
+    sweep = tmp_path / "results" / "small"
+    assert (sweep / "collapse.svg").read_text().startswith("<svg")
+    manifest = json.loads((sweep / "manifest.json").read_text())
+    assert len(manifest["runs"]) == 8
+    table = nc_sweeps.load_sweep(sweep)
+    assert set(table["width.particles"]) == {8, 16}
+    assert (table["nc1/train"] <= table["certificate/nc1_bound"] * (1 + 1e-3)).all()
+
+    # Hydra's own launcher, one run after another: the same runs, so nothing is left to do and the numbers stay.
+    again = run_command(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("1 of 1 runs are done already") == 8
+    assert_frame_equal(nc_sweeps.load_sweep(sweep), table)
+    assert len(json.loads((sweep / "manifest.json").read_text())["invocations"]) == 2
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(run_command, tmp_path):
+    arguments = [
+        *TINY,
+        "width.particles=300",
+        "dynamics.horizon=6000",
+        "compute.checkpoint_seconds=0",
+        "compute.threads=1",
+    ]
+    whole = run_command(*arguments, "name=whole")
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen([sys.executable, "-m", "nc_sweeps", *arguments, "name=killed"], cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("results/killed/*/checkpoint.safetensors")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (run,) = tmp_path.glob("results/killed/*")
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "running"
+    resumed = run_command(*arguments, "name=killed")
+    assert resumed.returncode == 0, resumed.stderr
+    numbers = [
+        nc_sweeps.load_sweep(tmp_path / "results" / name).drop("name", "seconds") for name in ("whole", "killed")
+    ]
+    assert_frame_equal(*numbers, check_exact=True)
+
+
+def test_a_diverged_run_is_reported_and_the_exit_code_says_so(run_command):
+    done = run_command(*TINY, "dynamics.step_size=1e6", "model.activation=relu")
+    assert done.returncode == 1
+    assert "diverged" in done.stdout
+    assert "smaller dynamics.step_size" in " ".join(done.stdout.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_the_return_value_is_the_optimized_metric(tmp_path):
+    config = config_of(*TINY, "optimized_metric=loss/test")
+    (value,) = train_pack([Job(config, [], tmp_path / "run")])
+    assert value == pl.read_parquet(tmp_path / "run" / "metrics.parquet")["loss/test"][-1]
+
+
+def test_one_epoch_of_figure_1a_on_mnist(run_command, tmp_path, mnist_dir):
+    """Measured elsewhere after one epoch: L = 0.249, NC1 = 0.578, NB = 0.987. Seeds differ by a percent or so."""
+    done = run_command(
+        "dataset=mnist_mod3", f"data_dir={mnist_dir.absolute()}", "width.particles=6272", "model.features=16",
+        "model.initial_scale_u=0.0357142857", "model.train_head=false", "dynamics=sgd", "dynamics.step_size=0.001",
+        "dynamics.lambda_rho=1e-4", "dynamics.lambda_w=1e-4", "dynamics.horizon=1", "metrics=every_epoch",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    last = nc_sweeps.load_sweep(tmp_path / "results" / "sweep").filter(pl.col("epoch") == 1)
+    assert last["loss/train"][0] == pytest.approx(0.249, rel=0.05)
+    assert last["nc1/train"][0] == pytest.approx(0.578, rel=0.05)
+    assert last["balancedness"][0] == pytest.approx(0.987, abs=0.01)
+    assert last["nc1/train"][0] <= last["certificate/nc1_bound"][0]
+    assert Path(last["data_dir"][0]) == mnist_dir.absolute()

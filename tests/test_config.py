@@ -1,0 +1,141 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+import conf
+from nc_sweeps import config as config_module
+from nc_sweeps.config import DATASETS, declared_keys, ensemble_key, leaves, selected_metrics, signature
+from nc_sweeps.data import LOADERS
+from nc_sweeps.dynamics.integrators import INTEGRATORS
+from nc_sweeps.errors import ConfigError
+from nc_sweeps.metrics.catalogue import METRICS
+from nc_sweeps.models.activations import ACTIVATIONS
+from nc_sweeps.training.measurements import MEASUREMENTS
+from tests.conftest import config_of, tiny
+
+CONF = Path(conf.__file__).parent
+GROUPS = ("dataset", "width", "separation", "model", "dynamics", "metrics")
+
+
+def test_names_in_the_configuration_are_the_names_in_the_tables():
+    assert tuple(ACTIVATIONS) == config_module.ACTIVATION_NAMES
+    assert tuple(INTEGRATORS) == config_module.INTEGRATOR_NAMES
+    assert tuple(LOADERS) == tuple(DATASETS)
+    assert tuple(MEASUREMENTS) == tuple(METRICS)
+
+
+OPTIONS = [path for group in GROUPS for path in sorted(CONF.glob(f"{group}/*.yaml"))]
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=lambda path: path.stem)
+def test_every_option_composes_and_gives_every_key(path):
+    config = config_of(f"{path.parent.name}={path.stem}")
+    with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
+        composed = compose("config", overrides=[f"{path.parent.name}={path.stem}"])
+    written = composed[path.parent.name]
+    assert set(written) == {field.name for field in dataclasses.fields(getattr(config, path.parent.name))}
+
+
+def test_every_key_has_one_role_and_an_explanation():
+    for name, role, text in declared_keys():
+        assert role in {"shape", "per_run", "place"}, name
+        assert len(text) > 3, name
+
+
+def test_signature_is_stable_and_sees_only_what_decides_the_numbers():
+    base = signature(tiny())
+    assert signature(tiny("output_dir=elsewhere", "name=other", "compute.threads=1", "data_dir=x")) == base
+    assert signature(tiny("separation.distance=1.5")) == base  # not read by dataset=separable
+    assert signature(tiny("seed=1", "separation.margin=0.2")) == signature(tiny("separation.margin=0.2", "seed=1"))
+    changes = ["seed=1", "separation.margin=0.2", "width.particles=13", "dynamics.beta=5", "compute.precision=64-true"]
+    assert len({signature(tiny(change)) for change in changes} | {base}) == len(changes) + 1
+    assert signature(tiny("dynamics.beta=5")) == signature(tiny("dynamics.beta=5.0"))
+
+
+def test_ensemble_key_splits_by_shape_alone():
+    base = ensemble_key(tiny())
+    for change in ("seed=7", "separation.margin=0.1", "dynamics.step_size=0.1", "dynamics.beta=3", "model.gamma=2"):
+        assert ensemble_key(tiny(change)) == base, change
+    for change in ("width.particles=5", "model.features=5", "dynamics.horizon=31", "model.activation=relu"):
+        assert ensemble_key(tiny(change)) != base, change
+    # With a horizon in time the number of steps depends on the step size.
+    timed = ("dynamics.horizon_unit=time", "dynamics.horizon=3")
+    assert ensemble_key(tiny(*timed)) != ensemble_key(tiny(*timed, "dynamics.step_size=0.1"))
+
+
+def test_every_key_is_a_leaf():
+    names = {name for name, _, _ in leaves(config_of())}
+    assert names == {name for name, _, _ in declared_keys() if not name.startswith("dataset.")} | {
+        f"dataset.{field.name}" for field in dataclasses.fields(DATASETS["separable"])
+    }
+
+
+def test_weight_decay_follows_beta_where_the_paper_couples_them():
+    dynamics = config_of("dynamics=noisy_gradient_flow", "dynamics.beta=250").dynamics
+    assert (dynamics.lambda_rho, dynamics.lambda_w) == (1 / 250, 1 / 250)
+
+
+def test_metrics_are_chosen_by_pattern():
+    config = config_of("metrics.include=[nc1/*,loss/train]", "optimized_metric=loss/train")
+    assert selected_metrics(config) == ("loss/train", "nc1/train", "nc1/test")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["width.particles=0"], "width.particles=0: must be at least 1"),
+        (["model.features=2"], "model.features=2: must be at least the number of classes, 3"),
+        (["separation.margin=0.6"], "dataset.margin=0.6: must lie between -1 and 1/√q = 0.5774 for q = 3"),
+        (["separation.margin=-1"], "dataset.margin=-1.0: must lie between"),
+        (["dynamics.step_size=-1"], "dynamics.step_size=-1.0: must be positive"),
+        (["dynamics.step_size=nan"], "dynamics.step_size=nan: must be positive"),
+        (["dynamics.beta=0"], "dynamics.beta=0.0: must be positive"),
+        (["dynamics.lambda_rho=-0.1"], "dynamics.lambda_rho=-0.1: must be at least 0"),
+        (["dynamics.lambda_w=-0.1"], "dynamics.lambda_w=-0.1: must be at least 0"),
+        (["dynamics.horizon=0"], "dynamics.horizon=0.0: must be positive"),
+        (["dynamics.horizon=2.5"], "dynamics.horizon=2.5: must be a whole number of steps"),
+        (["dynamics.horizon_unit=weeks"], "dynamics.horizon_unit=weeks: must be one of steps, time, epochs"),
+        (["dynamics.batch_size=0"], "dynamics.batch_size=0: must be at least 1"),
+        (["dynamics.integrator=exponentail"], "(did you mean exponential?)"),
+        (["dynamics.schedule=[{after:1.5,step_size:0.1}]"], "dynamics.schedule[0].after=1.5: must lie between 0 and 1"),
+        (["dynamics.schedule=[{after:0.5,step_size:0}]"], "dynamics.schedule[0].step_size=0.0: must be positive"),
+        (["dynamics.schedule=[{after:0.5,step_siz:1}]"], "step_siz"),
+        (
+            ["model.activation=tan"],
+            "model.activation=tan: must be one of tanh, sigmoid, relu, softplus (did you mean tanh?)",
+        ),
+        (["model.gamma=0"], "model.gamma=0.0: must be positive"),
+        (["dataset.dimension=2"], "dataset.dimension=2: must be at least the number of classes, 3"),
+        (["dataset.classes=1"], "dataset.classes=1: must be at least 2"),
+        (["dataset.train_per_class=0"], "dataset.train_per_class=0: must be at least 1"),
+        (["dataset.name=imagenet"], "dataset.name=imagenet: must be one of separable, gaussian, digits, mnist"),
+        (["dataset=mnist_mod3", "dataset.modulus=1"], "dataset.modulus=1: must lie in 2 … 10"),
+        (["dataset=digits", "separation.margin=0.1"], "separation.margin has no effect on dataset=digits"),
+        (["metrics.include=[nc2]"], "metrics.include=nc2: no such metric"),
+        (["metrics.points=1"], "metrics.points=1: must be at least 2"),
+        (["optimized_metric=nc1/tst"], "optimized_metric=nc1/tst: did you mean nc1/test?"),
+        (["seed=-1"], "seed=-1: must be at least 0"),
+        (["compute.precision=16-true"], "compute.precision=16-true: must be one of 32-true, 64-true"),
+        (["name=a/b"], "name=a/b: must be a plain folder name"),
+        (["width.particles=many"], "width.particles: Value 'many' of type 'str' could not be converted to Integer"),
+    ],
+)
+def test_a_bad_value_is_one_line(overrides, message):
+    with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
+        composed = compose("config", overrides=overrides)
+    with pytest.raises(ConfigError) as info:
+        config_module.parse(composed, overrides)
+    assert message in str(info.value)
+    assert "\n" not in str(info.value)
+
+
+def test_an_unknown_key_in_a_file_is_found_too():
+    with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
+        composed = compose("config")
+    OmegaConf.set_struct(composed, False)
+    composed.model.activaton = "tanh"
+    with pytest.raises(ConfigError, match=r"unknown key 'model.activaton'; the nearest key is 'model.activation'"):
+        config_module.parse(composed)

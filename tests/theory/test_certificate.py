@@ -1,0 +1,148 @@
+"""The certificate: never violated, attained, and equal to the gradient form that theory states it in."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nc_sweeps.dynamics.gradients import loss_gradients
+from nc_sweeps.metrics.collapse import centred, nc1, square_norm, within_class
+from nc_sweeps.theory.certificate import certificate, worst_nc1
+from nc_sweeps.theory.objective import regularised_loss
+from tests.models.test_mean_field import ensemble_of
+
+
+def random_states(generator, *, runs, q, p, n, near_collapse, deficient):
+    """Features from arbitrary to nearly collapsed onto the head, with unbalanced classes."""
+
+    def randn(*size):
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+    labels = torch.cat([torch.arange(q), torch.randint(q, (n - q,), generator=generator)])
+    Y = torch.nn.functional.one_hot(labels, q).double().expand(runs, n, q)
+    W = randn(runs, p, q)
+    if deficient:
+        W[..., -1] = W[..., 0] * (1 + (1e-7 * randn(runs, 1) if deficient == "nearly" else 0.0))
+    gamma = torch.exp(randn(runs))
+    target = Y @ torch.linalg.pinv(W) / gamma[:, None, None]
+    spread = torch.exp(-4 * torch.rand(runs, 1, 1, generator=generator, dtype=torch.float64) * near_collapse)
+    return target + spread * randn(runs, n, p) * target.std(), W, Y, gamma
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    q=st.integers(2, 5),
+    extra=st.integers(0, 4),
+    samples=st.integers(1, 20),
+    near_collapse=st.floats(0, 3),
+    deficient=st.sampled_from([None, None, "nearly", "exactly"]),
+)
+def test_no_state_violates_a_bound(seed, q, extra, samples, near_collapse, deficient):
+    generator = torch.Generator().manual_seed(seed)
+    H, W, Y, gamma = random_states(
+        generator, runs=300, q=q, p=q + extra, n=q + samples, near_collapse=near_collapse, deficient=deficient
+    )
+    measured = nc1(H, Y)
+    c = certificate(H, W, Y, gamma)
+    # A nearly singular head loses 1/cond(W) of the digits of its pseudo-inverse.
+    slack = 1e-9 + (1e-7 if deficient == "nearly" else 0)
+    for bound in (c.nc1_bound, c.closed_form):
+        assert (measured <= bound * (1 + slack) + slack).all()
+    assert ((measured <= c.angle * (1 + slack) + slack) | c.angle.isnan()).all()
+    assert deficient or not c.angle.isnan().any()
+    assert ((c.nc1_bound >= 0) & (c.nc1_bound <= 1 + slack)).all()
+
+
+def test_gradient_ascent_attains_the_bound():
+    """Features are moved to make NC1/bound as large as possible: it approaches 1 from below and never exceeds it."""
+    generator = torch.Generator().manual_seed(0)
+    H, W, Y, gamma = random_states(generator, runs=64, q=3, p=5, n=9, near_collapse=2, deficient=None)
+    H, W = H.requires_grad_(), W.requires_grad_()
+    optimiser = torch.optim.Adam([H, W], lr=0.02)
+    worst = 0.0
+    for _ in range(1500):
+        ratio = nc1(H, Y) / certificate(H, W, Y, gamma).nc1_bound
+        worst = max(worst, float(ratio.detach().max()))
+        optimiser.zero_grad()
+        (-ratio.sum()).backward()
+        optimiser.step()
+    assert 0.999 < worst <= 1 + 1e-9
+
+
+def test_worst_case_is_the_maximum_over_all_splits():
+    """The closed solution of the inner maximum against a search over ℓ_b."""
+    between = torch.linspace(0, 1, 200_001, dtype=torch.float64)
+    for loss in (1e-6, 0.01, 0.3, 0.9, 0.999):
+        for hidden in (0.0, 1e-6, 0.01, 0.5, 3.0):
+            l_b = between * loss
+            within = loss - l_b + hidden
+            search = (within / (within + (1 - l_b.sqrt()) ** 2)).max()
+            found = worst_nc1(torch.tensor(loss, dtype=torch.float64), torch.tensor(hidden, dtype=torch.float64))
+            # The search can only miss the maximum, by its grid: second order in 5e-6 over the curvature.
+            assert float(search) <= float(found) * (1 + 1e-12)
+            assert float(found) == pytest.approx(float(search), rel=1e-5)
+    assert float(worst_nc1(torch.tensor(1.2), torch.tensor(0.0))) == 1.0
+
+
+def test_certificate_in_numpy():
+    rng = np.random.default_rng(3)
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    Y, H, W, gamma = np.eye(3)[labels], rng.standard_normal((6, 5)), rng.standard_normal((5, 3)), 1.7
+    B = W @ np.linalg.inv(W.T @ W)
+    r = gamma * H @ W - Y
+
+    def centre(Z):
+        return Z - Z.mean(axis=0)
+
+    def within(Z):
+        return Z - np.array([Z[labels == k].mean(axis=0) for k in labels])
+
+    T = np.sum((centre(Y) @ B.T) ** 2)
+    Q = centre(H) @ (np.eye(5) - B @ W.T)
+    found = certificate(*(torch.tensor(Z) for Z in (H, W, Y)), torch.tensor(gamma, dtype=torch.float64))
+    assert float(found.loss_term) == pytest.approx(np.sum((centre(r) @ B.T) ** 2) / T, rel=1e-12)
+    assert float(found.range_term) == pytest.approx(gamma**2 * np.sum(within(Q) ** 2) / T, rel=1e-12)
+    inner = np.sum(centre(H) * (centre(Y) @ B.T))
+    assert float(found.angle) == pytest.approx(1 - inner**2 / (np.sum(centre(H) ** 2) * T), rel=1e-12)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 3.0])
+def test_closed_form_from_loss_and_gradient(gamma):
+    """As stated: through R = λ_ρH + (γ/n)KrWᵀ, the second-layer gradient contracted with the activations."""
+    N, n, d, p, q, lam = 40, 12, 3, 5, 3, 0.01
+    ensemble = ensemble_of(1, N, d, p, q, gamma=gamma)
+    X = torch.randn(1, n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    Y = torch.nn.functional.one_hot(torch.arange(n) % q, q).double()[None]
+    # Scale the second layer so that the network fits well enough for the bound to say something.
+    ensemble.A.mul_(0.02)
+    H = ensemble.features(X)
+    missing = Y @ torch.linalg.pinv(ensemble.W) / gamma - H
+    ensemble.A.add_(torch.linalg.pinv(torch.tanh(X @ ensemble.U.mT)) @ (N * missing))
+
+    g = loss_gradients(ensemble, X, Y)
+    S = torch.tanh(X @ ensemble.U.mT)
+    R = S @ (g.A + lam * ensemble.A) / N
+    W = ensemble.W.data
+    P = W @ torch.linalg.inv(W.mT @ W) @ W.mT
+    r = gamma * g.features @ W - Y
+    sigma = torch.linalg.svdvals(W)[0]
+    kappa, c = sigma[0] / sigma[-1], q / (q - 1)
+    hidden = gamma**2 * sigma[0] ** 2 / n * square_norm(within_class(R - R @ P, Y)) / lam**2
+    simple = c * (2 * kappa**2 * square_norm(r) / (2 * n) + hidden)
+    A = c * (2 * kappa**2 * square_norm(within_class(r, Y)) / (2 * n) + hidden)
+    l_b = c * kappa**2 * square_norm(centred(r) - within_class(r, Y)) / n
+    expected = torch.stack([torch.ones(1, dtype=torch.float64), simple, A / (A + (1 - l_b.sqrt()) ** 2)]).min()
+    found = certificate(g.features, W, Y, torch.tensor([gamma], dtype=torch.float64)).closed_form
+    assert float(expected) < 0.9
+    # R(I − P)/λ_ρ cancels terms of size 1/λ_ρ.
+    assert float(found) == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_regularised_loss():
+    U, A, W = torch.full((1, 4, 2), 2.0), torch.full((1, 4, 3), 1.0), torch.full((1, 3, 2), 3.0)
+    loss, lambda_rho, lambda_w = (torch.tensor([x], dtype=torch.float64) for x in (0.5, 0.2, 0.1))
+    # ‖W‖² = 54; each particle ‖a‖² + ‖u‖² = 3 + 8.
+    found = regularised_loss(loss, U, A, W, lambda_rho, lambda_w)
+    assert float(found) == pytest.approx(0.5 + 0.05 * 54 + 0.1 * 11, rel=1e-15)

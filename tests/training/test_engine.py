@@ -1,0 +1,220 @@
+"""Rule 3: who a run is packed with, where it is stopped and in what order its particles stand does not matter."""
+
+import math
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from polars.testing import assert_frame_equal
+
+from nc_sweeps.config import DATASETS, ensemble_key, signature
+from nc_sweeps.data import load
+from nc_sweeps.metrics.catalogue import METRICS
+from nc_sweeps.pack import Job, train_pack
+from nc_sweeps.tracking.store import read_metrics
+from nc_sweeps.training.engine import Ensemble, Run
+from nc_sweeps.training.measurements import MEASUREMENTS, measure
+from tests.conftest import tiny
+
+
+class Memory:
+    """Keeps what a run hands out; optionally stops the process at the first checkpoint from some step on."""
+
+    class StoppedError(Exception):
+        pass
+
+    def __init__(self, stop_at: float = math.inf) -> None:
+        self.rows, self.state, self.step, self.status = [], None, None, None
+        self.stop_at = stop_at
+
+    def append(self, row):
+        self.rows.append(row)
+
+    def save(self, state, step):
+        self.state, self.step = {name: value.clone() for name, value in state.items()}, step
+        if step >= self.stop_at:
+            raise self.StoppedError
+
+    def finish(self, status, reason=""):
+        self.status = (status, reason)
+
+    def frame(self):
+        return pl.DataFrame(self.rows).drop("seconds")
+
+
+def train(*configs):
+    records = [Memory() for _ in configs]
+    Ensemble([Run(c, load(c.dataset), r) for c, r in zip(configs, records, strict=True)]).train()
+    return records
+
+
+DYNAMICS = {
+    "gradient_flow": ["dynamics=gradient_flow"],
+    "noisy": ["dynamics=noisy_gradient_flow", "dynamics.beta=40"],
+    "sgd": ["dynamics=sgd", "dynamics.batch_size=7", "dynamics.horizon_unit=steps"],
+    "noisy_sgd": ["dynamics=noisy_sgd", "dynamics.batch_size=7", "dynamics.beta=40", "dynamics.horizon_unit=steps"],
+}
+
+
+def tiny_dynamics(name, *overrides):
+    return tiny(*DYNAMICS[name], "dynamics.horizon=30", *overrides)
+
+
+@pytest.mark.parametrize("name", DYNAMICS)
+def test_packing_changes_nothing(name):
+    points = [
+        ["seed=1", "separation.margin=0.2"],
+        ["seed=2", "separation.margin=-0.1", "dynamics.step_size=0.05", "model.gamma=2"],
+        ["seed=1", "dynamics.beta=7", "dynamics.lambda_w=0.3", "dynamics.lambda_rho=0.2"],
+    ]
+    configs = [tiny_dynamics(name, "compute.precision=64-true", *point) for point in points]
+    assert len({ensemble_key(config) for config in configs}) == 1
+    packed = train(*configs)
+    for config, record in zip(configs, packed, strict=True):
+        (alone,) = train(config)
+        # To rounding: 30 steps of float64; a batched product may add in another order.
+        assert_frame_equal(record.frame(), alone.frame(), rel_tol=1e-10, abs_tol=1e-13)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
+@pytest.mark.parametrize("name", DYNAMICS)
+def test_a_resumed_run_is_bit_identical(name, precision):
+    config = tiny_dynamics(name, f"compute.precision={precision}", "compute.checkpoint_seconds=0")
+    data = load(config.dataset)
+    (whole,) = train(config)
+    stopped = Memory(stop_at=13)
+    with pytest.raises(Memory.StoppedError):
+        Ensemble([Run(config, data, stopped)]).train()
+    assert 13 <= stopped.step < 30
+    resumed = Memory()
+    Ensemble([Run(config, data, resumed, stopped.step, stopped.state)]).train()
+    rows = [row for row in stopped.rows if row["step"] <= stopped.step] + resumed.rows
+    assert_frame_equal(pl.DataFrame(rows).drop("seconds"), whole.frame(), check_exact=True)
+    for layer, value in whole.state.items():
+        assert torch.equal(value, resumed.state[layer])
+
+
+def test_order_of_particles_and_rotation_of_features_change_no_metric():
+    config = tiny("compute.precision=64-true", "dynamics.lambda_w=0.02")
+    run = Run(config, load(config.dataset), Memory())
+    module = Ensemble([run])._module()
+    before = measure(module.snapshot(), tuple(METRICS))
+    rotation, _ = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))
+    order = torch.randperm(12)
+    network = module.ensemble
+    network.U.copy_(network.U[:, order])
+    network.A.copy_(network.A[:, order] @ rotation)
+    network.W.copy_(rotation.T @ network.W)
+    after = measure(module.snapshot(), tuple(METRICS))
+    for name in METRICS:
+        assert after[name][0] == pytest.approx(before[name][0], rel=1e-10), name
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "relu", "softplus"])
+def test_every_metric_is_measured_on_every_data_set(dataset, activation, request):
+    extra = []
+    if dataset in ("separable", "gaussian"):
+        extra = ["dataset.dimension=4"]
+    if dataset == "mnist":
+        extra = [f"data_dir={request.getfixturevalue('mnist_dir')}"]
+    from tests.conftest import config_of
+
+    config = config_of(
+        f"dataset={dataset}", *extra, f"model.activation={activation}", "width.particles=20", "dynamics.horizon=6",
+        "dataset.train_per_class=10", "dataset.test_per_class=10", "metrics.points=4", "dynamics.step_size=0.05",
+    )  # fmt: skip
+    (record,) = train(config)
+    assert record.status == ("completed", "")
+    frame = record.frame()
+    assert frame["step"].to_list() == [0, 1, 2, 6]
+    assert set(frame.columns) == {"step", "time", "epoch", *METRICS}
+    assert all(frame[name].is_finite().all() for name in METRICS)
+    assert (frame["nc1/train"] <= frame["certificate/nc1_bound"] * (1 + 1e-9)).all()
+    assert (frame["nc1/train"] <= frame["certificate/closed_form"] * (1 + 1e-9)).all()
+    assert (frame["nc1/train"] <= frame["certificate/angle"] * (1 + 1e-9)).all()
+    assert frame["loss/regularised"].is_sorted(descending=True)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
+def test_precision_is_what_was_asked_for(precision):
+    config = tiny(f"compute.precision={precision}")
+    (record,) = train(config)
+    expected = torch.float64 if precision == "64-true" else torch.float32
+    assert {value.dtype for value in record.state.values()} == {expected}
+    (reference,) = train(tiny("compute.precision=64-true"))
+    # Relative rounding of the matrix products: 24, 53 and 8 bits, over 30 contracting steps.
+    tolerance = {"32-true": 1e-4, "64-true": 0.0, "bf16-mixed": 0.1}[precision]
+    assert record.rows[-1]["loss/train"] == pytest.approx(reference.rows[-1]["loss/train"], rel=tolerance)
+
+
+def test_a_diverged_run_is_named_and_the_others_go_on():
+    calm = tiny("dynamics.step_size=0.1", "model.activation=relu")
+    wild = tiny("dynamics.step_size=1e6", "model.activation=relu")
+    (alone,) = train(calm)
+    packed = train(wild, calm)
+    status, reason = packed[0].status
+    assert status == "diverged"
+    assert "between steps" in reason
+    assert "dynamics.step_size" in reason
+    assert len(packed[0].rows) < len(packed[1].rows)
+    assert packed[1].status == ("completed", "")
+    assert_frame_equal(packed[1].frame(), alone.frame(), rel_tol=1e-5)
+
+
+def test_an_ensemble_of_diverged_runs_stops():
+    record = Memory()
+    config = tiny("dynamics.step_size=1e6", "model.activation=relu", "dynamics.horizon=100000")
+    Ensemble([Run(config, load(config.dataset), record)]).train()
+    assert record.status[0] == "diverged"
+
+
+def test_only_what_is_asked_for_is_measured():
+    config = tiny("metrics.include=[nc1/train]", "optimized_metric=nc1/train")
+    (record,) = train(config)
+    assert set(record.rows[0]) == {"step", "time", "epoch", "seconds", "nc1/train"}
+
+
+def test_gradient_norms_are_those_of_the_regularised_objective():
+    """By autograd: L_λ is differentiated through its definition; particles in the mean-field scaling."""
+    config = tiny("compute.precision=64-true", "dynamics.lambda_rho=0.05", "dynamics.lambda_w=0.02", "model.gamma=1.7")
+    module = Ensemble([Run(config, load(config.dataset), Memory())])._module()
+    snapshot = module.snapshot()
+    U, A, W = (Z.detach().clone().requires_grad_() for Z in (module.ensemble.U, module.ensemble.A, module.ensemble.W))
+    N = U.shape[1]
+    F = 1.7 * torch.tanh(module.X @ U.mT) @ A / N @ W
+    L = ((F - module.Y) ** 2).sum() / (2 * F.shape[1])
+    objective = L + 0.02 / 2 * (W**2).sum() + 0.05 / 2 * ((A**2).sum() + (U**2).sum()) / N
+    g_U, g_A, g_W = torch.autograd.grad(objective, (U, A, W))
+    expected = {
+        "loss/train": float(L.detach()),
+        "loss/regularised": float(objective.detach()),
+        "gradient_norm/a": float((N * g_A).square().sum(-1).mean().sqrt()),
+        "gradient_norm/u": float((N * g_U).square().sum(-1).mean().sqrt()),
+        "gradient_norm/w": float(g_W.norm()),
+    }
+    found = measure(snapshot, tuple(expected))
+    for name, value in expected.items():
+        assert found[name][0] == pytest.approx(value, rel=1e-12), name
+
+
+def test_a_pack_mixes_shapes_skips_what_is_done_and_goes_on_with_the_rest(tmp_path: Path, capsys):
+    def job(*overrides):
+        config = tiny("compute.checkpoint_seconds=0", *overrides)
+        return Job(config, list(overrides), tmp_path / signature(config))
+
+    jobs = [job("seed=0"), job("width.particles=5"), job("seed=1"), job("seed=0")]
+    values = train_pack(jobs, max_runs_per_ensemble=1)
+    assert values[0] == values[3]
+    assert len({*values}) == 3
+    before = {path: path.read_bytes() for path in tmp_path.glob("*/metrics.parquet")}
+    assert len(before) == 3
+    assert train_pack([*jobs, job("seed=2")]) == [*values, train_pack([job("seed=2")])[0]]
+    assert "3 of 4 runs are done already" in capsys.readouterr().err
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert read_metrics(jobs[0].directory)["nc1/test"][-1] == values[0]
+
+
+def test_measurements_cover_the_catalogue():
+    assert tuple(MEASUREMENTS) == tuple(METRICS)
