@@ -1,0 +1,28 @@
+# syntax=docker/dockerfile:1
+# nc-sweeps with PyTorch's own CUDA wheels. GPUs: docker run --gpus all …; without one it runs on the CPU.
+FROM python:3.11-slim-bookworm AS build
+WORKDIR /src
+RUN python -m venv /opt/nc-sweeps
+ENV PATH=/opt/nc-sweeps/bin:$PATH
+# Dependencies first: this layer is rebuilt only when the pins change.
+COPY constraints.txt ./
+RUN pip install --no-cache-dir --constraint constraints.txt torch torchvision
+COPY pyproject.toml README.md LICENSE ./
+COPY conf conf
+COPY launch launch
+COPY nc_sweeps nc_sweeps
+RUN pip install --no-cache-dir --constraint constraints.txt .
+
+FROM python:3.11-slim-bookworm
+COPY --from=build /opt/nc-sweeps /opt/nc-sweeps
+ENV PATH=/opt/nc-sweeps/bin:$PATH \
+    NC_SWEEPS_DATA=/data
+RUN useradd --create-home --uid 1000 researcher \
+    && mkdir /work /data \
+    && chown researcher:researcher /work /data
+USER researcher
+WORKDIR /work
+# Results are written to /work/results, data sets are read from /data.
+VOLUME ["/work", "/data"]
+ENTRYPOINT ["nc-train"]
+CMD ["--help"]

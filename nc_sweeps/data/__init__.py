@@ -1,0 +1,79 @@
+"""Data sets: from a configuration to a training and a held-out test set.
+
+Each set is a function of its configuration alone; training and test samples come from two independent streams of the
+counter-based Philox generator, keyed by the data set's seed.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nc_sweeps.config import DatasetConfig, DigitsConfig, MnistConfig, SyntheticConfig
+from nc_sweeps.data.gaussian import gaussian
+from nc_sweeps.data.images import digits, mnist
+from nc_sweeps.data.separable import separable
+from nc_sweeps.data.split import Dataset, Split
+
+__all__ = ["LOADERS", "Dataset", "Split", "load"]
+
+
+def _generator(config: DatasetConfig, stream: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=np.array([config.seed, stream], dtype=np.uint64)))
+
+
+def _synthetic(sampler: Callable[..., Split], knob: str) -> Callable[[Any], Dataset]:
+    """Loader of a law that one number, the knob, makes easy or hard."""
+
+    def load_law(config: SyntheticConfig) -> Dataset:
+        train, test = (
+            sampler(
+                classes=config.classes,
+                dimension=config.dimension,
+                per_class=per_class,
+                generator=_generator(config, stream),
+                **{knob: getattr(config, knob)},
+            )
+            for stream, per_class in enumerate((config.train_per_class, config.test_per_class))
+        )
+        return Dataset(train, test, config.classes)
+
+    return load_law
+
+
+def _digits(config: DigitsConfig) -> Dataset:
+    return digits(
+        train_per_class=config.train_per_class,
+        test_per_class=config.test_per_class,
+        unit_ball=config.unit_ball,
+        generator=_generator(config, 0),
+    )
+
+
+def _mnist(config: MnistConfig) -> Dataset:
+    return mnist(
+        data_dir=config.data_dir,
+        modulus=config.modulus,
+        train_per_class=config.train_per_class,
+        test_per_class=config.test_per_class,
+        unit_ball=config.unit_ball,
+        generator=_generator(config, 0),
+    )
+
+
+#: Every data set by its name in the configuration.
+LOADERS: dict[str, Callable[[Any], Dataset]] = {
+    "separable": _synthetic(separable, "margin"),
+    "gaussian": _synthetic(gaussian, "distance"),
+    "digits": _digits,
+    "mnist": _mnist,
+}
+
+
+def load(config: DatasetConfig) -> Dataset:
+    """The data set that a configuration names.
+
+    Raises:
+        DataError: it cannot be read or sampled.
+    """
+    return LOADERS[config.name](config)

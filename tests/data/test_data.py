@@ -1,0 +1,115 @@
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from nc_sweeps.data import LOADERS, load
+from nc_sweeps.data.separable import bayes_error, separable
+from nc_sweeps.errors import DataError
+from tests.conftest import config_of
+
+
+def dataset_config(name, mnist_dir, *overrides):
+    return config_of(f"dataset={name}", f"data_dir={mnist_dir}", *overrides).dataset
+
+
+@pytest.mark.parametrize("name", ["separable", "gaussian", "digits", "mnist", "mnist_mod3"])
+def test_every_data_set_keeps_its_promises(name, mnist_dir):
+    config = dataset_config(name, mnist_dir)
+    data = load(config)
+    assert config.name in LOADERS
+    assert data.classes == config.class_count
+    for split, per_class in ((data.train, config.train_per_class), (data.test, config.test_per_class)):
+        assert split.x.dtype == np.float64
+        counts = np.bincount(split.labels, minlength=data.classes)
+        assert len(counts) == data.classes
+        if per_class is not None:
+            assert (counts == per_class).all()
+        assert np.isfinite(split.x).all()
+        if getattr(config, "unit_ball", True):
+            assert np.linalg.norm(split.x.astype(np.float32), axis=1).max() <= 1.0
+    held_out = {row.tobytes() for row in data.test.x}
+    assert not any(row.tobytes() in held_out for row in data.train.x)
+
+    again, other = load(config), load(dataset_config(name, mnist_dir, "seed=1"))
+    assert np.array_equal(again.train.x, data.train.x)
+    if name != "mnist":  # every sample of MNIST is taken, whatever the seed
+        assert not np.array_equal(other.train.x, data.train.x)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 4), st.integers(0, 20), st.floats(-0.9, 0.95), st.integers(0, 1000))
+def test_separable_margins_are_exact(q, extra, relative, seed):
+    margin = relative / np.sqrt(q) if relative > 0 else relative
+    generator = np.random.default_rng(seed)
+    split = separable(classes=q, dimension=q + extra, margin=margin, per_class=7, generator=generator)
+    signed = split.x[:, :q] * (2 * np.eye(q)[split.labels] - 1)
+    assert signed.min() >= margin
+    assert np.square(split.x).sum(axis=1).max() <= 1.0
+    assert np.array_equal(split.x.astype(np.float32).astype(np.float64), split.x)
+
+
+@pytest.mark.parametrize(("q", "d", "margin"), [(2, 2, -0.3), (3, 5, -0.1), (3, 6, 0.2), (2, 9, 0.3)])
+def test_separable_is_uniform(q, d, margin):
+    """Against plain rejection from the uniform law on the ball, coordinate by coordinate and in the norm."""
+    generator = np.random.default_rng(0)
+    split = separable(classes=q, dimension=d, margin=margin, per_class=4000, generator=generator)
+    found = split.x[split.labels == 0]
+    signs = 2 * np.eye(q)[0] - 1
+    ball = generator.standard_normal((3_000_000, d))
+    ball *= (generator.random(len(ball)) ** (1 / d) / np.linalg.norm(ball, axis=1))[:, None]
+    expected = ball[(ball[:, :q] * signs >= margin).all(axis=1)]
+    assert len(expected) > 1000
+    for of in (*(lambda x, j=j: x[:, j] for j in range(d)), lambda x: np.linalg.norm(x, axis=1)):
+        assert stats.ks_2samp(of(found), of(expected)).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(("d", "error"), [(5, 0.08), (20, 0.22), (100, 0.48)])
+def test_bayes_error_of_overlapping_classes(d, error):
+    """Known values for q = 3 at τ = −0.1, to the two digits that are stated."""
+    split = separable(classes=3, dimension=d, margin=-0.1, per_class=20_000, generator=np.random.default_rng(1))
+    # Standard error of a mean of 60,000 numbers in [0, 2/3]: below 0.0014.
+    assert bayes_error(split.x, 3, -0.1) == pytest.approx(error, abs=0.005 + 4 * 0.0014)
+
+
+def test_bayes_error_is_zero_when_separated():
+    split = separable(classes=3, dimension=5, margin=0.05, per_class=100, generator=np.random.default_rng(1))
+    assert bayes_error(split.x, 3, 0.05) == 0.0
+
+
+@pytest.mark.parametrize("distance", [0.0, 8.0])
+def test_gaussian_class_means_stand_at_their_distance(distance):
+    data = load(config_of("dataset=gaussian", f"separation.distance={distance}", "dataset.train_per_class=20000").dataset)
+    means = np.array([data.train.x[data.train.labels == k].mean(axis=0) for k in range(3)])
+    within = np.mean([data.train.x[data.train.labels == k].std(axis=0).mean() for k in range(3)])
+    for k, other in ((0, 1), (0, 2), (1, 2)):
+        # A coordinate of a difference of means has standard deviation √(2/20000) = 0.01; eight of them, 5 deviations.
+        assert np.linalg.norm(means[k] - means[other]) / within == pytest.approx(distance, abs=0.15)
+
+
+def test_too_few_samples_are_an_error_that_says_so():
+    with pytest.raises(DataError, match=r"dataset.train_per_class=500: class \d has only 1\d\d samples"):
+        load(config_of("dataset=digits", "dataset.train_per_class=500").dataset)
+
+
+@pytest.mark.parametrize("size", [0, 3, 16, 1_000_000])
+@pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"])
+def test_a_truncated_mnist_file_is_named(tmp_path, mnist_dir, size, file):
+    raw = tmp_path / "MNIST" / "raw"
+    shutil.copytree(mnist_dir / "MNIST" / "raw", raw, copy_function=lambda a, b: shutil.copyfile(a, b))
+    (raw / file).write_bytes((raw / file).read_bytes()[: min(size, 50_000)])
+    with pytest.raises(DataError, match=str(raw)) as info:
+        load(dataset_config("mnist", tmp_path))
+    assert "\n" not in str(info.value)
+
+
+def test_mnist_mod3_relabels(mnist_dir):
+    digits = load(dataset_config("mnist", mnist_dir, "dataset.unit_ball=false"))
+    thirds = load(dataset_config("mnist_mod3", mnist_dir))
+    assert np.array_equal(thirds.test.labels, digits.test.labels % 3)
+    assert np.array_equal(thirds.test.x, digits.test.x)
+    assert thirds.train.x.shape == (30_000, 784)
+    assert thirds.train.x.max() == 1.0
