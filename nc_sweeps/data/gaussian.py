@@ -7,9 +7,7 @@ import numpy as np
 from nc_sweeps.data.split import Split
 
 
-def gaussian(
-    *, classes: int, dimension: int, distance: float, per_class: int, generator: np.random.Generator
-) -> Split:
+def gaussian(*, classes: int, dimension: int, distance: float, per_class: int, generator: np.random.Generator) -> Split:
     r"""Sample :math:`x = (\mu_k + z)/R`, :math:`z \sim \mathcal N(0, I_d)`, :math:`\|\mu_k - \mu_l\|` = distance.
 
     The scale :math:`R = \|\mu_k\| + \sqrt d + 4` depends on the law alone, so training and test sets share it; the

@@ -8,7 +8,7 @@ positive; τ = 0 is the touching point.
 import math
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.stats import truncnorm
 
 from nc_sweeps.data.split import Split
@@ -18,9 +18,7 @@ _BATCH = 1 << 14
 _MAX_BATCHES = 4096
 
 
-def separable(
-    *, classes: int, dimension: int, margin: float, per_class: int, generator: np.random.Generator
-) -> Split:
+def separable(*, classes: int, dimension: int, margin: float, per_class: int, generator: np.random.Generator) -> Split:
     """Sample every class exactly, by rejection.
 
     Args:

@@ -23,7 +23,7 @@ def collapse_figure(table: pl.DataFrame) -> alt.FacetChart:
     curves = (
         table.filter(pl.col("time") > 0)
         .select(
-            pl.col("width.particles").alias("N"),
+            pl.format("N = {}", "width.particles").alias("N"),
             pl.col(knob).alias("separation"),
             "time",
             *(pl.col(name).alias(label) for name, label in measured.items() if name in table.columns),
@@ -35,21 +35,23 @@ def collapse_figure(table: pl.DataFrame) -> alt.FacetChart:
         .sort("N", "separation", "quantity", "time")
     )
     quantities = list(measured.values())
+    # Both axes are logarithmic: their many minor grid lines would drown the curves.
+    axis = alt.Axis(format="~g", gridOpacity=0.25, labelOverlap="greedy", tickCount=6)
     lines = (
         alt.Chart(curves)
         .mark_line()
         .encode(
-            x=alt.X("time:Q", title="time t = Σ η").scale(type="log"),
-            y=alt.Y("value:Q", title=None).scale(type="log"),
-            color=alt.Color("separation:O", title=knob.split(".")[1]).scale(scheme="viridis"),
+            x=alt.X("time:Q", title="time t = Σ η", axis=axis).scale(type="log", nice=False),
+            y=alt.Y("value:Q", title="NC1", axis=axis).scale(type="log", nice=False),
+            color=alt.Color("separation:O", title=knob.partition(".")[2]).scale(scheme="viridis"),
             strokeDash=alt.StrokeDash("quantity:N", title=None, sort=quantities).scale(
                 domain=quantities, range=[[1, 0], [6, 4], [1, 3]]
             ),
         )
+        .properties(width=230, height=220)
     )
-    figure: alt.FacetChart = lines.properties(width=230, height=220).facet(
-        column=alt.Column("N:O", title="particles N")
-    )
+    widths = [f"N = {width}" for width in sorted(table["width.particles"].unique())]
+    figure: alt.FacetChart = lines.facet(column=alt.Column("N:N", title=None, sort=widths))
     return figure
 
 

@@ -38,7 +38,9 @@ def print_table(summaries: Sequence[dict[str, Any]], console: Console) -> None:
 
     seeds = max(len(runs) for runs in points.values())
     title = f"{len(summaries)} runs" + (f", mean of {seeds} seeds" if seeds > 1 else "")
-    table = Table(title=title if len(summaries) > 1 else None, box=box.SIMPLE_HEAD, show_lines=True)
+    table = Table(
+        title=title if len(summaries) > 1 else None, box=box.SIMPLE_HEAD, show_lines=True, collapse_padding=True
+    )
     for axis in axes:
         table.add_column(axis.rpartition(".")[2], justify="right")
     table.add_column("")

@@ -82,7 +82,9 @@ def test_bayes_error_is_zero_when_separated():
 
 @pytest.mark.parametrize("distance", [0.0, 8.0])
 def test_gaussian_class_means_stand_at_their_distance(distance):
-    data = load(config_of("dataset=gaussian", f"separation.distance={distance}", "dataset.train_per_class=20000").dataset)
+    data = load(
+        config_of("dataset=gaussian", f"separation.distance={distance}", "dataset.train_per_class=20000").dataset
+    )
     means = np.array([data.train.x[data.train.labels == k].mean(axis=0) for k in range(3)])
     within = np.mean([data.train.x[data.train.labels == k].std(axis=0).mean() for k in range(3)])
     for k, other in ((0, 1), (0, 2), (1, 2)):
@@ -99,7 +101,7 @@ def test_too_few_samples_are_an_error_that_says_so():
 @pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"])
 def test_a_truncated_mnist_file_is_named(tmp_path, mnist_dir, size, file):
     raw = tmp_path / "MNIST" / "raw"
-    shutil.copytree(mnist_dir / "MNIST" / "raw", raw, copy_function=lambda a, b: shutil.copyfile(a, b))
+    shutil.copytree(mnist_dir / "MNIST" / "raw", raw, copy_function=shutil.copyfile)
     (raw / file).write_bytes((raw / file).read_bytes()[: min(size, 50_000)])
     with pytest.raises(DataError, match=str(raw)) as info:
         load(dataset_config("mnist", tmp_path))
