@@ -101,25 +101,28 @@ class SweepCallback(Callback):
         self._close({"overrides": _overrides(config), "sweep": sweep})
 
     def _close(self, invocation: dict[str, Any]) -> None:
-        from rich.console import Console
-
-        from nc_sweeps.report.table import print_table
-        from nc_sweeps.tracking.store import run_summaries, write_manifest
-
         if not self.directories:
             return
+        from rich.console import Console
+
+        from nc_sweeps.report.table import sweep_table
+        from nc_sweeps.tracking.store import load_runs, read_summary, write_manifest
+
         sweep = self.directories[0].parent
         write_manifest(sweep, invocation)
-        asked = {str(directory) for directory in self.directories}
-        summaries = [summary for summary in run_summaries(sweep.absolute()) if summary["directory"] in asked]
-        console = Console()
-        print_table(summaries, console)
+        table = load_runs(self.directories)
+        Console().print(sweep_table(table))
+        summaries = {directory: read_summary(directory) for directory in self.directories}
+        diverged = {directory: s["reason"] for directory, s in summaries.items() if s["status"] == "diverged"}
+        for directory, reason in diverged.items():
+            print(f"diverged: {_shown(directory)}: {reason}")
         if len(summaries) > 1:
-            from nc_sweeps.report.figures import save_collapse
+            from nc_sweeps.report.figures import collapse_figure
 
-            print(f"picture: {_shown(save_collapse(sweep, sweep / 'collapse.svg'))}")
+            collapse_figure(table).save(sweep / "collapse.svg")
+            print(f"picture: {_shown(sweep / 'collapse.svg')}")
         print(f"results: {_shown(sweep if len(summaries) > 1 else self.directories[0])}")
-        if any(summary["status"] == "diverged" for summary in summaries):
+        if diverged:
             # Hydra swallows the exceptions of callbacks, but not this one.
             raise SystemExit(1)
 

@@ -19,13 +19,16 @@ import os
 import platform
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from nc_sweeps.config import RunConfig, signature
 from nc_sweeps.errors import StoreError
@@ -56,8 +59,7 @@ class RunStore:
     @property
     def status(self) -> str | None:
         """``running``, ``completed``, ``diverged``, or None if the run was never begun."""
-        summary = self.directory / "summary.json"
-        return _read_json(summary)["status"] if summary.exists() else None
+        return read_summary(self.directory)["status"] if (self.directory / "summary.json").exists() else None
 
     def append(self, row: dict[str, int | float]) -> None:
         """Keep one row of measurements; see :class:`nc_sweeps.training.callbacks.RunRecord`."""
@@ -99,12 +101,12 @@ class RunStore:
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{path}: damaged checkpoint ({error}); delete it to start the run over") from error
         self.rows = read_metrics(self.directory).filter(pl.col("step") <= step).to_dicts()
-        self.started = _read_json(self.directory / "summary.json")["started"]
+        self.started = read_summary(self.directory)["started"]
         return step, state, self.rows[-1]["seconds"]
 
     def last(self, metric: str) -> float:
         """Last value of a metric in the finished run; NaN if it diverged before it was measured."""
-        value = _read_json(self.directory / "summary.json")["metrics"].get(metric, {}).get("last")
+        value = read_summary(self.directory)["metrics"].get(metric, {}).get("last")
         return math.nan if value is None else float(value)
 
     def _write_rows(self) -> None:
@@ -159,7 +161,7 @@ def load_sweep(directory: Path | str) -> pl.DataFrame:
     """A whole sweep as one table: a row a measurement of a run.
 
     Args:
-        directory: of the sweep (or of any folder of run directories).
+        directory: of the sweep (or any folder of run directories).
 
     Returns:
         Columns ``signature``, ``status``, every configuration key by its dotted name (``width.particles``,
@@ -173,23 +175,41 @@ def load_sweep(directory: Path | str) -> pl.DataFrame:
         >>> import nc_sweeps
         >>> table = nc_sweeps.load_sweep("results/first_light")  # doctest: +SKIP
     """
-    frames = []
-    for summary in run_summaries(directory):
-        run = Path(summary["directory"])
-        config = flat_config(OmegaConf.load(run / "config.yaml"))
-        labels = {"signature": summary["signature"], "status": summary["status"], **config}
-        frames.append(read_metrics(run).select(*(pl.lit(v).alias(k) for k, v in labels.items()), pl.all()))
-    if not frames:
+    directories = run_directories(directory)
+    if not directories:
         raise StoreError(f"{directory}: no runs here; expected folders with a summary.json")
-    columns = pl.concat(frames, how="diagonal_relaxed")
-    clocks_and_metrics = [name for name in (*CLOCKS, *METRICS) if name in columns.columns]
-    return columns.select(pl.exclude(clocks_and_metrics), pl.col(clocks_and_metrics))
+    return load_runs(directories)
 
 
-def run_summaries(directory: Path | str) -> list[dict[str, Any]]:
-    """Every run's ``summary.json`` below a sweep directory, each with its own ``directory``, in a stable order."""
-    paths = sorted(Path(directory).glob("*/summary.json"))
-    return [_read_json(path) | {"directory": str(path.parent)} for path in paths]
+def load_runs(directories: Sequence[Path]) -> pl.DataFrame:
+    """The given runs, at least one, as :func:`load_sweep` would load them."""
+    frames = []
+    for directory in directories:
+        summary = read_summary(directory)
+        labels = {
+            "signature": summary["signature"],
+            "status": summary["status"],
+            **_flat(_read_yaml(directory, "config")),
+        }
+        columns = (pl.lit(value).alias(name) for name, value in labels.items())
+        frames.append(read_metrics(directory).select(*columns, pl.all()))
+    table = pl.concat(frames, how="diagonal_relaxed")
+    clocks_and_metrics = [name for name in (*CLOCKS, *METRICS) if name in table.columns]
+    return table.select(pl.exclude(clocks_and_metrics), pl.col(clocks_and_metrics))
+
+
+def run_directories(sweep: Path | str) -> list[Path]:
+    """The runs of a sweep, in a stable order."""
+    return sorted(path.parent for path in Path(sweep).glob("*/summary.json"))
+
+
+def read_summary(directory: Path) -> dict[str, Any]:
+    """A run's ``summary.json``.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    return _read_json(directory / "summary.json")
 
 
 def write_manifest(directory: Path, invocation: dict[str, Any]) -> None:
@@ -202,15 +222,11 @@ def write_manifest(directory: Path, invocation: dict[str, Any]) -> None:
     path = directory / "manifest.json"
     earlier = _read_json(path)["invocations"] if path.exists() else []
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    runs = [
-        {
-            "signature": summary["signature"],
-            "directory": Path(summary["directory"]).name,
-            "status": summary["status"],
-            "overrides": OmegaConf.to_container(OmegaConf.load(Path(summary["directory"], "overrides.yaml"))),
-        }
-        for summary in run_summaries(directory)
-    ]
+    runs = []
+    for run in run_directories(directory):
+        summary = read_summary(run)
+        entry = {"signature": summary["signature"], "directory": run.name, "status": summary["status"]}
+        runs.append(entry | {"overrides": _read_yaml(run, "overrides")})
     manifest = {
         "name": directory.name,
         "invocations": [*earlier, {"time": now, **invocation, "environment": environment()}],
@@ -246,14 +262,19 @@ def _git_commit() -> str | None:
         return None
 
 
-def flat_config(config: Any, prefix: str = "") -> dict[str, Any]:
+def _read_yaml(directory: Path, name: str) -> Any:
+    path = directory / f"{name}.yaml"
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise StoreError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every key of a stored configuration by its dotted name; lists as JSON."""
-    if isinstance(config, DictConfig):
-        config = OmegaConf.to_container(config)
     if isinstance(config, dict):
-        return {k: v for name, value in config.items() for k, v in flat_config(value, f"{prefix}{name}.").items()}
-    value = json.dumps(config) if isinstance(config, list) else config
-    return {prefix.rstrip("."): value}
+        return {k: v for name, value in config.items() for k, v in _flat(value, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): json.dumps(config) if isinstance(config, list) else config}
 
 
 def _finite(value: float) -> float | None:

@@ -84,6 +84,10 @@ class Ensemble:
         Args:
             report: called with the work done since the last call and the latest metrics of the live runs.
         """
+        if self.work == 0:  # stopped after the last step and before it could say so
+            for run in self.runs:
+                run.record.finish("completed")
+            return
         steps = self.runs[0].schedule.measurements(self.config.metrics)
         record = Record(
             [run.record for run in self.runs],
@@ -163,9 +167,12 @@ def _trainer(config: RunConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
     # Lightning announces hardware and hints at data loaders and loggers that are not in use here.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
+    accelerator = config.compute.accelerator
+    if accelerator == "auto" and not torch.cuda.is_available():
+        accelerator = "cpu"  # the metrics need float64, which Apple's GPUs do not have
     try:
         return pl.Trainer(
-            accelerator=config.compute.accelerator,
+            accelerator=accelerator,
             devices=1,
             precision=config.compute.precision,  # type: ignore[arg-type]
             max_epochs=1,

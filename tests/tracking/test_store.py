@@ -10,7 +10,7 @@ import nc_sweeps
 from nc_sweeps.config import signature
 from nc_sweeps.errors import StoreError
 from nc_sweeps.tracking import store as store_module
-from nc_sweeps.tracking.store import RunStore, read_metrics, run_summaries, write_manifest
+from nc_sweeps.tracking.store import RunStore, read_metrics, run_directories, write_manifest
 from tests.conftest import config_of, tiny
 
 
@@ -149,5 +149,5 @@ def test_manifest_grows_by_invocation(tmp_path):
         write_manifest(tmp_path, {"overrides": [f"seed={seed}"]})
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert [invocation["overrides"] for invocation in manifest["invocations"]] == [["seed=1"], ["seed=2"]]
-    assert {run["signature"] for run in manifest["runs"]} == {s["signature"] for s in run_summaries(tmp_path)}
+    assert {run["signature"] for run in manifest["runs"]} == {path.name for path in run_directories(tmp_path)}
     assert {run["status"] for run in manifest["runs"]} == {"completed"}

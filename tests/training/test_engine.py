@@ -95,6 +95,15 @@ def test_a_resumed_run_is_bit_identical(name, precision):
         assert torch.equal(value, resumed.state[layer])
 
 
+def test_a_run_stopped_after_its_last_step_is_closed():
+    config = tiny()
+    (whole,) = train(config)
+    record = Memory()
+    Ensemble([Run(config, load(config.dataset), record, 30, whole.state)]).train()
+    assert record.status == ("completed", "")
+    assert record.rows == []
+
+
 def test_order_of_particles_and_rotation_of_features_change_no_metric():
     config = tiny("compute.precision=64-true", "dynamics.lambda_w=0.02")
     run = Run(config, load(config.dataset), Memory())

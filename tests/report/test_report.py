@@ -1,0 +1,107 @@
+"""What one looks at, from tables whose right answer is known."""
+
+import io
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from nc_sweeps.report.axes import axes, short_names
+from nc_sweeps.report.figures import collapse_figure
+from nc_sweeps.report.progress import PackProgress
+from nc_sweeps.report.table import _number, sweep_table
+
+
+def sweep(widths=(8, 16), margins=(-0.1, 0.3), seeds=(0, 1)):
+    """NC1 falls from 1 to 10⁻ˢ⁻¹·(width + margin) for seed s."""
+    rows = [
+        {
+            "signature": f"{width}/{margin}/{seed}",
+            "status": "completed",
+            "name": "test",
+            "seed": seed,
+            "dataset.seed": seed,
+            "dataset.margin": margin,
+            "width.particles": width,
+            "separation.margin": margin,
+            "step": step,
+            "time": 0.5 * step,
+            "nc1/train": (width + margin) * 10.0 ** (-seed - 1) if step else 1.0,
+            "error/test": None if step == 0 else 0.0,
+        }
+        for width in widths
+        for margin in margins
+        for seed in seeds
+        for step in (0, 1, 100)
+    ]
+    return pl.DataFrame(rows)
+
+
+def printed(table, width=80):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(sweep_table(table))
+    return console.file.getvalue()
+
+
+def test_axes_are_what_was_varied():
+    assert axes(sweep()) == ["width.particles", "separation.margin"]
+    assert axes(sweep(widths=(8,))) == ["separation.margin"]
+    assert axes(sweep(widths=(8,), margins=(0.1,))) == []
+    assert short_names(["width.particles", "separation.margin"])["separation.margin"] == "margin"
+    assert short_names(["a.margin", "b.margin"]) == {"a.margin": "a.margin", "b.margin": "b.margin"}
+
+
+def test_table_averages_over_seeds_and_shows_start_and_end():
+    text = printed(sweep())
+    assert "8 runs, mean of 2 seeds" in text
+    # Mean over seeds of (8 − 0.1)/10 and (8 − 0.1)/100.
+    expected = [f"{(width + margin) * 0.055:.2g}" for width in (8, 16) for margin in (-0.1, 0.3)]
+    ends = [line.split() for line in text.splitlines() if "end" in line.split()]
+    assert [line[1] for line in ends] == expected
+    assert [line[2] for line in ends] == ["0"] * 4
+    starts = [line.split() for line in text.splitlines() if "start" in line.split()]
+    assert [line[:5] for line in starts][0] == ["8", "-0.1", "start", "1", "–"]
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_table_of_one_run_and_of_many():
+    one = printed(sweep((8,), (0.1,), (0,)))
+    assert "runs" not in one
+    many = printed(sweep(widths=tuple(range(1, 100)), margins=(0.1,), seeds=(0,)))
+    assert "… and 39 more points" in many
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (1.0, "1"), (0.0123, "0.012"), (1.5e-5, "2e-5"), (12345.0, "1e4"), (250.0, "250"), (None, "–")],
+)
+def test_numbers_are_short(value, text):
+    assert _number(value) == text
+
+
+def test_figure_draws_the_geometric_mean_of_each_choice():
+    figure = collapse_figure(sweep()).to_dict()
+    (curves,) = figure["datasets"].values()
+    drawn = {(c["panel"], c["choice"], c["time"]): c["value"] for c in curves if c["quantity"] == "NC1, training"}
+    assert len(drawn) == 2 * 2 * 2  # widths × margins × positive times
+    # Geometric mean over seeds of 10⁻¹ and 10⁻².
+    assert drawn["N = 16", "-0.1", 50.0] == pytest.approx(15.9 * 10**-1.5, rel=1e-12)
+    assert figure["facet"]["column"]["sort"] == ["N = 8", "N = 16"]
+    assert figure["spec"]["encoding"]["color"]["sort"] == ["-0.1", "0.3"]
+
+
+def test_figure_keeps_other_choices_apart():
+    both = pl.concat(
+        [sweep().with_columns(beta=pl.lit(beta)).rename({"beta": "dynamics.beta"}) for beta in (10.0, 100.0)]
+    )
+    both = both.with_columns(pl.concat_str("signature", "dynamics.beta"))
+    figure = collapse_figure(both).to_dict()
+    assert figure["spec"]["encoding"]["color"]["title"] == "margin, beta"
+    assert figure["spec"]["encoding"]["color"]["sort"] == ["-0.1, 10.0", "-0.1, 100.0", "0.3, 10.0", "0.3, 100.0"]
+
+
+def test_progress_speaks_in_lines_where_there_is_no_terminal(capsys):
+    with PackProgress(3, 300) as progress:
+        progress.advance(200, {"loss/train": [0.5, 0.1, 0.3], "nc1/train": [float("nan"), 0.2]})
+        progress.finished(2)
+    assert capsys.readouterr().err == "2/3 runs trained: loss 0.3  NC1 0.2\n"
