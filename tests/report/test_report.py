@@ -60,7 +60,7 @@ def test_table_averages_over_seeds_and_shows_start_and_end():
     assert [line[1] for line in ends] == expected
     assert [line[2] for line in ends] == ["0"] * 4
     starts = [line.split() for line in text.splitlines() if "start" in line.split()]
-    assert [line[:5] for line in starts][0] == ["8", "-0.1", "start", "1", "–"]
+    assert next(line[:5] for line in starts) == ["8", "-0.1", "start", "1", "–"]
     assert max(map(len, text.splitlines())) <= 80
 
 
