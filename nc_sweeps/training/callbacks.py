@@ -28,7 +28,7 @@ class RunRecord(Protocol):
 class Record(pl.Callback):
     """Measures at the given steps and hands every run its own numbers and checkpoints.
 
-    A run whose parameters or loss stop being finite is closed as diverged, with the steps between which it happened;
+    A run whose parameters stop being finite is closed as diverged, with the steps between which it happened;
     the other runs of the ensemble never notice, because nothing mixes runs.
 
     Args:
