@@ -41,6 +41,7 @@ def train_pack(jobs: Sequence[Job], max_runs_per_ensemble: int | None = None) ->
         DataError: a data set cannot be had. Nothing was started.
         ConfigError: a run is too short for a step. Nothing was started.
         StoreError: a stored file is damaged. Nothing was started.
+        SystemExit: the process was told to stop; the runs can be resumed.
     """
     from nc_sweeps.tracking.store import FINAL, RunStore
 
@@ -60,10 +61,14 @@ def train_pack(jobs: Sequence[Job], max_runs_per_ensemble: int | None = None) ->
 
         runs = [Run(store.config, data[repr(store.config.dataset)], store, *store.resume()) for store in waiting]
         ensembles = [Ensemble(group) for group in _groups(runs, max_runs_per_ensemble)]
-        with PackProgress(len(runs), sum(ensemble.work for ensemble in ensembles)) as progress:
-            for ensemble in ensembles:
-                ensemble.train(progress.advance)
-                progress.finished(len(ensemble.runs))
+        try:
+            with PackProgress(len(runs), sum(ensemble.work for ensemble in ensembles)) as progress:
+                for ensemble in ensembles:
+                    ensemble.train(progress.advance)
+                    progress.finished(len(ensemble.runs))
+        except SystemExit as stop:
+            # Lightning's answer to Ctrl-C and to SIGTERM, to the latter with an exit code of success.
+            raise SystemExit("nc-train: interrupted; the same command goes on from the last checkpoints") from stop
     return [stores[job.directory].last(job.config.optimized_metric) for job in jobs]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from safetensors import safe_open
 
 import nc_sweeps
 from nc_sweeps.pack import Job, train_pack
@@ -128,32 +129,56 @@ def test_a_sweep_ends_with_a_table_and_its_files(run_command, tmp_path):
     assert len(json.loads((sweep / "manifest.json").read_text())["invocations"]) == 2
 
 
-def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(run_command, tmp_path):
+def test_a_run_stopped_in_every_way_ends_as_if_nothing_had_happened(run_command, tmp_path):
     arguments = [
         *TINY,
         "width.particles=300",
-        "dynamics.horizon=6000",
+        "dynamics.horizon=4000",
         "compute.checkpoint_seconds=0",
         "compute.threads=1",
     ]
     whole = run_command(*arguments, "name=whole")
     assert whole.returncode == 0, whole.stderr
-    process = subprocess.Popen([sys.executable, "-m", "nc_sweeps", *arguments, "name=killed"], cwd=tmp_path)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("results/killed/*/checkpoint.safetensors")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    (run,) = tmp_path.glob("results/killed/*")
-    summary = json.loads((run / "summary.json").read_text())
-    assert summary["status"] == "running"
-    resumed = run_command(*arguments, "name=killed")
+
+    reached = -1
+    for how, message in (
+        (signal.SIGINT, "interrupted; the same command goes on"),
+        (signal.SIGTERM, "interrupted; the same command goes on"),
+        (signal.SIGKILL, ""),
+    ):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nc_sweeps", *arguments, "name=stopped"],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 120
+        while (step := _step(tmp_path / "results" / "stopped")) <= reached:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(how)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode in {1, -how}
+        assert message in errors
+        assert "Traceback" not in errors
+        reached = max(step, _step(tmp_path / "results" / "stopped"))
+    assert 0 < reached < 4000
+
+    resumed = run_command(*arguments, "name=stopped")
     assert resumed.returncode == 0, resumed.stderr
     numbers = [
-        nc_sweeps.load_sweep(tmp_path / "results" / name).drop("name", "seconds") for name in ("whole", "killed")
+        nc_sweeps.load_sweep(tmp_path / "results" / name).drop("name", "seconds") for name in ("whole", "stopped")
     ]
     assert_frame_equal(*numbers, check_exact=True)
+
+
+def _step(sweep: Path) -> int:
+    """Step of the checkpoint of the only run of a sweep, -1 before there is one."""
+    checkpoints = list(sweep.glob("*/checkpoint.safetensors"))
+    if not checkpoints:
+        return -1
+    with safe_open(checkpoints[0], framework="pt") as file:
+        return int(file.metadata()["step"])
 
 
 def test_a_diverged_run_is_reported_and_the_exit_code_says_so(run_command):

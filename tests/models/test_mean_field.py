@@ -51,7 +51,7 @@ def test_c1_bounds_every_derivative_of_assumption_1(name):
     for _ in range(3):
         derivatives.append(torch.autograd.grad(derivatives[-1].sum(), z, create_graph=True)[0])
     derivatives.append(torch.autograd.grad((z * derivatives[1]).sum(), z)[0])
-    largest = max(float(derivative.abs().max()) for derivative in derivatives)
+    largest = max(float(derivative.detach().abs().max()) for derivative in derivatives)
     assert largest <= ACTIVATIONS[name].c1 * (1 + 1e-12)
     assert largest > 0.9 * ACTIVATIONS[name].c1
 
