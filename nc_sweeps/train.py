@@ -60,9 +60,9 @@ def train(config: DictConfig) -> float:
     job = Job(parse(config), list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir))
     try:
         return train_pack([job])[0]
-    except (UserError, OSError) as error:
+    except Exception as error:
         _remove_if_empty(job.directory)
-        if hydra_config.mode == RunMode.RUN:
+        if hydra_config.mode == RunMode.RUN and _is_for_the_user(error):
             # Hydra would put a line of its own before the error of a task.
             raise SystemExit(_line(error)) from error
         raise
@@ -142,20 +142,33 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         _app()
+    except KeyboardInterrupt:
+        raise SystemExit("nc-train: interrupted") from None
     except Exception as error:
-        for_the_user = isinstance(error, UserError | HydraException | OmegaConfBaseException | OSError)
-        if wants_trace or not (for_the_user or _raised_by_hydra(error)):
+        if wants_trace or not _is_for_the_user(error):
             raise
         raise SystemExit(_line(error)) from None
 
 
-def _raised_by_hydra(error: BaseException) -> bool:
-    """Whether a bare ValueError is Hydra's way to refuse an override, as ``width=5``."""
+def _is_for_the_user(error: Exception) -> bool:
+    """Whether the user can mend it; anything else is a defect of this program and keeps its traceback."""
+    # Hydra refuses some overrides, as ``width=5``, with a bare ValueError.
     origin = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    return isinstance(error, ValueError) and origin.is_relative_to(Path(hydra.__file__).parent)
+    refused = isinstance(error, ValueError) and origin.is_relative_to(Path(hydra.__file__).parent)
+    mendable = isinstance(error, UserError | HydraException | OmegaConfBaseException | OSError)
+    return mendable or refused or _is_out_of_memory(error)
 
 
-def _line(error: BaseException) -> str:
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch raises a bare RuntimeError for main memory and a subclass of it for a GPU's.
+    told = str(error).lower()
+    allocation = "can't allocate memory" in told or "out of memory" in told
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and allocation)
+
+
+def _line(error: Exception) -> str:
+    if _is_out_of_memory(error):
+        return "nc-train: out of memory; take fewer particles, features, dimensions or samples a class"
     if isinstance(error, OSError) and error.filename:
         reason = f"{error.strerror}; set output_dir to a folder that can be written"
         return f"nc-train: {error.filename}: {reason}"

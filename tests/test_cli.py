@@ -90,6 +90,9 @@ def test_tab_completion(run_command, line, expected):
         (["particles=5"], "unknown key 'particles'; the nearest key is 'width.particles'"),
         (["output_dir=file"], "file/sweep"),
         (["compute.accelerator=abacus"], "compute.accelerator=abacus"),
+        (["compute.accelerator=tpu"], "compute.accelerator=tpu"),
+        (["width.particles=2000000000", "dataset.dimension=2000000"], "out of memory; take fewer particles"),
+        (["-m", "hydra/launcher=packed", "hydra.launcher.max_runs_per_ensemble=0"], "must be at least 1"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(run_command, tmp_path, arguments, message):

@@ -6,8 +6,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 import conf
-from nc_sweeps import config as config_module
-from nc_sweeps.config import DATASETS, declared_keys, ensemble_key, leaves, selected_metrics, signature
+from nc_sweeps.config import DATASETS, declared_keys, ensemble_key, leaves, parse, schema, selected_metrics, signature
 from nc_sweeps.data import LOADERS
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.errors import ConfigError
@@ -21,8 +20,8 @@ GROUPS = ("dataset", "width", "separation", "model", "dynamics", "metrics")
 
 
 def test_names_in_the_configuration_are_the_names_in_the_tables():
-    assert tuple(ACTIVATIONS) == config_module.ACTIVATION_NAMES
-    assert tuple(INTEGRATORS) == config_module.INTEGRATOR_NAMES
+    assert tuple(ACTIVATIONS) == schema.ACTIVATION_NAMES
+    assert tuple(INTEGRATORS) == schema.INTEGRATOR_NAMES
     assert tuple(LOADERS) == tuple(DATASETS)
     assert tuple(MEASUREMENTS) == tuple(METRICS)
 
@@ -100,13 +99,18 @@ def test_metrics_are_chosen_by_pattern():
         (["dynamics.horizon_unit=weeks"], "dynamics.horizon_unit=weeks: must be one of steps, time, epochs"),
         (["dynamics.batch_size=0"], "dynamics.batch_size=0: must be at least 1"),
         (["dynamics.integrator=exponentail"], "(did you mean exponential?)"),
-        (["dynamics.schedule=[{after:1.5,step_size:0.1}]"], "dynamics.schedule[0].after=1.5: must lie between 0 and 1"),
-        (["dynamics.schedule=[{after:0.5,step_size:0}]"], "dynamics.schedule[0].step_size=0.0: must be positive"),
+        (["dynamics.schedule=[{after:1.5,step_size:0.1}]"], "dynamics.schedule.0.after=1.5: must lie between 0 and 1"),
+        (["dynamics.schedule=[{after:0.5,step_size:0}]"], "dynamics.schedule.0.step_size=0.0: must be positive"),
         (["dynamics.schedule=[{after:0.5,step_siz:1}]"], "step_siz"),
         (
             ["model.activation=tan"],
             "model.activation=tan: must be one of tanh, sigmoid, relu, softplus (did you mean tanh?)",
         ),
+        (["width.particles=99999999999"], "width.particles=99999999999: must be at most 2147483647"),
+        (["metrics.points=100000000"], "metrics.points=100000000: must lie between 2 and 100000"),
+        (["compute.threads=5000"], "compute.threads=5000: must lie between 0"),
+        (["model.initial_scale_u=1e300"], "model.initial_scale_u=1e+300: must be at least 0 and at most 1e+12"),
+        (["model.gamma=1e300"], "model.gamma=1e+300: must be positive and at most 1e+12"),
         (["model.gamma=0"], "model.gamma=0.0: must be positive"),
         (["dataset.dimension=2"], "dataset.dimension=2: must be at least the number of classes, 3"),
         (["dataset.classes=1"], "dataset.classes=1: must be at least 2"),
@@ -115,7 +119,7 @@ def test_metrics_are_chosen_by_pattern():
         (["dataset=mnist_mod3", "dataset.modulus=1"], "dataset.modulus=1: must lie in 2 … 10"),
         (["dataset=digits", "separation.margin=0.1"], "separation.margin has no effect on dataset=digits"),
         (["metrics.include=[nc2]"], "metrics.include=nc2: no such metric"),
-        (["metrics.points=1"], "metrics.points=1: must be at least 2"),
+        (["metrics.points=1"], "metrics.points=1: must lie between 2 and"),
         (["optimized_metric=nc1/tst"], "optimized_metric=nc1/tst: did you mean nc1/test?"),
         (["seed=-1"], "seed=-1: must be at least 0"),
         (["compute.precision=16-true"], "compute.precision=16-true: must be one of 32-true, 64-true"),
@@ -127,7 +131,7 @@ def test_a_bad_value_is_one_line(overrides, message):
     with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
         composed = compose("config", overrides=overrides)
     with pytest.raises(ConfigError) as info:
-        config_module.parse(composed, overrides)
+        parse(composed, overrides)
     assert message in str(info.value)
     assert "\n" not in str(info.value)
 
@@ -138,4 +142,4 @@ def test_an_unknown_key_in_a_file_is_found_too():
     OmegaConf.set_struct(composed, False)
     composed.model.activaton = "tanh"
     with pytest.raises(ConfigError, match=r"unknown key 'model.activaton'; the nearest key is 'model.activation'"):
-        config_module.parse(composed)
+        parse(composed)

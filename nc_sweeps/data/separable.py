@@ -108,8 +108,8 @@ def _typical_square(h: float, q: int, lower: float, upper: float) -> float:
         if h == 0.0:
             break
         scale = math.sqrt(0.5 * (1.0 - s0) / h)
-        second_moment = scale**2 * float(truncnorm.moment(2, lower / scale, upper / scale))
-        s0 = min(q * second_moment, 0.99)
+        law = truncnorm(lower / scale, upper / scale, scale=scale)
+        s0 = min(q * float(law.var() + law.mean() ** 2), 0.99)
     return s0
 
 

@@ -10,6 +10,9 @@ import numpy as np
 from nc_sweeps.config import DynamicsConfig, MetricsConfig
 from nc_sweeps.errors import ConfigError
 
+# The counters of the noise hold 56 bits of the step; nothing this side of it ends.
+_MOST_STEPS = 2**50
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -60,10 +63,11 @@ class Schedule:
             if last > first:
                 pieces.append(Piece(first, last, size))
                 first = last
+        horizon = f"dynamics.horizon={dynamics.horizon:g} {dynamics.horizon_unit}"
         if not pieces:
-            raise ConfigError(
-                f"dynamics.horizon={dynamics.horizon:g} {dynamics.horizon_unit}: must be long enough for one step"
-            )
+            raise ConfigError(f"{horizon}: must be long enough for one step")
+        if first > _MOST_STEPS:
+            raise ConfigError(f"{horizon}: {first:.0e} steps; must be at most {_MOST_STEPS:.0e}")
         return cls(tuple(pieces), per_epoch)
 
     @property

@@ -182,5 +182,5 @@ def _trainer(config: RunConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except (ValueError, MisconfigurationException) as error:
+    except (ValueError, ImportError, MisconfigurationException) as error:
         raise ConfigError(f"compute.accelerator={config.compute.accelerator}: {str(error).splitlines()[0]}") from error

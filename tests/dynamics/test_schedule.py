@@ -52,6 +52,11 @@ def test_too_short(unit, horizon):
         schedule(horizon=horizon, horizon_unit=unit, step_size=0.1)
 
 
+def test_too_long():
+    with pytest.raises(ConfigError, match=r"dynamics.horizon=1e\+12 time: 1e\+22 steps; must be at most 1e\+15"):
+        schedule(horizon=1e12, horizon_unit="time", step_size=1e-10)
+
+
 @given(st.integers(1, 5000), st.integers(2, 60), st.sampled_from(["log", "linear", "epochs"]), st.integers(1, 7))
 def test_measurements_begin_and_end_with_the_run(total, points, spacing, every):
     metrics = dataclasses.replace(BASE.metrics, spacing=spacing, points=points, every=every)

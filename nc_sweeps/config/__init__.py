@@ -1,0 +1,40 @@
+"""The configuration of a run.
+
+``conf/`` says what the values are, this package what they mean: schema, checks, and what makes two runs the same.
+"""
+
+from nc_sweeps.config.identity import ensemble_key, signature
+from nc_sweeps.config.parsing import explain, parse
+from nc_sweeps.config.schema import (
+    DATASETS,
+    DatasetConfig,
+    DigitsConfig,
+    DynamicsConfig,
+    MetricsConfig,
+    MnistConfig,
+    RunConfig,
+    StepSizeChange,
+    SyntheticConfig,
+    declared_keys,
+    leaves,
+    selected_metrics,
+)
+
+__all__ = [
+    "DATASETS",
+    "DatasetConfig",
+    "DigitsConfig",
+    "DynamicsConfig",
+    "MetricsConfig",
+    "MnistConfig",
+    "RunConfig",
+    "StepSizeChange",
+    "SyntheticConfig",
+    "declared_keys",
+    "ensemble_key",
+    "explain",
+    "leaves",
+    "parse",
+    "selected_metrics",
+    "signature",
+]

@@ -1,0 +1,165 @@
+"""Which values can be run."""
+
+import difflib
+import fnmatch
+import math
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+from nc_sweeps.config.schema import (
+    ACTIVATION_NAMES,
+    HORIZON_UNITS,
+    INTEGRATOR_NAMES,
+    PRECISIONS,
+    SPACINGS,
+    GaussianConfig,
+    MnistConfig,
+    RunConfig,
+    SeparableConfig,
+    SyntheticConfig,
+    leaves,
+    selected_metrics,
+)
+from nc_sweeps.errors import ConfigError
+from nc_sweeps.metrics.catalogue import METRICS
+
+# Beyond these, float32 overflows before the first step, and sizes or lists exceed any machine.
+_LARGEST = 1e12
+_LARGEST_SIZE = 2**31 - 1
+_MOST_POINTS = 100_000
+
+# Of longer lists of choices an error shows the nearest one only.
+_LISTED = 8
+
+
+def check(config: RunConfig) -> None:
+    """Refuse a configuration that cannot be run.
+
+    Raises:
+        ConfigError: names the key, its value and what would be right.
+    """
+    checks = _Checks(config)
+    checks.run()
+    checks.dataset()
+    checks.model()
+    checks.dynamics()
+    checks.metrics()
+
+
+def one_of(value: Any, choices: Sequence[str]) -> str:
+    """What would be right where only ``choices`` are, with the nearest one."""
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    if near and len(choices) > _LISTED:
+        return f"did you mean {near[0]}?"
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"must be one of {', '.join(choices)}{hint}"
+
+
+class _Checks:
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+
+    def run(self) -> None:
+        config = self.config
+        for name, value, _ in leaves(config):
+            if isinstance(value, int) and not name.endswith("seed"):
+                self._require(abs(value) <= _LARGEST_SIZE, name, f"must be at most {_LARGEST_SIZE}")
+        self._require(
+            config.name not in {"", ".", ".."} and "/" not in config.name, "name", "must be a plain folder name"
+        )
+        for key in ("seed", "dataset.seed"):
+            self._require(0 <= self._value(key) < 2**63, key, "must be at least 0 and below 2⁶³")
+        self._at_least("width.particles", 1)
+        self._choice("compute.precision", PRECISIONS)
+        self._require(0 <= config.compute.threads <= 1024, "compute.threads", "must lie between 0 (all cores) and 1024")
+        self._at_least("compute.checkpoint_seconds", 0)
+
+    def dataset(self) -> None:
+        dataset = self.config.dataset
+        for key in ("dataset.train_per_class", "dataset.test_per_class"):
+            self._at_least(key, 1)
+        if isinstance(dataset, SyntheticConfig):
+            q = dataset.classes
+            self._at_least("dataset.classes", 2)
+            fits = dataset.dimension >= q
+            self._require(fits, "dataset.dimension", f"must be at least the number of classes, {q}")
+        if isinstance(dataset, SeparableConfig):
+            limit = 1 / math.sqrt(q)
+            self._require(
+                -1 < dataset.margin < limit,
+                "dataset.margin",
+                f"must lie between -1 and 1/√q = {limit:.4g} for q = {q} classes (set by separation.margin)",
+            )
+        if isinstance(dataset, GaussianConfig):
+            self._non_negative("dataset.distance")
+        if isinstance(dataset, MnistConfig):
+            modulus = dataset.modulus
+            fits = modulus is None or 2 <= modulus <= 10
+            self._require(fits, "dataset.modulus", "must lie in 2 … 10 or be null")
+
+    def model(self) -> None:
+        q = self.config.dataset.class_count
+        self._choice("model.name", ("mean_field",))
+        fits = self.config.model.features >= q
+        self._require(fits, "model.features", f"must be at least the number of classes, {q}")
+        self._choice("model.activation", ACTIVATION_NAMES)
+        self._positive("model.gamma")
+        self._positive("model.initial_scale_w")
+        self._non_negative("model.initial_scale_u")
+        self._non_negative("model.initial_scale_a")
+
+    def dynamics(self) -> None:
+        dynamics = self.config.dynamics
+        self._require(dynamics.beta > 0, "dynamics.beta", "must be positive (.inf: no noise)")
+        self._at_least("dynamics.batch_size", 1)
+        self._positive("dynamics.step_size")
+        self._positive("dynamics.horizon")
+        self._choice("dynamics.horizon_unit", HORIZON_UNITS)
+        self._choice("dynamics.integrator", INTEGRATOR_NAMES)
+        self._non_negative("dynamics.lambda_rho")
+        self._non_negative("dynamics.lambda_w")
+        whole = dynamics.horizon_unit != "steps" or dynamics.horizon == int(dynamics.horizon)
+        self._require(whole, "dynamics.horizon", "must be a whole number of steps")
+        previous = 0.0
+        for index, change in enumerate(dynamics.schedule):
+            after = f"dynamics.schedule.{index}.after"
+            self._require(previous < change.after < 1, after, f"must lie between {previous:g} and 1")
+            self._positive(f"dynamics.schedule.{index}.step_size")
+            previous = change.after
+
+    def metrics(self) -> None:
+        metrics = self.config.metrics
+        self._choice("metrics.spacing", SPACINGS)
+        fits = 2 <= metrics.points <= _MOST_POINTS
+        self._require(fits, "metrics.points", f"must lie between 2 and {_MOST_POINTS}")
+        self._at_least("metrics.every", 1)
+        for pattern in metrics.include:
+            if not fnmatch.filter(METRICS, pattern):
+                raise ConfigError(f"metrics.include={pattern}: no such metric; {one_of(pattern, tuple(METRICS))}")
+        self._require(len(metrics.include) > 0, "metrics.include", "must name at least one metric or pattern")
+        self._choice("optimized_metric", selected_metrics(self.config))
+
+    def _value(self, key: str) -> Any:
+        def step(tree: Any, part: str) -> Any:
+            return tree[int(part)] if isinstance(tree, list) else getattr(tree, part)
+
+        return reduce(step, key.split("."), self.config)
+
+    def _require(self, holds: bool, key: str, expected: str) -> None:
+        if not holds:
+            raise ConfigError(f"{key}={self._value(key)}: {expected}")
+
+    def _choice(self, key: str, choices: Sequence[str]) -> None:
+        self._require(self._value(key) in choices, key, one_of(self._value(key), choices))
+
+    def _positive(self, key: str) -> None:
+        self._require(0 < self._value(key) <= _LARGEST, key, f"must be positive and at most {_LARGEST:g}")
+
+    def _non_negative(self, key: str) -> None:
+        self._require(0 <= self._value(key) <= _LARGEST, key, f"must be at least 0 and at most {_LARGEST:g}")
+
+    def _at_least(self, key: str, least: int) -> None:
+        """A number from ``least`` on, or null where the schema allows it."""
+        value = self._value(key)
+        self._require(value is None or value >= least, key, f"must be at least {least}")

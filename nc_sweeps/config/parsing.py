@@ -1,0 +1,81 @@
+"""From a composed Hydra config to a :class:`RunConfig`, or to one line that says what is wrong."""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from nc_sweeps.config.checks import check, one_of
+from nc_sweeps.config.schema import DATASETS, DatasetConfig, RunConfig, SeparationConfig, fields_of
+from nc_sweeps.errors import ConfigError, UserError
+
+
+def parse(cfg: DictConfig, overrides: Sequence[str] = ()) -> RunConfig:
+    """Turn a composed config into a checked :class:`RunConfig`.
+
+    Args:
+        cfg: composed by Hydra; a ``hydra`` node in it is ignored.
+        overrides: what the user typed, to name overrides that have no effect.
+
+    Raises:
+        ConfigError: a key is unknown, has the wrong type, or a value that cannot be run.
+    """
+    tree = OmegaConf.create({key: cfg._get_node(key) for key in cfg if key != "hydra"})
+    schema = OmegaConf.structured(RunConfig)
+    schema.dataset = OmegaConf.structured(_dataset_schema(tree))
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(schema, tree))
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error, tree)) from error
+    assert isinstance(config, RunConfig)
+    check(config)
+    _check_overrides_matter(config, overrides)
+    return config
+
+
+def explain(error: BaseException, tree: DictConfig | None = None) -> str:
+    """One line for an error of OmegaConf or Hydra: what is wrong, where, and the nearest key when one is unknown."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return str(cause)
+        if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+            return _unknown_key(str(cause.full_key or cause.key), tree)
+        if isinstance(cause, ValidationError):
+            return f"{cause.full_key}: {str(cause.msg or cause).splitlines()[0]}"
+        cause = cause.__cause__ or cause.__context__
+    # Hydra's own errors end in a listing of its search path or a link that do not help here.
+    text = str(error).split("Config search path")[0].split("See https://")[0]
+    return " ".join(text.split())
+
+
+def _dataset_schema(tree: DictConfig) -> type[DatasetConfig]:
+    dataset = tree.get("dataset")
+    name = dataset.get("name") if isinstance(dataset, DictConfig) else dataset
+    if name not in DATASETS:
+        raise ConfigError(f"dataset.name={name}: {one_of(name, tuple(DATASETS))}")
+    return DATASETS[name]
+
+
+def _unknown_key(name: str, tree: DictConfig | None) -> str:
+    known = [key for key, _ in fields_of(RunConfig)]
+    if tree is not None and tree.get("dataset") is not None:
+        known += [f"dataset.{key}" for key, _ in fields_of(_dataset_schema(tree))]
+    else:
+        known += sorted({f"dataset.{key}" for schema in DATASETS.values() for key, _ in fields_of(schema)})
+    # A key may be mistyped in full, or be missing its group, or be a group.
+    forms = {key.partition(".")[0]: key.partition(".")[0] for key in known}
+    forms |= {key.rpartition(".")[2]: key for key in known} | {key: key for key in known}
+    near = difflib.get_close_matches(name, forms, n=1)
+    hint = f"the nearest key is {forms[near[0]]!r}" if near else "nc-train --help shows all keys"
+    return f"unknown key {name!r}; {hint}"
+
+
+def _check_overrides_matter(config: RunConfig, overrides: Sequence[str]) -> None:
+    """Refuse a knob that the chosen data set does not read: every value of it would be the same run."""
+    for knob in dataclasses.fields(SeparationConfig):
+        asked = any(override.lstrip("+").startswith(f"separation.{knob.name}=") for override in overrides)
+        if asked and not hasattr(config.dataset, knob.name):
+            raise ConfigError(f"separation.{knob.name} has no effect on dataset={config.dataset.name}")

@@ -1,0 +1,251 @@
+"""The schema: every key of a run declared, typed and explained once.
+
+Each key is one of
+
+* ``shape``: runs that differ in it cannot share an ensemble;
+* ``per_run``: it may differ from run to run within one ensemble;
+* ``place``: it says where things lie or what they are called and does not touch the numbers.
+"""
+
+import dataclasses
+import fnmatch
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from nc_sweeps.metrics.catalogue import METRICS
+
+ACTIVATION_NAMES = ("tanh", "sigmoid", "relu", "softplus")
+INTEGRATOR_NAMES = ("euler_maruyama", "exponential")
+HORIZON_UNITS = ("steps", "time", "epochs")
+SPACINGS = ("log", "linear", "epochs")
+# Parameters stay in full precision: the half-precision "true" modes would round a step of the flow away.
+PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
+
+
+def _key(role: str, text: str) -> Any:
+    return field(metadata={"role": role, "text": text})
+
+
+def shape(text: str) -> Any:
+    """Declare a key that splits ensembles."""
+    return _key("shape", text)
+
+
+def per_run(text: str) -> Any:
+    """Declare a key that batches along the run axis."""
+    return _key("per_run", text)
+
+
+def place(text: str) -> Any:
+    """Declare a key that does not decide the numbers."""
+    return _key("place", text)
+
+
+@dataclass
+class DatasetConfig(ABC):
+    """Keys that every data set has."""
+
+    name: str = shape("which data set")
+    seed: int = per_run("which samples are drawn; the run's seed unless set apart")
+
+    @property
+    @abstractmethod
+    def class_count(self) -> int:
+        """Number of classes q."""
+
+
+@dataclass
+class SyntheticConfig(DatasetConfig):
+    """Keys of the data sets that are drawn from a known law."""
+
+    classes: int = shape("number of classes q")
+    dimension: int = shape("input dimension d ≥ q")
+    train_per_class: int = shape("training samples of each class, m")
+    test_per_class: int = shape("held-out samples of each class")
+
+    @property
+    def class_count(self) -> int:
+        """Number of classes q."""
+        return self.classes
+
+
+@dataclass
+class SeparableConfig(SyntheticConfig):
+    """``dataset=separable``: a known margin (THEORY §8)."""
+
+    margin: float = per_run("τ in (−1, 1/√q): separable above 0, overlapping below")
+
+
+@dataclass
+class GaussianConfig(SyntheticConfig):
+    """``dataset=gaussian``: class means at a set distance, tails that overlap."""
+
+    distance: float = per_run("between any two class means, in standard deviations")
+
+
+@dataclass
+class ImageConfig(DatasetConfig):
+    """Keys of the data sets that are read."""
+
+    train_per_class: int | None = shape("training samples of each class at random; null: all")
+    test_per_class: int | None = shape("held-out samples of each class at random; null: all")
+    unit_ball: bool = shape("divide by the largest norm, so that ‖x‖ ≤ 1")
+
+
+@dataclass
+class DigitsConfig(ImageConfig):
+    """``dataset=digits``: scikit-learn's 8×8 digits."""
+
+    @property
+    def class_count(self) -> int:
+        """Number of classes q."""
+        return 10
+
+
+@dataclass
+class MnistConfig(ImageConfig):
+    """``dataset=mnist`` and ``dataset=mnist_mod3``."""
+
+    data_dir: str = place("folder that holds MNIST/raw")
+    modulus: int | None = shape("relabel digit → digit mod modulus; null keeps the ten digits")
+
+    @property
+    def class_count(self) -> int:
+        """Number of classes q."""
+        return self.modulus or 10
+
+
+DATASETS: dict[str, type[DatasetConfig]] = {
+    "separable": SeparableConfig,
+    "gaussian": GaussianConfig,
+    "digits": DigitsConfig,
+    "mnist": MnistConfig,
+}
+
+
+@dataclass
+class WidthConfig:
+    """Group ``width``."""
+
+    particles: int = shape("number of particles N")
+
+
+@dataclass
+class SeparationConfig:
+    """Group ``separation``: the knob that the synthetic data sets read."""
+
+    margin: float = place("τ of dataset=separable, read by dataset.margin")
+    distance: float = place("of dataset=gaussian, read by dataset.distance")
+
+
+@dataclass
+class ModelConfig:
+    """Group ``model``: f(x) = γ Wᵀ mean_j a_j σ(u_jᵀx)."""
+
+    name: str = shape("mean_field")
+    features: int = shape("feature dimension p ≥ q")
+    activation: str = shape(f"σ: {', '.join(ACTIVATION_NAMES)}")
+    gamma: float = per_run("output scale γ > 0")
+    initial_scale_u: float = per_run("standard deviation of the first layer at the start")
+    initial_scale_a: float = per_run("standard deviation of the second layer at the start")
+    initial_scale_w: float = per_run("W₀ᵀW₀ = scale² I")
+    train_head: bool = shape("false: W stays W₀")
+
+
+@dataclass
+class StepSizeChange:
+    """One entry of ``dynamics.schedule``."""
+
+    after: float = shape("fraction of the horizon in (0, 1) from which it holds")
+    step_size: float = per_run("η from there on")
+
+
+@dataclass
+class DynamicsConfig:
+    """Group ``dynamics``: the flow (20) and how it is discretised."""
+
+    beta: float = per_run("inverse temperature β > 0; .inf: no noise")
+    batch_size: int | None = shape("samples a step; null: all")
+    step_size: float = per_run("η: a particle moves by η times its mean-field gradient")
+    schedule: list[StepSizeChange] = shape("changes of the step size, [{after, step_size}, …]")
+    horizon: float = shape("length of the run, in horizon_unit")
+    horizon_unit: str = shape(f"{', '.join(HORIZON_UNITS)} (time = Σ η)")
+    lambda_rho: float = per_run("λ_ρ ≥ 0, weight decay of the particles")
+    lambda_w: float = per_run("λ_W ≥ 0, weight decay of the head")
+    integrator: str = shape(", ".join(INTEGRATOR_NAMES))
+
+
+@dataclass
+class MetricsConfig:
+    """Group ``metrics``: what is measured and when."""
+
+    include: list[str] = shape("names or patterns of metrics")
+    spacing: str = shape(f"of the measurements: {', '.join(SPACINGS)}")
+    points: int = shape("number of measurements (log, linear)")
+    every: int = shape("epochs between measurements (epochs)")
+
+
+@dataclass
+class ComputeConfig:
+    """Group ``compute``: on what it runs."""
+
+    accelerator: str = place("as Lightning's Trainer: auto, cpu, gpu, …")
+    precision: str = shape(f"as Lightning's Trainer: {', '.join(PRECISIONS)}")
+    threads: int = place("CPU threads; 0: all cores given to this process")
+    checkpoint_seconds: float = place("least time between two checkpoints of a run")
+
+
+@dataclass
+class RunConfig:
+    """One run: a point of a sweep."""
+
+    name: str = place("of the sweep; names its folder")
+    seed: int = per_run("of initialisation, noise and mini-batches, ≥ 0")
+    optimized_metric: str = place("what nc-train returns to a Hydra sweeper")
+    output_dir: str = place("folder of all sweeps")
+    data_dir: str = place("folder of downloaded data sets")
+    dataset: Any = _key("group", "the data set")
+    width: WidthConfig = _key("group", "the number of particles")
+    separation: SeparationConfig = _key("group", "how far apart the classes are")
+    model: ModelConfig = _key("group", "the network")
+    dynamics: DynamicsConfig = _key("group", "the flow")
+    metrics: MetricsConfig = _key("group", "the measurements")
+    compute: ComputeConfig = _key("group", "the hardware")
+
+
+def selected_metrics(config: RunConfig) -> tuple[str, ...]:
+    """Names of the metrics that a run measures, in the order of the catalogue."""
+    patterns = config.metrics.include
+    return tuple(name for name in METRICS if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+
+
+def leaves(config: Any, prefix: str = "", role: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Every key of a config as (dotted name, value, role), in the order of declaration."""
+    if dataclasses.is_dataclass(config):
+        for item in dataclasses.fields(config):
+            yield from leaves(getattr(config, item.name), f"{prefix}{item.name}.", item.metadata["role"])
+    elif isinstance(config, list) and config and dataclasses.is_dataclass(config[0]):
+        for index, entry in enumerate(config):
+            yield from leaves(entry, f"{prefix}{index}.", role)
+    else:
+        yield prefix.rstrip("."), config, role
+
+
+def fields_of(schema: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    """Every key that a schema declares, as (dotted name, field)."""
+    for item in dataclasses.fields(schema):
+        if item.metadata["role"] == "group":
+            if dataclasses.is_dataclass(item.type):
+                yield from fields_of(item.type, f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name, item
+
+
+def declared_keys() -> list[tuple[str, str, str]]:
+    """Every key of every config as (dotted name, role, explanation): the configuration reference."""
+    keys = dict(fields_of(RunConfig))
+    for schema in DATASETS.values():
+        keys |= {f"dataset.{name}": item for name, item in fields_of(schema)}
+    return [(name, item.metadata["role"], item.metadata["text"]) for name, item in sorted(keys.items())]
