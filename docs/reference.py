@@ -15,8 +15,8 @@ DOCS = Path(__file__).parent
 
 _CONFIGURATION = """# Configuration
 
-Every key of `nc-train`, as the schema in `nc_sweeps/config/schema.py` declares it. Change one with `key=value`, sweep it
-with `-m key=value,value`, choose a preset with `group=option`. A value that cannot be run is refused with one line.
+Every key of `nc-train`, as the schema in `nc_sweeps/config/schema.py` declares it. Change one with `key=value`, sweep
+it with `-m key=value,value`, choose a preset with `group=option`. A value that cannot be run is refused with one line.
 
 The *role* says what a key means for a sweep:
 
