@@ -110,7 +110,7 @@ def _typical_square(h: float, q: int, lower: float, upper: float) -> float:
         scale = math.sqrt(0.5 * (1.0 - s0) / h)
         a, b = lower / scale, upper / scale
         # E z² of a standard normal truncated to [a, b], whose density at the ends is f: 1 + a f(a) − b f(b).
-        f_a, f_b = truncnorm.pdf([a, b], a, b)
+        f_a, f_b = truncnorm.pdf(np.array([a, b]), a, b)
         s0 = min(q * scale**2 * float(1.0 + a * f_a - b * f_b), 0.99)
     return s0
 
