@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -49,19 +48,19 @@ class Schedule:
         batch = min(dynamics.batch_size or training_samples, training_samples)
         per_epoch = -(-training_samples // batch)
         sizes = [dynamics.step_size, *(change.step_size for change in dynamics.schedule)]
-        marks = [0.0, *(change.after for change in dynamics.schedule), 1.0]
+        marks = [*(change.after for change in dynamics.schedule), 1.0]
 
         pieces: list[Piece] = []
-        first = 0
-        for (start, end), size in zip(pairwise(marks), sizes, strict=True):
+        first, time = 0, 0.0
+        for mark, size in zip(marks, sizes, strict=True):
             if dynamics.horizon_unit == "time":
-                # The tolerance keeps horizon = k·η at k steps when the division does not come out even.
-                last = first + math.floor((end - start) * dynamics.horizon / size * (1 + 1e-12))
+                last = first + round((mark * dynamics.horizon - time) / size)  # as near to the mark as steps can come
             else:
                 unit = per_epoch if dynamics.horizon_unit == "epochs" else 1
-                last = round(end * dynamics.horizon * unit)
+                last = round(mark * dynamics.horizon * unit)
             if last > first:
                 pieces.append(Piece(first, last, size))
+                time += (last - first) * size
                 first = last
         horizon = f"dynamics.horizon={dynamics.horizon:g} {dynamics.horizon_unit}"
         if not pieces:

@@ -13,9 +13,12 @@ def balancedness(second_moment: Float[Tensor, "*run p p"], W: Float[Tensor, "*ru
         second_moment: :math:`\bar A = A^\top A / N`.
         W: linear head.
     """
-    gram = W @ W.mT
+    # LAPACK refuses a whole batch for one infinity or NaN; those runs get NaN in the end.
+    finite = second_moment.isfinite().flatten(-2).all(dim=-1) & W.isfinite().flatten(-2).all(dim=-1)
+    second_moment = second_moment.where(finite[..., None, None], 0.0)
+    gram = W.where(finite[..., None, None], 0.0)
+    gram = gram @ gram.mT
     scale = (second_moment * gram).sum(dim=(-2, -1)) / gram.square().sum(dim=(-2, -1))
-    # The 2-norm of a matrix with NaN is an error in LAPACK; the ratio of such a matrix is NaN.
     difference = second_moment - scale[..., None, None] * gram
     numerator = torch.linalg.matrix_norm(torch.nan_to_num(difference), ord=2)
     return torch.where(scale.isnan(), torch.nan, numerator / torch.linalg.matrix_norm(second_moment, ord=2))

@@ -32,7 +32,10 @@ class Activation:
 
 
 def _tanh(z: Tensor) -> Tensor:
-    # 2·sigmoid(2z) − 1 is tanh to rounding (absolute), and several times faster than torch.tanh on CPUs.
+    # 2·sigmoid(2z) − 1 is tanh to rounding (absolute), and several times faster than torch.tanh on CPUs; half precision
+    # has no digits to spare for the subtraction.
+    if z.dtype.itemsize < 4:
+        return z.tanh_()
     return z.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)
 
 

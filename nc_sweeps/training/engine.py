@@ -171,7 +171,7 @@ def _trainer(config: RunConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
     if accelerator == "auto" and not torch.cuda.is_available():
         accelerator = "cpu"  # the metrics need float64, which Apple's GPUs do not have
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=accelerator,
             devices=1,
             precision=config.compute.precision,  # type: ignore[arg-type]
@@ -184,3 +184,7 @@ def _trainer(config: RunConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
         )
     except (ValueError, ImportError, MisconfigurationException) as error:
         raise ConfigError(f"compute.accelerator={config.compute.accelerator}: {str(error).splitlines()[0]}") from error
+    if trainer.precision != config.compute.precision:
+        # Lightning replaces what the hardware cannot do; the numbers would not be those that were asked for.
+        raise ConfigError(f"compute.precision={config.compute.precision}: only {trainer.precision} can be had here")
+    return trainer

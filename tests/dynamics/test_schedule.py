@@ -21,7 +21,8 @@ def test_units():
     assert schedule(horizon=3, horizon_unit="epochs", batch_size=10).total == 9
     assert schedule(horizon=1.5, horizon_unit="epochs", batch_size=10).total == 4
     assert schedule(horizon=0.3, horizon_unit="time", step_size=0.1).total == 3
-    assert schedule(horizon=0.35, horizon_unit="time", step_size=0.1).total == 3
+    assert schedule(horizon=0.34, horizon_unit="time", step_size=0.1).total == 3
+    assert schedule(horizon=0.36, horizon_unit="time", step_size=0.1).total == 4
 
 
 def test_pieces():
@@ -34,6 +35,8 @@ def test_pieces():
     by_time = schedule(horizon=2.0, horizon_unit="time", step_size=0.1, schedule=changes[:1])
     assert by_time.pieces == (Piece(0, 10, 0.1), Piece(10, 110, 0.01))
     assert by_time.time(110) == pytest.approx(2.0, rel=1e-14)
+    coarse = schedule(horizon=1.0, horizon_unit="time", step_size=0.1, schedule=[StepSizeChange(0.5, 0.6)])
+    assert coarse.pieces == (Piece(0, 5, 0.1), Piece(5, 6, 0.6))
 
 
 @given(st.integers(1, 400), st.floats(0.01, 0.9), st.floats(1e-4, 1.0), st.floats(1e-4, 1.0))

@@ -73,6 +73,7 @@ def test_nc1_of_collapsed_and_of_constant_features():
     collapsed = Y @ torch.randn(3, 4, dtype=torch.float64)
     assert float(nc1(collapsed, Y)) < 1e-30
     assert torch.isnan(nc1(torch.zeros(5, 4, dtype=torch.float64), Y))
+    assert torch.isnan(nc1(torch.full((5, 4), 0.1, dtype=torch.float64), Y))
 
 
 def test_nc1_is_right_when_collapse_happens_far_from_the_origin():
@@ -104,8 +105,9 @@ def test_balancedness_of_balanced_and_of_vanishing_layers():
     assert float(balancedness(4 * W @ W.mT, W)) < 1e-15
     assert torch.isnan(balancedness(W @ W.mT, torch.zeros_like(W)))
     assert torch.isnan(balancedness(torch.zeros(5, 5, dtype=torch.float64), W))
-    batched = balancedness(torch.stack([4 * W @ W.mT, W @ W.mT]), torch.stack([W, torch.zeros_like(W)]))
-    assert batched.isnan().tolist() == [False, True]
+    infinite = torch.full((5, 5), torch.inf, dtype=torch.float64)
+    batched = balancedness(torch.stack([4 * W @ W.mT, W @ W.mT, infinite]), torch.stack([W, torch.zeros_like(W), W]))
+    assert batched.isnan().tolist() == [False, True, True]
 
 
 @given(states())

@@ -10,6 +10,7 @@ from polars.testing import assert_frame_equal
 
 from nc_sweeps.config import DATASETS, ensemble_key, signature
 from nc_sweeps.data import load
+from nc_sweeps.errors import ConfigError
 from nc_sweeps.metrics.catalogue import METRICS
 from nc_sweeps.pack import Job, train_pack
 from nc_sweeps.tracking.store import read_metrics
@@ -173,10 +174,17 @@ def test_a_diverged_run_is_named_and_the_others_go_on():
 
 
 def test_an_ensemble_of_diverged_runs_stops():
-    record = Memory()
+    record, work = Memory(), []
     config = tiny("dynamics.step_size=1e6", "model.activation=relu", "dynamics.horizon=100000")
-    Ensemble([Run(config, load(config.dataset), record)]).train()
+    ensemble = Ensemble([Run(config, load(config.dataset), record)])
+    ensemble.train(lambda done, _: work.append(done))
     assert record.status[0] == "diverged"
+    assert sum(work) < ensemble.work / 10
+
+
+def test_a_precision_that_cannot_be_had_is_refused():
+    with pytest.raises(ConfigError, match=r"compute\.precision=16-mixed: only bf16-mixed can be had here"):
+        train(tiny("compute.precision=16-mixed", "compute.accelerator=cpu"))
 
 
 def test_only_what_is_asked_for_is_measured():
