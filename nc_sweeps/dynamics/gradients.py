@@ -54,8 +54,12 @@ def loss_gradients(
     H /= N
 
     scale = (ensemble.gamma / n)[:, None, None]
-    r = (ensemble.gamma[:, None, None] * torch.bmm(H, ensemble.W)).sub_(Y)
-    G = scale * torch.bmm(r, ensemble.W.mT)
+    # Under mixed precision these small products stay in full precision: the residual is a difference that collapse
+    # makes small.
+    with torch.autocast(X.device.type, enabled=False):
+        r = (ensemble.gamma[:, None, None] * torch.bmm(H, ensemble.W)).sub_(Y)
+        G = scale * torch.bmm(r, ensemble.W.mT)
+        g_W = scale * torch.bmm(H.mT, r)
 
     g_A, g_U = torch.empty_like(ensemble.A), torch.empty_like(ensemble.U)
     for index, block in enumerate(blocks):
@@ -63,4 +67,4 @@ def loss_gradients(
         g_A[:, block] = torch.bmm(S_T, G)
         delta_T = torch.bmm(ensemble.A[:, block], G.mT).mul_(ensemble.activation.slope(S_T))
         g_U[:, block] = torch.bmm(delta_T, X)
-    return LossGradients(A=g_A, U=g_U, W=scale * torch.bmm(H.mT, r), features=H)
+    return LossGradients(A=g_A, U=g_U, W=g_W, features=H)
