@@ -57,7 +57,8 @@ def train_jobs(configs: Sequence[DictConfig], max_runs_per_ensemble: int | None 
 def train(config: DictConfig) -> float:
     """Train one run: the task that Hydra calls."""
     hydra_config = HydraConfig.get()
-    job = Job(parse(config), list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir))
+    overrides = list(hydra_config.overrides.task)
+    job = Job(parse(config, overrides), overrides, Path(hydra_config.runtime.output_dir))
     try:
         return train_pack([job])[0]
     except Exception as error:
@@ -93,16 +94,28 @@ class SweepCallback(Callback):
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Close a single run."""
-        self._close({"overrides": _overrides(config)})
+        self._close_or_exit({"overrides": _overrides(config)})
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Close a sweep."""
         sweep = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}))
-        self._close({"overrides": _overrides(config), "sweep": sweep})
+        self._close_or_exit({"overrides": _overrides(config), "sweep": sweep})
 
-    def _close(self, invocation: dict[str, Any]) -> None:
+    def _close_or_exit(self, invocation: dict[str, Any]) -> None:
+        # Hydra turns the exceptions of callbacks into warnings; only this one gets through.
+        try:
+            diverged = self._close(invocation)
+        except Exception as error:
+            if not _is_for_the_user(error):
+                traceback.print_exc()
+            raise SystemExit(_line(error)) from error
+        if diverged:
+            raise SystemExit(1)
+
+    def _close(self, invocation: dict[str, Any]) -> bool:
+        """Write the manifest, show the results and return whether any run diverged."""
         if not self.directories:
-            return
+            return False
         from rich.console import Console
 
         from nc_sweeps.report.table import sweep_table
@@ -122,9 +135,7 @@ class SweepCallback(Callback):
             collapse_figure(table).save(sweep / "collapse.svg")
             print(f"picture: {_shown(sweep / 'collapse.svg')}")
         print(f"results: {_shown(sweep if len(summaries) > 1 else self.directories[0])}")
-        if diverged:
-            # Hydra swallows the exceptions of callbacks, but not this one.
-            raise SystemExit(1)
+        return bool(diverged)
 
 
 def _shown(path: Path) -> str:

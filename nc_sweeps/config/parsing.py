@@ -68,6 +68,7 @@ def _unknown_key(name: str, tree: DictConfig | None) -> str:
     # A key may be mistyped in full, or be missing its group, or be a group.
     forms = {key.partition(".")[0]: key.partition(".")[0] for key in known}
     forms |= {key.rpartition(".")[2]: key for key in known} | {key: key for key in known}
+    forms.pop(name, None)  # a key of another data set
     near = difflib.get_close_matches(name, forms, n=1)
     hint = f"the nearest key is {forms[near[0]]!r}" if near else "nc-train --help shows all keys"
     return f"unknown key {name!r}; {hint}"
@@ -79,3 +80,6 @@ def _check_overrides_matter(config: RunConfig, overrides: Sequence[str]) -> None
         asked = any(override.lstrip("+").startswith(f"separation.{knob.name}=") for override in overrides)
         if asked and not hasattr(config.dataset, knob.name):
             raise ConfigError(f"separation.{knob.name} has no effect on dataset={config.dataset.name}")
+    reads_any = any(hasattr(config.dataset, knob.name) for knob in dataclasses.fields(SeparationConfig))
+    if not reads_any and any(override.lstrip("+").startswith("separation=") for override in overrides):
+        raise ConfigError(f"separation has no effect on dataset={config.dataset.name}")

@@ -111,7 +111,7 @@ def _typical_square(h: float, q: int, lower: float, upper: float) -> float:
         a, b = lower / scale, upper / scale
         # E z² of a standard normal truncated to [a, b], whose density at the ends is f: 1 + a f(a) − b f(b).
         f_a, f_b = truncnorm.pdf(np.array([a, b]), a, b)
-        s0 = min(q * scale**2 * float(1.0 + a * f_a - b * f_b), 0.99)
+        s0 = min(q * scale**2 * float(1.0 + a * f_a - b * f_b), 1.0 - 1e-9)
     return s0
 
 

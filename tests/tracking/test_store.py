@@ -13,6 +13,12 @@ from nc_sweeps.tracking import store as store_module
 from nc_sweeps.tracking.store import RunStore, read_metrics, run_directories, write_manifest
 from tests.conftest import config_of, tiny
 
+STATE = {
+    "W": torch.randn(3, 2),
+    "U": torch.randn(4, 5, dtype=torch.float64),
+    "A": torch.randn(4, 3),
+}
+
 
 def row(step, **metrics):
     return {"step": step, "time": 0.5 * step, "epoch": float(step), "seconds": 0.1 * step, **metrics}
@@ -84,7 +90,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
 
 
 def test_resume_drops_rows_that_are_ahead_of_the_checkpoint(tmp_path):
-    state = {"W": torch.randn(3, 2), "U": torch.randn(4, 5, dtype=torch.float64)}
+    state = STATE
     store = filled(tmp_path / "run")
     assert RunStore(tmp_path / "run", tiny(), []).resume() == (0, None, 0.0)
     store.save(state, 2)
@@ -108,7 +114,7 @@ def test_resume_drops_rows_that_are_ahead_of_the_checkpoint(tmp_path):
 )
 def test_a_damaged_file_is_named(tmp_path, file, content):
     store = filled(tmp_path / "run")
-    store.save({"W": torch.ones(1)}, 4)
+    store.save(STATE, 4)
     (store.directory / file).write_bytes(content)
     with pytest.raises(StoreError, match=file) as info:
         RunStore(tmp_path / "run", tiny(), []).resume()
@@ -117,9 +123,16 @@ def test_a_damaged_file_is_named(tmp_path, file, content):
 
 def test_a_damaged_summary_is_named(tmp_path):
     filled(tmp_path / "run")
-    (tmp_path / "run" / "summary.json").write_text("{")
-    with pytest.raises(StoreError, match=r"summary\.json"):
-        _ = RunStore(tmp_path / "run", tiny(), []).status
+    for content in ("{", "[]", '{"status": "running"}'):
+        (tmp_path / "run" / "summary.json").write_text(content)
+        with pytest.raises(StoreError, match=r"summary\.json"):
+            _ = RunStore(tmp_path / "run", tiny(), []).status
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    filled(tmp_path / "run").save(STATE, 4)
+    with pytest.raises(StoreError, match="checkpoint of another run"):
+        RunStore(tmp_path / "run", tiny("seed=1"), []).resume()
 
 
 def test_load_sweep(tmp_path):
@@ -135,6 +148,25 @@ def test_load_sweep(tmp_path):
     assert set(table["dataset.name"]) == {"separable", "digits"}
     assert table.filter(pl.col("dataset.name") == "digits")["dataset.margin"].is_null().all()
     assert set(table["signature"]) == {signature(config) for config in configs}
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    filled(tmp_path / "run")
+    with pytest.raises(StoreError, match=r"holds the run .*; give this one another folder"):
+        _ = RunStore(tmp_path / "run", tiny("seed=1"), []).status
+
+
+def test_a_diverged_run_has_no_last_value(tmp_path):
+    store = filled(tmp_path / "run")
+    assert store.last("nc1/train") == 0.2
+    store.finish("diverged", "too fast")
+    assert math.isnan(store.last("nc1/train"))
+
+
+def test_a_folder_with_brackets_is_read(tmp_path):
+    store = filled(tmp_path / "x[1]" / "run")
+    assert read_metrics(store.directory).height == 3
+    assert nc_sweeps.load_sweep(tmp_path / "x[1]").height == 3
 
 
 def test_load_sweep_of_nothing_says_so(tmp_path):

@@ -10,7 +10,6 @@ from polars.testing import assert_frame_equal
 
 from nc_sweeps.config import DATASETS, ensemble_key, signature
 from nc_sweeps.data import load
-from nc_sweeps.errors import ConfigError
 from nc_sweeps.metrics.catalogue import METRICS
 from nc_sweeps.pack import Job, train_pack
 from nc_sweeps.tracking.store import read_metrics
@@ -180,11 +179,6 @@ def test_an_ensemble_of_diverged_runs_stops():
     ensemble.train(lambda done, _: work.append(done))
     assert record.status[0] == "diverged"
     assert sum(work) < ensemble.work / 10
-
-
-def test_a_precision_that_cannot_be_had_is_refused():
-    with pytest.raises(ConfigError, match=r"compute\.precision=16-mixed: only bf16-mixed can be had here"):
-        train(tiny("compute.precision=16-mixed", "compute.accelerator=cpu"))
 
 
 def test_only_what_is_asked_for_is_measured():
