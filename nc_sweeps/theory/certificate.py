@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nc_sweeps.metrics.collapse import centred, square_norm, within_class
+from nc_sweeps.metrics.centring import centred, square_norm, within_class
 
 
 @dataclass(frozen=True)

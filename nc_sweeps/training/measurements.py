@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nc_sweeps.dynamics.gradients import LossGradients, loss_gradients
 from nc_sweeps.metrics.balancedness import balancedness
-from nc_sweeps.metrics.collapse import nc1, square_norm
+from nc_sweeps.metrics.centring import square_norm
+from nc_sweeps.metrics.collapse import nc1
 from nc_sweeps.metrics.errors import balanced_error, mean_square_loss
 from nc_sweeps.models.mean_field import MeanFieldEnsemble
 from nc_sweeps.theory.certificate import Certificate, certificate

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nc_sweeps.metrics.balancedness import balancedness
-from nc_sweeps.metrics.collapse import centred, nc1, square_norm, within_class
+from nc_sweeps.metrics.centring import centred, square_norm, within_class
+from nc_sweeps.metrics.collapse import nc1
 from nc_sweeps.metrics.errors import balanced_error, mean_square_loss
 
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nc_sweeps.dynamics.gradients import loss_gradients
-from nc_sweeps.metrics.collapse import centred, nc1, square_norm, within_class
+from nc_sweeps.metrics.centring import centred, square_norm, within_class
+from nc_sweeps.metrics.collapse import nc1
 from nc_sweeps.theory.certificate import certificate, worst_nc1
 from nc_sweeps.theory.objective import regularised_loss
 from tests.models.test_mean_field import ensemble_of
