@@ -108,6 +108,10 @@ class _Checks:
         self._positive("model.initial_scale_w")
         self._non_negative("model.initial_scale_u")
         self._non_negative("model.initial_scale_a")
+        radius, c0 = self.config.model.truncation, self.config.model.truncation_c0
+        self._require(radius >= 2, "model.truncation", "must be at least 2, or .inf for none")
+        fits = 1 <= c0 <= radius / 2
+        self._require(fits, "model.truncation_c0", f"must lie between 1 and half of model.truncation, {radius / 2:g}")
 
     def dynamics(self) -> None:
         dynamics = self.config.dynamics
@@ -121,6 +125,7 @@ class _Checks:
         self._non_negative("dynamics.lambda_w")
         whole = dynamics.horizon_unit != "steps" or dynamics.horizon == int(dynamics.horizon)
         self._require(whole, "dynamics.horizon", "must be a whole number of steps")
+        self._stages()
         previous = 0.0
         for index, change in enumerate(dynamics.schedule):
             after = f"dynamics.schedule.{index}.after"
@@ -128,16 +133,36 @@ class _Checks:
             self._positive(f"dynamics.schedule.{index}.step_size")
             previous = change.after
 
+    def _stages(self) -> None:
+        config, dynamics = self.config, self.config.dynamics
+        fits = 0 <= dynamics.stage_one < dynamics.horizon
+        self._require(
+            fits, "dynamics.stage_one", f"must be at least 0 and below dynamics.horizon, {dynamics.horizon:g}"
+        )
+        whole = dynamics.horizon_unit != "steps" or dynamics.stage_one == int(dynamics.stage_one)
+        self._require(whole, "dynamics.stage_one", "must be a whole number of steps")
+        held = config.model.train_head or dynamics.stage_one == 0
+        self._require(held, "dynamics.stage_one", "has no effect with model.train_head=false: W is held to the end")
+        if dynamics.stage_one_distance is None:
+            return
+        key = "dynamics.stage_one_distance"
+        self._positive(key)
+        self._require(dynamics.stage_one > 0, key, "needs a stage 1: set dynamics.stage_one, its greatest length")
+        known = math.isfinite(dynamics.beta) and dynamics.lambda_rho > 0 and math.isinf(config.model.truncation)
+        self._require(known, key, "the optimum is known for finite beta, lambda_rho > 0 and model.truncation=.inf only")
+
     def metrics(self) -> None:
         metrics = self.config.metrics
         self._choice("metrics.spacing", SPACINGS)
         fits = 2 <= metrics.points <= _MOST_POINTS
         self._require(fits, "metrics.points", f"must lie between 2 and {_MOST_POINTS}")
         self._at_least("metrics.every", 1)
-        for pattern in metrics.include:
-            if not fnmatch.filter(METRICS, pattern):
-                raise ConfigError(f"metrics.include={pattern}: no such metric; {one_of(pattern, tuple(METRICS))}")
-        self._require(len(metrics.include) > 0, "metrics.include", "must name at least one metric or pattern")
+        for key in ("include", "exclude"):
+            for pattern in getattr(metrics, key):
+                if not fnmatch.filter(METRICS, pattern):
+                    raise ConfigError(f"metrics.{key}={pattern}: no such metric; {one_of(pattern, tuple(METRICS))}")
+        chosen = len(selected_metrics(self.config)) > 0
+        self._require(chosen, "metrics.include", "must name at least one metric or pattern that is not excluded")
         self._choice("optimized_metric", selected_metrics(self.config))
 
     def _value(self, key: str) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 from nc_sweeps.metrics.catalogue import METRICS
 
-ACTIVATION_NAMES = ("tanh", "sigmoid", "relu", "softplus")
+ACTIVATION_NAMES = ("tanh", "erf", "sigmoid", "relu", "softplus")
 INTEGRATOR_NAMES = ("euler_maruyama", "exponential")
 HORIZON_UNITS = ("steps", "time", "epochs")
 SPACINGS = ("log", "linear", "epochs")
@@ -153,6 +153,8 @@ class ModelConfig:
     initial_scale_a: float = per_run("standard deviation of the second layer at the start")
     initial_scale_w: float = per_run("W₀ᵀW₀ = scale² I")
     train_head: bool = shape("false: W stays W₀")
+    truncation: float = shape("radius R of the truncation τ_R of the second layer; .inf: none")
+    truncation_c0: float = shape("its constant C₀, 1 ≤ C₀ ≤ R/2")
 
 
 @dataclass
@@ -173,6 +175,12 @@ class DynamicsConfig:
     schedule: list[StepSizeChange] = shape("changes of the step size, [{after, step_size}, …]")
     horizon: float = shape("length of the run, in horizon_unit")
     horizon_unit: str = shape(f"{', '.join(HORIZON_UNITS)} (time = Σ η)")
+    stage_one: float = shape(
+        "length of stage 1 (Algorithm 1), W held at W₀, in horizon_unit; 0: W moves from the start"
+    )
+    stage_one_distance: float | None = per_run(
+        "end stage 1 as soon as ‖F − F*‖_F/√n, certified by the Gibbs oracle, is below it; null: at its full length"
+    )
     lambda_rho: float = per_run("λ_ρ ≥ 0, weight decay of the particles")
     lambda_w: float = per_run("λ_W ≥ 0, weight decay of the head")
     integrator: str = shape(", ".join(INTEGRATOR_NAMES))
@@ -183,6 +191,7 @@ class MetricsConfig:
     """Group ``metrics``: what is measured and when."""
 
     include: list[str] = shape("names or patterns of metrics")
+    exclude: list[str] = shape("names or patterns of metrics to leave out")
     spacing: str = shape(f"of the measurements: {', '.join(SPACINGS)}")
     points: int = shape("number of measurements (log, linear)")
     every: int = shape("epochs between measurements (epochs)")
@@ -218,8 +227,12 @@ class RunConfig:
 
 def selected_metrics(config: RunConfig) -> tuple[str, ...]:
     """Names of the metrics that a run measures, in the order of the catalogue."""
-    patterns = config.metrics.include
-    return tuple(name for name in METRICS if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+
+    def matches(name: str, patterns: list[str]) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+    chosen = config.metrics
+    return tuple(name for name in METRICS if matches(name, chosen.include) and not matches(name, chosen.exclude))
 
 
 def leaves(config: Any, prefix: str = "", role: str = "") -> Iterator[tuple[str, Any, str]]:

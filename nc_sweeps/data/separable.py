@@ -16,6 +16,8 @@ from nc_sweeps.errors import DataError
 
 _BATCH = 1 << 14
 _MAX_BATCHES = 4096
+#: Numbers of the coordinates beyond the first q drawn at once.
+_CHUNK = 1 << 21
 
 
 def separable(*, classes: int, dimension: int, margin: float, per_class: int, generator: np.random.Generator) -> Split:
@@ -69,7 +71,7 @@ def _orthant_cap(
     s0 = _typical_square(h, q, margin, upper)
     kappa = h / (1.0 - s0)
 
-    accepted: list[np.ndarray] = []
+    samples = np.empty((count, d))
     found = 0
     for _ in range(_MAX_BATCHES):
         z = _proposal(kappa, margin, upper, (_BATCH, q), generator)
@@ -78,14 +80,19 @@ def _orthant_cap(
         z, s = z[inside], s[inside]
         log_probability = h * (np.log1p(-s) - math.log1p(-s0)) + kappa * (s - s0)
         keep = np.log(generator.random(len(s))) < log_probability
-        x = np.concatenate([z[keep], _ball(np.sqrt(1.0 - s[keep]), d - q, generator)], axis=1)
-        # Round first and test then, so that the rounded samples keep the promise exactly.
-        x = x.astype(np.float32).astype(np.float64)
-        x = x[(np.square(x).sum(axis=1) <= 1.0) & (x[:, :q] >= margin).all(axis=1)]
-        accepted.append(x)
-        found += len(x)
-        if found >= count:
-            return np.concatenate(accepted)[:count]
+        z, radii = z[keep], np.sqrt(1.0 - s[keep])
+        # In high dimension the other coordinates are the expensive ones: no more of them than are wanted.
+        while len(z) and found < count:
+            rows = min(max(1, _CHUNK // d), count - found)
+            x = np.concatenate([z[:rows], _ball(radii[:rows], d - q, generator)], axis=1)
+            z, radii = z[rows:], radii[rows:]
+            # Round first and test then, so that the rounded samples keep the promise exactly.
+            x = x.astype(np.float32).astype(np.float64)
+            x = x[(np.square(x).sum(axis=1) <= 1.0) & (x[:, :q] >= margin).all(axis=1)]
+            samples[found : found + len(x)] = x
+            found += len(x)
+        if found == count:
+            return samples
     raise DataError(
         f"dataset.margin={margin:g} with {q} classes in {d} dimensions: fewer than {count} of "
         f"{_MAX_BATCHES * _BATCH:,} proposals were accepted; take more dimensions or a smaller margin"

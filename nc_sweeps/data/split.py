@@ -1,9 +1,12 @@
 """What every data set is made of: labelled samples, as rows."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from nc_sweeps.data import separability
 
 
 @dataclass(frozen=True)
@@ -26,3 +29,8 @@ class Dataset:
     train: Split
     test: Split
     classes: int
+
+    @cached_property
+    def margin(self) -> float:
+        """Largest margin of the training set; see :mod:`nc_sweeps.data.separability`."""
+        return separability.margin(self.train.x, self.train.labels, self.classes)

@@ -7,6 +7,9 @@ With :math:`G = (\gamma/n)\, r W^\top`, and in the mean-field scaling (N times t
     g_U = \big((G A^\top) \circ \sigma'(X U^\top)\big)^\top X, \qquad
     g_W = (\gamma/n)\, H^\top r.
 
+With a truncation :math:`\tau_R` of the second layer A becomes :math:`\tau_R(A)` in :math:`g_U`, and :math:`g_A` gains
+the factor :math:`\tau_R'(A)`.
+
 Weight decay is not included: the integrators treat it, each in its own way.
 """
 
@@ -42,15 +45,16 @@ def loss_gradients(
     """
     runs, n = X.shape[:2]
     N = ensemble.particles
+    A = ensemble.second_layer
     blocks = list(particle_blocks(runs, n, N))
-    H = X.new_zeros(runs, n, ensemble.A.shape[2])
+    H = X.new_zeros(runs, n, A.shape[2])
     keep = runs * n * N <= KEPT_ELEMENTS
     kept: list[Tensor] = []
     for block in blocks:
         S_T = activations(ensemble.U[:, block], X, ensemble.activation)
         if keep:
             kept.append(S_T)
-        H += torch.bmm(S_T.mT, ensemble.A[:, block])
+        H += torch.bmm(S_T.mT, A[:, block])
     H /= N
 
     scale = (ensemble.gamma / n)[:, None, None]
@@ -61,10 +65,12 @@ def loss_gradients(
         G = scale * torch.bmm(r, ensemble.W.mT)
         g_W = scale * torch.bmm(H.mT, r)
 
-    g_A, g_U = torch.empty_like(ensemble.A), torch.empty_like(ensemble.U)
+    g_A, g_U = torch.empty_like(A), torch.empty_like(ensemble.U)
     for index, block in enumerate(blocks):
         S_T = kept[index] if keep else activations(ensemble.U[:, block], X, ensemble.activation)
         g_A[:, block] = torch.bmm(S_T, G)
-        delta_T = torch.bmm(ensemble.A[:, block], G.mT).mul_(ensemble.activation.slope(S_T))
+        delta_T = torch.bmm(A[:, block], G.mT).mul_(ensemble.activation.slope(S_T))
         g_U[:, block] = torch.bmm(delta_T, X)
+    if ensemble.truncation is not None:
+        g_A *= ensemble.truncation.slope(ensemble.A)
     return LossGradients(A=g_A, U=g_U, W=g_W, features=H)

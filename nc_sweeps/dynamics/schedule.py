@@ -29,10 +29,12 @@ class Schedule:
     Args:
         pieces: consecutive, from step 0 to the last.
         steps_per_epoch: mini-batches in one pass over the training set.
+        stage_one: steps for which the head is held, at most (Algorithm 1); 0: it moves from the start.
     """
 
     pieces: tuple[Piece, ...]
     steps_per_epoch: int
+    stage_one: int = 0
 
     @classmethod
     def of(cls, dynamics: DynamicsConfig, training_samples: int) -> "Schedule":
@@ -67,7 +69,11 @@ class Schedule:
             raise ConfigError(f"{horizon}: must be long enough for one step")
         if first > _MOST_STEPS:
             raise ConfigError(f"{horizon}: {first:.0e} steps; must be at most {_MOST_STEPS:.0e}")
-        return cls(tuple(pieces), per_epoch)
+        schedule = cls(tuple(pieces), per_epoch)
+        unit = per_epoch if dynamics.horizon_unit == "epochs" else 1
+        by_time = dynamics.horizon_unit == "time"
+        held = schedule._step_at(dynamics.stage_one) if by_time else round(dynamics.stage_one * unit)
+        return cls(schedule.pieces, per_epoch, min(held, schedule.total))
 
     @property
     def total(self) -> int:
@@ -84,12 +90,21 @@ class Schedule:
             piece.step_size * (min(step, piece.last) - piece.first) for piece in self.pieces if piece.first < step
         )
 
+    def _step_at(self, time: float) -> int:
+        """The step that ends nearest to a time."""
+        for piece in self.pieces:
+            steps = round(time / piece.step_size)
+            if piece.first + steps <= piece.last:
+                return piece.first + steps
+            time -= (piece.last - piece.first) * piece.step_size
+        return self.total
+
     def epoch(self, step: int) -> float:
         """Passes over the training set."""
         return step / self.steps_per_epoch
 
     def measurements(self, metrics: MetricsConfig) -> list[int]:
-        """Steps at which to measure, 0 and the last included, increasing."""
+        """Steps at which to measure, 0, the end of stage 1 and the last included, increasing."""
         chosen: Iterable[float]
         if metrics.spacing == "epochs":
             chosen = range(0, self.total, metrics.every * self.steps_per_epoch)
@@ -97,4 +112,4 @@ class Schedule:
             chosen = np.linspace(0, self.total, metrics.points).round()
         else:
             chosen = np.geomspace(self.total, 1, metrics.points - 1).round()
-        return sorted({0, self.total} | {int(step) for step in chosen})
+        return sorted({0, self.stage_one, self.total} | {int(step) for step in chosen})

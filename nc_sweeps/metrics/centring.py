@@ -1,9 +1,10 @@
-r"""Parts of a matrix with a row a sample: centred, within classes, and their size.
+r"""Parts of a matrix with a row a sample, centred and within classes, and the size of matrices.
 
 Leading axes (runs) are batched. A tilde removes column means;
 :math:`Z_w` is the within-class part of Z, :math:`Z_b = \tilde Z - Z_w` the between-class part.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -35,3 +36,11 @@ def within_class(Z: Float[Tensor, "*run n k"], Y: Float[Tensor, "*run n q"]) -> 
 def square_norm(Z: Float[Tensor, "*run n k"]) -> Float[Tensor, "*run"]:
     r""":math:`\|Z\|_F^2`."""
     return Z.square().sum(dim=(-2, -1))
+
+
+def operator_norm(Z: Float[Tensor, "*run k l"]) -> Float[Tensor, "*run"]:
+    r""":math:`\|Z\|_{op}`, NaN for a run with an entry that is not finite."""
+    # LAPACK refuses a whole batch for one infinity or NaN.
+    finite = Z.isfinite().flatten(-2).all(dim=-1)
+    norm: Tensor = torch.linalg.matrix_norm(Z.where(finite[..., None, None], 0.0), ord=2)
+    return norm.where(finite, torch.nan)

@@ -1,17 +1,274 @@
-r"""Within-class variability of features: NC1."""
+r"""Neural collapse, NC1 to NC4, from class statistics.
 
-from jaxtyping import Float
+Every function names its formula, because the literature has several under one name. Leading axes (runs) are batched.
+Nothing is added to a denominator: a value that is not defined is NaN, and the docstring says when.
+
+Notation: :math:`n_k`, :math:`\mu_k` and :math:`v_k` are size, mean and mean square distance to the mean of class k,
+:math:`\mu = \sum_k n_k\mu_k/n` is the mean of all samples, and
+
+.. math::
+    \Sigma_W = \tfrac1n \sum_k \sum_{i \in k} (h_i - \mu_k)(h_i - \mu_k)^\top, \qquad
+    \Sigma_B = \sum_k \tfrac{n_k}{n} (\mu_k - \mu)(\mu_k - \mu)^\top
+
+weigh samples; for balanced classes they are the matrices of Papyan, Han and Donoho. NC1 is about samples: a class
+without any takes no part, and q counts the others. NC2 and NC3 are about classes: each mean counts once, whatever its
+size; M has the rows :math:`\mu_k`, :math:`\tilde M` the rows :math:`\tilde\mu_k = \mu_k - \tfrac1q\sum_l \mu_l`,
+and all values are NaN when a class has no sample.
+
+Sources: V. Papyan, X. Y. Han, D. Donoho, *Prevalence of neural collapse*, PNAS 2020; T. Galanti, A. György, M. Hutter,
+*On the role of neural collapse in transfer learning*, arXiv 2112.15121, 2021; Z. Zhu et al., *A geometric analysis of
+neural collapse with unconstrained features*, NeurIPS 2021.
+"""
+
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nc_sweeps.metrics.centring import centred, square_norm, within_class
+from nc_sweeps.metrics.centring import centred
+from nc_sweeps.metrics.statistics import ClassStatistics
 
 
-def nc1(H: Float[Tensor, "*run n p"], Y: Float[Tensor, "*run n q"]) -> Float[Tensor, "*run"]:
-    r""":math:`\mathrm{NC1} = \|H_w\|_F^2 / \|\tilde H\|_F^2 \in [0, 1]`: the share of the variance of the features
-    that lies within classes. NaN when all features are equal.
+def nc1(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
+    r""":math:`\|H_w\|_F^2 / \|\tilde H\|_F^2 \in [0, 1]`: the share of the variance of the features that lies within
+    classes. NaN when all features are equal.
+    """
+    within, between = _within_and_between(statistics)
+    return within / (within + between)
+
+
+def nc1_trace_ratio(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
+    r""":math:`\operatorname{tr}\Sigma_W / \operatorname{tr}\Sigma_B = \mathrm{NC1}/(1 - \mathrm{NC1})`. NaN when all
+    class means are equal.
+    """
+    within, between = _within_and_between(statistics)
+    return (within / between).where(between != 0.0, torch.nan)
+
+
+def nc1_pseudo_inverse(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
+    r""":math:`\operatorname{tr}(\Sigma_W \Sigma_B^+) / q` (Papyan, Han, Donoho 2020).
+
+    :math:`\Sigma_B` has rank :math:`\min(q - 1, p)` at most, and its pseudo-inverse is truncated there: a threshold
+    would keep rounding errors and divide by them. NaN when the weighted centred class means have less numerical rank
+    (singular values above eps · max(q, p) · the largest), because then the value depends on what is called zero.
+    """
+    counts = statistics.counts
+    samples = counts.sum(dim=-1)
+    C = (counts / samples.unsqueeze(-1)).sqrt().unsqueeze(-1) * _centred_on_samples(statistics)  # Σ_B = CᵀC
+    # LAPACK refuses a whole batch for one infinity or NaN; those runs get rank 0.
+    C = C.where(C.isfinite().flatten(-2).all(dim=-1)[..., None, None], 0.0)
+    _, singular, directions = torch.linalg.svd(C, full_matrices=False)
+    present = (counts > 0).sum(dim=-1)
+    rank = (present - 1).clamp(max=C.shape[-1])
+    smallest = singular.take_along_dim((rank - 1).clamp(min=0).unsqueeze(-1), dim=-1).squeeze(-1)
+    defined = (rank > 0) & (smallest > torch.finfo(C.dtype).eps * max(C.shape[-2:]) * singular[..., 0])
+    kept = torch.arange(singular.shape[-1], device=C.device) < rank.unsqueeze(-1)
+    variances = (directions @ statistics.scatter * directions).sum(dim=-1) / samples.unsqueeze(-1)
+    value: Tensor = (variances / singular.square()).where(kept, 0.0).sum(dim=-1) / present
+    return value.where(defined, torch.nan)
+
+
+def nc1_cdnv(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
+    r"""Class-distance normalised variance :math:`\operatorname{mean}_{k \ne l} (v_k + v_l) / (2\|\mu_k - \mu_l\|^2)`
+    (Galanti et al. 2021). NaN when two class means are equal or there are fewer than two classes with samples.
+    """
+    ratios, pairs = _pairwise_variance(statistics)
+    return ratios.sum(dim=(-2, -1)) / pairs.sum(dim=(-2, -1))
+
+
+def nc1_cdnv_worst(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
+    r""":math:`\max_{k \ne l} (v_k + v_l) / (2\|\mu_k - \mu_l\|^2)`: the pair of classes that is hardest to tell apart.
+    NaN where :func:`nc1_cdnv` is.
+    """
+    ratios, pairs = _pairwise_variance(statistics)
+    return ratios.amax(dim=(-2, -1)).where(pairs.any(dim=-1).any(dim=-1), torch.nan)
+
+
+def nc2_norm_variation(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
+    r""":math:`\operatorname{std}_k \|\tilde\mu_k\| / \operatorname{mean}_k \|\tilde\mu_k\|`, with the standard
+    deviation of a population: equinorm to a simplex. NaN when all class means are equal or a class has no sample.
+    """
+    return _norm_variation(_centred_means(statistics))
+
+
+def nc2_simplex_angle(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
+    r""":math:`\operatorname{mean}_{k \ne l} |\cos(\tilde\mu_k, \tilde\mu_l) + 1/(q - 1)|`: equiangular to a simplex.
+    NaN when a centred class mean vanishes or a class has no sample.
+    """
+    means = _centred_means(statistics)
+    return _mean_off_diagonal((_cosines(means) + 1.0 / means.new_tensor(means.shape[-2] - 1)).abs())
+
+
+def nc2_simplex_distance(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
+    r""":math:`\|\tilde M\tilde M^\top / \|\tilde M\tilde M^\top\|_F - (I - 11^\top/q)/\sqrt{q - 1}\|_F`: norms and
+    angles in one number. NaN when all class means are equal or a class has no sample.
+    """
+    means = _unit(_centred_means(statistics))
+    return _norm(_unit(means @ means.mT) - _simplex(means))
+
+
+def nc2_frame_norm_variation(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
+    r""":math:`\operatorname{std}_k \|\mu_k\| / \operatorname{mean}_k \|\mu_k\|`, with the standard deviation of a
+    population: equinorm to an orthogonal frame, which square loss without bias gives. NaN when all class means are
+    zero or a class has no sample.
+    """
+    return _norm_variation(_means(statistics))
+
+
+def nc2_frame_angle(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
+    r""":math:`\operatorname{mean}_{k \ne l} |\cos(\mu_k, \mu_l)|`: orthogonal. NaN when a class mean is zero or a class
+    has no sample.
+    """
+    return _mean_off_diagonal(_cosines(_means(statistics)).abs())
+
+
+def nc2_frame_distance(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
+    r""":math:`\|M M^\top / \|M M^\top\|_F - I/\sqrt q\|_F`: norms and angles in one number. NaN when all class
+    means are zero or a class has no sample.
+    """
+    means = _unit(_means(statistics))
+    identity = torch.eye(means.shape[-2], dtype=means.dtype, device=means.device)
+    return _norm(_unit(means @ means.mT) - _unit(identity))
+
+
+def nc3_duality(statistics: ClassStatistics, W: Float[Tensor, "*run p q"]) -> Float[Tensor, "*run"]:
+    r""":math:`\|W^\top/\|W\|_F - \tilde M/\|\tilde M\|_F\|_F` (Papyan, Han, Donoho 2020). NaN when W = 0, all
+    class means are equal or a class has no sample.
+    """
+    return _norm(_unit(W.double().mT) - _unit(_centred_means(statistics)))
+
+
+def nc3_frame_duality(statistics: ClassStatistics, W: Float[Tensor, "*run p q"]) -> Float[Tensor, "*run"]:
+    r""":math:`\|W^\top/\|W\|_F - M/\|M\|_F\|_F`: duality to the means as they are, for heads without bias. NaN when
+    W = 0, all class means are zero or a class has no sample.
+    """
+    return _norm(_unit(W.double().mT) - _unit(_means(statistics)))
+
+
+def nc3_misalignment(statistics: ClassStatistics, W: Float[Tensor, "*run p q"]) -> Float[Tensor, "*run"]:
+    r""":math:`1 - \operatorname{mean}_k \cos(w_k, \tilde\mu_k)`, whatever the norms. NaN when a column of W or a
+    centred class mean vanishes or a class has no sample.
+    """
+    # 1 − cos(u, v) = ‖u/‖u‖ − v/‖v‖‖²/2, without the cancellation.
+    difference = _unit_rows(W.double().mT) - _unit_rows(_centred_means(statistics))
+    return difference.square().sum(dim=-1).mean(dim=-1) / 2
+
+
+def nc3_product_distance(statistics: ClassStatistics, W: Float[Tensor, "*run p q"]) -> Float[Tensor, "*run"]:
+    r""":math:`\|\tilde M W/\|\tilde M W\|_F - (I - 11^\top/q)/\sqrt{q - 1}\|_F` (Zhu et al. 2021). NaN when
+    :math:`\tilde M W = 0` or a class has no sample.
+    """
+    means = _unit(_centred_means(statistics))
+    return _norm(_unit(means @ _unit(W.double())) - _simplex(means))
+
+
+def nc4(
+    H: Float[Tensor, "*run n p"], F: Float[Tensor, "*run n q"], statistics: ClassStatistics
+) -> Float[Tensor, "*run"]:
+    r"""Share of the samples with :math:`\arg\max_k F_{ik} \ne \arg\min_k \|h_i - \mu_k\|`: how often the classifier is
+    not the rule of the nearest class centre. The centres come before the samples, so NC4 takes a pass of its own.
+
+    NaN when a feature is not finite, a score is NaN or no class has a sample; a class without is never nearest.
 
     Args:
-        H: features; in float64, or the ratio loses its digits where it matters.
-        Y: one-hot labels.
+        H: features of the samples to classify.
+        F: scores of the same samples.
+        statistics: where the class centres are from; usually the training set, whatever H is from.
     """
-    return square_norm(within_class(H, Y)) / square_norm(centred(H))
+    return disagreements(H, F, centres(statistics)).mean(dim=-1)
+
+
+def centres(statistics: ClassStatistics) -> Float[Tensor, "*run q p"]:
+    """Class means; that of a class without samples is infinitely far away."""
+    return statistics.means.where((statistics.counts > 0).unsqueeze(-1), torch.inf)
+
+
+def disagreements(
+    H: Float[Tensor, "*run n p"], F: Float[Tensor, "*run n q"], centres: Float[Tensor, "*run q p"]
+) -> Float[Tensor, "*run n"]:
+    r"""1 where :math:`\arg\max_k F_{ik} \ne \arg\min_k \|h_i - c_k\|`, else 0; NaN where :func:`nc4` is."""
+    # ‖h‖² − 2⟨h, c⟩ + ‖c‖² would be faster, and wrong for centres that are close to each other and far from zero.
+    distances = torch.cdist(H.double(), centres, compute_mode="donot_use_mm_for_euclid_dist")
+    nearest = distances.min(dim=-1)
+    defined = nearest.values.isfinite() & ~F.isnan().any(dim=-1)
+    return (F.argmax(dim=-1) != nearest.indices).double().where(defined, torch.nan)
+
+
+def _centred_on_samples(statistics: ClassStatistics) -> Float[Tensor, "*run q p"]:
+    r""":math:`\mu_k - \mu`, differenced against the largest class: a common offset costs no digits, and means that are
+    all equal give exactly zero. Meaningless for classes without samples.
+    """
+    largest = statistics.counts.argmax(dim=-1)[..., None, None]
+    differences = statistics.means - statistics.means.take_along_dim(largest, dim=-2)
+    weights = statistics.counts / statistics.counts.sum(dim=-1, keepdim=True)
+    return differences - (weights.unsqueeze(-1) * differences).sum(dim=-2, keepdim=True)
+
+
+def _within_and_between(statistics: ClassStatistics) -> tuple[Float[Tensor, "*run"], Float[Tensor, "*run"]]:
+    r""":math:`\|H_w\|_F^2 = n\operatorname{tr}\Sigma_W` and :math:`\|H_b\|_F^2 = n\operatorname{tr}\Sigma_B`."""
+    distances = _centred_on_samples(statistics).square().sum(dim=-1)
+    return statistics.sums_of_squares.sum(dim=-1), (statistics.counts * distances).sum(dim=-1)
+
+
+def _pairwise_variance(
+    statistics: ClassStatistics,
+) -> tuple[Float[Tensor, "*run q q"], Bool[Tensor, "*run q q"]]:
+    r""":math:`(v_k + v_l) / (2\|\mu_k - \mu_l\|^2)`, NaN for equal means, and which pairs there are; others are 0."""
+    counts, means = statistics.counts, statistics.means
+    present = counts > 0
+    pairs = present.unsqueeze(-1) & present.unsqueeze(-2)
+    pairs = pairs & ~torch.eye(counts.shape[-1], dtype=torch.bool, device=counts.device)
+    variances = statistics.sums_of_squares / counts
+    distances = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist").square()
+    ratios = (variances.unsqueeze(-1) + variances.unsqueeze(-2)) / (2.0 * distances)
+    return ratios.where(distances != 0.0, torch.nan).where(pairs, 0.0), pairs
+
+
+def _means(statistics: ClassStatistics) -> Float[Tensor, "*run q p"]:
+    r"""M; NaN when a class has no sample."""
+    return statistics.means.where((statistics.counts > 0).all(dim=-1)[..., None, None], torch.nan)
+
+
+def _centred_means(statistics: ClassStatistics) -> Float[Tensor, "*run q p"]:
+    r""":math:`\tilde M`; NaN when a class has no sample."""
+    return centred(_means(statistics))
+
+
+def _norm(Z: Float[Tensor, "*run k l"]) -> Float[Tensor, "*run"]:
+    norm: Tensor = torch.linalg.matrix_norm(Z)
+    return norm
+
+
+def _unit(Z: Float[Tensor, "*run k l"]) -> Float[Tensor, "*run k l"]:
+    r""":math:`Z/\|Z\|_F`."""
+    return Z / _norm(Z)[..., None, None]
+
+
+def _row_norms(Z: Float[Tensor, "*run k l"]) -> Float[Tensor, "*run k"]:
+    norms: Tensor = torch.linalg.vector_norm(Z, dim=-1)
+    return norms
+
+
+def _unit_rows(Z: Float[Tensor, "*run k l"]) -> Float[Tensor, "*run k l"]:
+    return Z / _row_norms(Z).unsqueeze(-1)
+
+
+def _cosines(Z: Float[Tensor, "*run k l"]) -> Float[Tensor, "*run k k"]:
+    """Between all pairs of rows."""
+    Z = _unit_rows(Z)
+    return Z @ Z.mT
+
+
+def _norm_variation(Z: Float[Tensor, "*run k l"]) -> Float[Tensor, "*run"]:
+    norms = _row_norms(Z)
+    return norms.std(dim=-1, correction=0) / norms.mean(dim=-1)
+
+
+def _mean_off_diagonal(Z: Float[Tensor, "*run k k"]) -> Float[Tensor, "*run"]:
+    off_diagonal = ~torch.eye(Z.shape[-1], dtype=torch.bool, device=Z.device)
+    return Z.where(off_diagonal, 0.0).sum(dim=(-2, -1)) / off_diagonal.sum()
+
+
+def _simplex(means: Float[Tensor, "*run q p"]) -> Float[Tensor, "q q"]:
+    r""":math:`(I - 11^\top/q)/\sqrt{q - 1}`, in the precision of the means."""
+    q = means.shape[-2]
+    return _unit(torch.eye(q, dtype=means.dtype, device=means.device) - 1.0 / q)

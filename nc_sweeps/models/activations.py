@@ -43,9 +43,19 @@ def _tanh_slope(s: Tensor) -> Tensor:
     return torch.addcmul(s.new_ones(()), s, s, value=-1.0)  # 1 − s² in one pass
 
 
+# sup|erf'|; the largest of the derivatives, sup|erf'''|, is twice that.
+_ERF_SLOPE = 2.0 / math.sqrt(math.pi)
+
+
+def _erf_slope(s: Tensor) -> Tensor:
+    # 2/√π exp(−z²); where erf(z) has rounded to ±1, z is infinite and the slope 0.
+    return s.erfinv().square_().neg_().exp_().mul_(_ERF_SLOPE)
+
+
 #: Every activation by its name in the configuration.
 ACTIVATIONS: dict[str, Activation] = {
     "tanh": Activation(_tanh, _tanh_slope, bound=1.0, c1=2.0),
+    "erf": Activation(torch.erf_, _erf_slope, bound=1.0, c1=2.0 * _ERF_SLOPE),
     "sigmoid": Activation(torch.sigmoid_, lambda s: s * (1.0 - s), bound=1.0, c1=1.0),
     "relu": Activation(torch.relu_, lambda s: (s > 0).to(s.dtype), bound=math.inf, c1=math.inf),
     "softplus": Activation(torch.nn.functional.softplus, lambda s: -torch.expm1(-s), bound=math.inf, c1=math.inf),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nc_sweeps.counters import Stream, normals
 from nc_sweeps.models.activations import Activation
+from nc_sweeps.models.truncation import Truncation
 
 #: Elements of a (run, particle, sample) block of activations: few enough to stay in a core's cache, …
 BLOCK_ELEMENTS = 2**18
@@ -47,6 +48,7 @@ class MeanFieldEnsemble(nn.Module):
         W: linear head, (run, p, q).
         gamma: output scale γ of each run, (run,).
         activation: σ.
+        truncation: τ_R of the second layer; None: R = ∞.
     """
 
     gamma: Tensor
@@ -58,6 +60,7 @@ class MeanFieldEnsemble(nn.Module):
         W: Float[Tensor, "run p q"],
         gamma: Float[Tensor, "run"],
         activation: Activation,
+        truncation: Truncation | None = None,
     ) -> None:
         super().__init__()
         # The flow moves the parameters by its own gradients; autograd has no part in it.
@@ -66,6 +69,7 @@ class MeanFieldEnsemble(nn.Module):
         self.W = nn.Parameter(W, requires_grad=False)
         self.register_buffer("gamma", gamma, persistent=False)
         self.activation = activation
+        self.truncation = truncation
 
     @property
     def runs(self) -> int:
@@ -77,12 +81,23 @@ class MeanFieldEnsemble(nn.Module):
         """Number of particles N of each network."""
         return self.U.shape[1]
 
-    def features(self, X: Float[Tensor, "run n d"]) -> Float[Tensor, "run n p"]:
-        r"""Features :math:`H = \sigma(X U^\top) A / N` (2), block by block of particles."""
-        H = X.new_zeros(*X.shape[:2], self.A.shape[2])
+    @property
+    def second_layer(self) -> Float[Tensor, "run N p"]:
+        r"""The second layer as the features see it, :math:`\tau_R(A)`."""
+        return self.A if self.truncation is None else self.truncation.value(self.A)
+
+    def particle_mean(self, X: Float[Tensor, "run n d"], Z: Float[Tensor, "run N k"]) -> Float[Tensor, "run n k"]:
+        r""":math:`\sigma(X U^\top) Z / N`: for every sample the mean over particles of :math:`\sigma(u_j^\top x) z_j`,
+        block by block of particles.
+        """
+        mean = X.new_zeros(*X.shape[:2], Z.shape[2])
         for block in particle_blocks(self.runs, X.shape[1], self.particles):
-            H += torch.bmm(activations(self.U[:, block], X, self.activation).mT, self.A[:, block])
-        return H / self.particles
+            mean += torch.bmm(activations(self.U[:, block], X, self.activation).mT, Z[:, block])
+        return mean / self.particles
+
+    def features(self, X: Float[Tensor, "run n d"]) -> Float[Tensor, "run n p"]:
+        r"""Features :math:`H = \sigma(X U^\top)\, \tau_R(A) / N` (2)."""
+        return self.particle_mean(X, self.second_layer)
 
     def forward(self, X: Float[Tensor, "run n d"]) -> Float[Tensor, "run n q"]:
         r"""Predictor :math:`F = \gamma H W` (3)."""
@@ -102,6 +117,7 @@ def initial_ensemble(
     gamma: Sequence[float],
     activation: Activation,
     dtype: torch.dtype,
+    truncation: Truncation | None = None,
 ) -> MeanFieldEnsemble:
     r"""Initial state of Assumption 1: particles :math:`\mathcal N(0, \mathrm{diag}(s_a^2 I_p, s_u^2 I_d))` and
     orthonormal columns :math:`W_0^\top W_0 = s_w^2 I_q`.
@@ -113,6 +129,7 @@ def initial_ensemble(
         gamma: γ of each run.
         activation: σ.
         dtype: floating-point type of the state. Numbers are drawn in float64 and rounded once.
+        truncation: τ_R; None: R = ∞.
     """
     key = torch.tensor(list(seeds), dtype=torch.int64)
     theta = normals(key, Stream.PARTICLES, 0, torch.arange(particles), features + dimension, torch.float64)
@@ -123,6 +140,7 @@ def initial_ensemble(
         W=(_column(scale_w) * head).to(dtype),
         gamma=torch.tensor(list(gamma), dtype=dtype),
         activation=activation,
+        truncation=truncation,
     )
 
 

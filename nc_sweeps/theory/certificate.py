@@ -19,6 +19,9 @@ Dividing :math:`\ell = \ell_w + \ell_b` in the worst way between and within clas
     \frac{\ell - \ell_b + \varrho}{\ell - \ell_b + \varrho + (1 - \sqrt{\ell_b})^2}
 
 and the maximum is attained: at :math:`\sqrt{\ell_b} = \ell + \varrho` where allowed, else at :math:`\ell_b = \ell`.
+
+A head bias, :math:`F = \gamma H W + 1 b^\top`, changes none of this if r holds it. But W then tends to rank q − 1 and B
+grows without bound; :func:`centred_head_bound` stays useful.
 """
 
 from dataclasses import dataclass
@@ -55,6 +58,7 @@ def certificate(
     W: Float[Tensor, "*run p q"],
     Y: Float[Tensor, "*run n q"],
     gamma: Float[Tensor, "*run"],
+    bias: Float[Tensor, "*run q"] | None = None,
 ) -> Certificate:
     r"""Bound NC1 of the features H by what the head does with them.
 
@@ -63,9 +67,10 @@ def certificate(
         W: linear head; rank deficient heads are allowed.
         Y: one-hot labels, balanced or not.
         gamma: output scale.
+        bias: b of the head. With one, ``nc1_bound`` is the smaller of the two bounds that hold.
     """
     scale = gamma[..., None, None]
-    r = scale * (H @ W) - Y
+    r = scale * (H @ W) - Y + (0.0 if bias is None else bias[..., None, :])
     B = torch.linalg.pinv(W).mT
     Q = centred(H)
     Q = Q - (Q @ W) @ B.mT
@@ -76,8 +81,11 @@ def certificate(
     range_term = gamma.square() * square_norm(within_class(Q, Y)) / T
     features = centred(H)
     cosine_squared = (features * target).sum(dim=(-2, -1)).square() / (square_norm(features) * T)
+    nc1_bound = worst_nc1(loss_term, range_term)
+    if bias is not None:
+        nc1_bound = torch.minimum(nc1_bound, centred_head_bound(H, W, r, Y, gamma))
     return Certificate(
-        nc1_bound=worst_nc1(loss_term, range_term),
+        nc1_bound=nc1_bound,
         loss_term=loss_term,
         range_term=range_term,
         closed_form=_closed_form(Q, W, r, Y, gamma),
@@ -98,6 +106,42 @@ def worst_nc1(loss_term: Float[Tensor, "*run"], range_term: Float[Tensor, "*run"
     bound = torch.where(total.square() <= loss_term, total, spent_between)
     # Written so that an undefined ℓ (the head maps all classes to one point) leaves the bound at 1, which is true.
     return torch.where(loss_term < 1.0, bound, torch.ones_like(bound))
+
+
+def centred_head_bound(
+    H: Float[Tensor, "*run n p"],
+    W: Float[Tensor, "*run p q"],
+    r: Float[Tensor, "*run n q"],
+    Y: Float[Tensor, "*run n q"],
+    gamma: Float[Tensor, "*run"],
+) -> Float[Tensor, "*run"]:
+    r"""Upper bound of NC1 that a head of rank q − 1 does not spoil. With :math:`\bar W = W(I - 11^\top/q)`,
+    :math:`\bar C = \bar W^+` and :math:`\bar P = \bar W \bar C`,
+
+    .. math::
+        \mathrm{NC1} \le \frac{\gamma^{-2}\|\tilde r \bar C\|_F^2 + \|\tilde H(I - \bar P)\|_F^2}
+        {\gamma^{-2}\|\tilde Y \bar C\|_F^2},
+
+    valid with a bias and without; 1 where the right-hand side is larger or undefined.
+
+    Args:
+        H, W, Y, gamma: as in :func:`certificate`.
+        r: residual F − Y, with the bias.
+    """
+    centred_head = W - W.mean(dim=-1, keepdim=True)
+    C = _pinv_of_rank(centred_head, W.shape[-1] - 1)
+    hidden = centred(H)
+    hidden = hidden - (hidden @ centred_head) @ C
+    numerator = square_norm(centred(r) @ C) + gamma.square() * square_norm(hidden)
+    bound = numerator / square_norm(centred(Y) @ C)
+    return torch.where(bound < 1.0, bound, 1.0)
+
+
+def _pinv_of_rank(Z: Float[Tensor, "*run p q"], rank: int) -> Float[Tensor, "*run q p"]:
+    """Pseudo-inverse of a matrix whose rank is known: rounding cannot pass for a small singular value."""
+    U, S, Vh = torch.linalg.svd(Z, full_matrices=False)
+    inverse: Tensor = Vh[..., :rank, :].mT / S[..., None, :rank] @ U[..., :rank].mT
+    return inverse
 
 
 def _closed_form(

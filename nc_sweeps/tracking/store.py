@@ -5,7 +5,7 @@
 ``overrides.yaml``      what the user typed
 ``metrics.parquet``     one row a measurement: step, time, epoch, seconds and every metric
 ``summary.json``        status, signature, first / last / best of each metric, timings, versions, git commit
-``checkpoint.safetensors``  U, A, W and the step they belong to; with the configuration all that training needs to go on
+``checkpoint.safetensors``  the state of the run and its step; with the configuration all that training needs to go on
 ======================  ==============================================================================================
 
 Files are replaced in one piece, so a reader never sees half a file; a killed process may leave a hidden temporary
@@ -103,7 +103,7 @@ class RunStore:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
                 step = int(metadata["step"])
-                state = {name: file.get_tensor(name) for name in ("A", "U", "W")}
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{path}: damaged checkpoint ({error}); delete it to start the run over") from error
         if metadata.get("signature") != signature(self.config):

@@ -111,7 +111,7 @@ class Record(pl.Callback):
 
     def _save(self, module: FlowModule) -> None:
         for run, record in enumerate(self.records):
-            state = {name: Z[run].cpu() for name, Z in module.ensemble.state_dict().items()}
+            state = module.state(run)
             # A run may have diverged since it was last measured; the next measurement will say so.
             if self.alive[run] and all(Z.isfinite().all() for Z in state.values()):
                 record.save(state, module.step)

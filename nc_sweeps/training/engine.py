@@ -16,14 +16,16 @@ from torch import Tensor
 
 from nc_sweeps.config import RunConfig, selected_metrics
 from nc_sweeps.data import Dataset
-from nc_sweeps.dynamics.flow import Flow, Hyperparameters
+from nc_sweeps.dynamics.flow import NEVER, Flow, Hyperparameters
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Schedule
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.models.activations import ACTIVATIONS
 from nc_sweeps.models.mean_field import MeanFieldEnsemble, initial_ensemble, one_hot
+from nc_sweeps.models.truncation import Truncation
 from nc_sweeps.training.callbacks import Progress, Record, RunRecord
 from nc_sweeps.training.module import FlowModule, Segments
+from nc_sweeps.training.references import References
 
 #: Stops on the way in which progress is shown and checkpoints may be taken.
 _STOPS = 100
@@ -38,7 +40,7 @@ class Run:
         data: its data set.
         record: where its numbers go.
         step: steps already taken.
-        state: U, A, W after that step; None: the initial state.
+        state: as :meth:`FlowModule.state` gave it after that step; None: the initial state.
         seconds: training time already spent.
     """
 
@@ -103,31 +105,40 @@ class Ensemble:
 
     def _module(self) -> FlowModule:
         dtype = torch.float64 if self.config.compute.precision == "64-true" else torch.float32
-        dynamics = self.config.dynamics
-        return FlowModule(
+        configs = [run.config for run in self.runs]
+        distances = [config.dynamics.stage_one_distance for config in configs]
+        module = FlowModule(
             ensemble=self._networks(dtype),
-            flow=Flow(
-                INTEGRATORS[dynamics.integrator],
-                Hyperparameters(
-                    seeds=torch.tensor([run.config.seed for run in self.runs], dtype=torch.int64),
-                    beta=self._column("beta"),
-                    lambda_rho=self._column("lambda_rho"),
-                    lambda_w=self._column("lambda_w"),
-                    schedules=tuple(run.schedule for run in self.runs),
-                ),
-                dynamics.batch_size,
-                self.config.model.train_head,
-            ),
+            flow=self._flow(),
             X=self._inputs("train", dtype),
             Y=self._targets("train", dtype),
             X_test=self._inputs("test", dtype),
             Y_test=self._targets("test", dtype),
             step=self.begin,
+            references=References(configs, [run.data for run in self.runs]),
+            stage_one_distance=torch.tensor([math.nan if d is None else d for d in distances], dtype=torch.float64),
         )
+        states = [run.state for run in self.runs if run.state is not None]
+        if states:
+            module.restore(states)
+        return module
+
+    def _flow(self) -> Flow:
+        dynamics = self.config.dynamics
+        hyperparameters = Hyperparameters(
+            seeds=torch.tensor([run.config.seed for run in self.runs], dtype=torch.int64),
+            beta=self._column("beta"),
+            lambda_rho=self._column("lambda_rho"),
+            lambda_w=self._column("lambda_w"),
+            schedules=tuple(run.schedule for run in self.runs),
+        )
+        starts = [run.schedule.stage_one if run.config.model.train_head else NEVER for run in self.runs]
+        return Flow(INTEGRATORS[dynamics.integrator], hyperparameters, dynamics.batch_size, torch.tensor(starts))
 
     def _networks(self, dtype: torch.dtype) -> MeanFieldEnsemble:
         models = [run.config.model for run in self.runs]
-        ensemble = initial_ensemble(
+        truncation = Truncation(self.config.model.truncation, self.config.model.truncation_c0)
+        return initial_ensemble(
             [run.config.seed for run in self.runs],
             particles=self.config.width.particles,
             dimension=self.runs[0].data.train.x.shape[1],
@@ -139,11 +150,8 @@ class Ensemble:
             gamma=[model.gamma for model in models],
             activation=ACTIVATIONS[self.config.model.activation],
             dtype=dtype,
+            truncation=None if math.isinf(truncation.radius) else truncation,
         )
-        for index, run in enumerate(self.runs):
-            for name, value in (run.state or {}).items():
-                ensemble.get_parameter(name)[index].copy_(value)
-        return ensemble
 
     def _column(self, key: str) -> Tensor:
         return torch.tensor([getattr(run.config.dynamics, key) for run in self.runs], dtype=torch.float64)

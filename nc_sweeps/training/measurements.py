@@ -1,139 +1,105 @@
-"""What every metric of the catalogue is computed from."""
+"""Every metric of the catalogue as a function of a snapshot."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nc_sweeps.dynamics.gradients import LossGradients, loss_gradients
+from nc_sweeps.metrics import collapse
 from nc_sweeps.metrics.balancedness import balancedness
-from nc_sweeps.metrics.centring import square_norm
-from nc_sweeps.metrics.collapse import nc1
 from nc_sweeps.metrics.errors import balanced_error, mean_square_loss
-from nc_sweeps.models.mean_field import MeanFieldEnsemble
-from nc_sweeps.theory.certificate import Certificate, certificate
-from nc_sweeps.theory.objective import regularised_loss
+from nc_sweeps.metrics.statistics import ClassStatistics
+from nc_sweeps.theory import free_energy, paper_bounds
+from nc_sweeps.theory.imbalance import stationary_residual
+from nc_sweeps.training.snapshot import Snapshot
+
+Measurement = Callable[[Snapshot], Float[Tensor, "run"]]
 
 
-@dataclass
-class Snapshot:
-    """An ensemble at one moment, and what the metrics share; each part is computed when a metric first asks for it.
-
-    The network is evaluated in its own precision. Everything derived from its features is float64, because the
-    metrics are ratios of small differences exactly when collapse happens.
-
-    Args:
-        ensemble: the networks.
-        X, Y: training set, one-hot targets.
-        X_test, Y_test: test set.
-        lambda_rho, lambda_w: weight decays, float64.
-    """
-
-    ensemble: MeanFieldEnsemble
-    X: Float[Tensor, "run n d"]
-    Y: Float[Tensor, "run n q"]
-    X_test: Float[Tensor, "run n_test d"]
-    Y_test: Float[Tensor, "run n_test q"]
-    lambda_rho: Float[Tensor, "run"]
-    lambda_w: Float[Tensor, "run"]
-
-    @cached_property
-    def gradients(self) -> LossGradients:
-        """Full-batch gradients of the loss, with the training features."""
-        return loss_gradients(self.ensemble, self.X, self.Y)
-
-    @cached_property
-    def H(self) -> Float[Tensor, "run n p"]:
-        """Training features."""
-        known = self.__dict__.get("gradients")
-        return (known.features if known is not None else self.ensemble.features(self.X)).double()
-
-    @cached_property
-    def H_test(self) -> Float[Tensor, "run n_test p"]:
-        """Test features."""
-        return self.ensemble.features(self.X_test).double()
-
-    @cached_property
-    def W(self) -> Float[Tensor, "run p q"]:
-        """Head."""
-        return self.ensemble.W.double()
-
-    @cached_property
-    def targets(self) -> tuple[Float[Tensor, "run n q"], Float[Tensor, "run n_test q"]]:
-        """One-hot targets of the training and of the test set."""
-        return self.Y.double(), self.Y_test.double()
-
-    @cached_property
-    def gamma(self) -> Float[Tensor, "run"]:
-        """Output scale."""
-        return self.ensemble.gamma.double()
-
-    @cached_property
-    def F(self) -> Float[Tensor, "run n q"]:
-        """Predictions on the training set."""
-        return self.gamma[:, None, None] * (self.H @ self.W)
-
-    @cached_property
-    def F_test(self) -> Float[Tensor, "run n_test q"]:
-        """Predictions on the test set."""
-        return self.gamma[:, None, None] * (self.H_test @ self.W)
-
-    @cached_property
-    def loss(self) -> Float[Tensor, "run"]:
-        """L_n."""
-        return mean_square_loss(self.F, self.targets[0])
-
-    @cached_property
-    def nc1(self) -> Float[Tensor, "run"]:
-        """NC1 of the training features."""
-        return nc1(self.H, self.targets[0])
-
-    @cached_property
-    def certificate(self) -> Certificate:
-        """The certificate of the training features."""
-        return certificate(self.H, self.W, self.targets[0], self.gamma)
-
-    @cached_property
-    def second_moment(self) -> Float[Tensor, "run p p"]:
-        """Ā = AᵀA/N."""
-        A = self.ensemble.A.double()
-        return A.mT @ A / self.ensemble.particles
-
-    def particle_gradient_norm(self, layer: str) -> Float[Tensor, "run"]:
-        """Root mean square over particles of the gradient in one layer, weight decay included."""
-        gradient, parameter = getattr(self.gradients, layer).double(), getattr(self.ensemble, layer).double()
-        return (square_norm(gradient + self.lambda_rho[:, None, None] * parameter) / self.ensemble.particles).sqrt()
-
-    def head_gradient_norm(self) -> Float[Tensor, "run"]:
-        """Frobenius norm of the gradient in W, weight decay included."""
-        return square_norm(self.gradients.W.double() + self.lambda_w[:, None, None] * self.W).sqrt()
+def _both(name: str, of: Callable[[Snapshot, ClassStatistics], Float[Tensor, "run"]]) -> dict[str, Measurement]:
+    """The same metric of training and of test features."""
+    return {f"{name}/train": lambda s: of(s, s.statistics), f"{name}/test": lambda s: of(s, s.statistics_test)}
 
 
 #: One function a metric of the catalogue.
-MEASUREMENTS: dict[str, Callable[[Snapshot], Float[Tensor, "run"]]] = {
+MEASUREMENTS: dict[str, Measurement] = {
     "loss/train": lambda s: s.loss,
     "loss/test": lambda s: mean_square_loss(s.F_test, s.targets[1]),
-    "loss/regularised": lambda s: regularised_loss(
-        s.loss, s.ensemble.U, s.ensemble.A, s.ensemble.W, s.lambda_rho, s.lambda_w
-    ),
-    "nc1/train": lambda s: s.nc1,
-    "nc1/test": lambda s: nc1(s.H_test, s.targets[1]),
+    "loss/regularised": lambda s: s.regularised,
+    **_both("nc1", lambda _, z: collapse.nc1(z)),
+    **_both("nc1/trace_ratio", lambda _, z: collapse.nc1_trace_ratio(z)),
+    **_both("nc1/pseudo_inverse", lambda _, z: collapse.nc1_pseudo_inverse(z)),
+    **_both("nc1/cdnv", lambda _, z: collapse.nc1_cdnv(z)),
+    **_both("nc1/cdnv_worst", lambda _, z: collapse.nc1_cdnv_worst(z)),
+    **_both("nc2/norm_variation", lambda _, z: collapse.nc2_norm_variation(z)),
+    **_both("nc2/simplex_angle", lambda _, z: collapse.nc2_simplex_angle(z)),
+    **_both("nc2/simplex_distance", lambda _, z: collapse.nc2_simplex_distance(z)),
+    **_both("nc2/frame_norm_variation", lambda _, z: collapse.nc2_frame_norm_variation(z)),
+    **_both("nc2/frame_angle", lambda _, z: collapse.nc2_frame_angle(z)),
+    **_both("nc2/frame_distance", lambda _, z: collapse.nc2_frame_distance(z)),
+    **_both("nc3/duality", lambda s, z: collapse.nc3_duality(z, s.W)),
+    **_both("nc3/frame_duality", lambda s, z: collapse.nc3_frame_duality(z, s.W)),
+    **_both("nc3/misalignment", lambda s, z: collapse.nc3_misalignment(z, s.W)),
+    **_both("nc3/product_distance", lambda s, z: collapse.nc3_product_distance(z, s.W)),
+    "nc4/train": lambda s: collapse.nc4(s.H, s.F, s.statistics),
+    "nc4/test": lambda s: collapse.nc4(s.H_test, s.F_test, s.statistics),
     "certificate/nc1_bound": lambda s: s.certificate.nc1_bound,
     "certificate/loss_term": lambda s: s.certificate.loss_term,
     "certificate/range_term": lambda s: s.certificate.range_term,
     "certificate/closed_form": lambda s: s.certificate.closed_form,
     "certificate/angle": lambda s: s.certificate.angle,
     "certificate/tightness": lambda s: s.nc1 / s.certificate.nc1_bound,
+    "certificate/sigma_min_bound": lambda s: s.sigma_min_bound(),
+    "certificate/deviation_bound": lambda s: s.deviation_bound(),
+    "paper/deviation": lambda s: s.deviation,
+    "paper/theorem_4_2": lambda s: s.theorem_4_2(),
+    "paper/corollary_4_4": lambda s: s.corollary_4_4(s.theorem_4_2()),
+    "paper/corollary_4_4_measured": lambda s: s.corollary_4_4(s.deviation),
+    "paper/lemma_4_3_exponent": lambda s: paper_bounds.lemma_4_3_exponent(s.singular, s.beta),
+    "paper/beta_loss": lambda s: torch.where(s.beta.isinf(), torch.nan, s.beta * s.regularised),
+    "head/sigma_min": lambda s: s.singular[:, -1],
+    "head/sigma_max": lambda s: s.singular[:, 0],
     "balancedness": lambda s: balancedness(s.second_moment, s.W),
+    "imbalance/law_deviation": lambda s: s.law_deviation(),
+    "imbalance/expected_deviation": lambda s: s.of_law(s.flow.law.expected_deviation(s.ensemble.particles)),
+    "imbalance/stationary_residual": lambda s: stationary_residual(
+        s.second_moment, s.W, s.lambda_rho, s.lambda_w, s.beta
+    ),
     "gradient_norm/a": lambda s: s.particle_gradient_norm("A"),
     "gradient_norm/u": lambda s: s.particle_gradient_norm("U"),
     "gradient_norm/w": lambda s: s.head_gradient_norm(),
+    "stationarity/score_free": lambda s: s.score_free_residual(),
+    "stationarity/kgd_squared": lambda s: s.kgd_squared(),
+    "free_energy/gaussian_bound": lambda s: s.free_energy(lambda: free_energy.gaussian_entropy_bound(s.theta)),
+    "free_energy/isotropic_bound": lambda s: s.free_energy(lambda: s.isotropic_entropy),
+    "free_energy/estimate": lambda s: s.free_energy(s.estimated_entropy),
+    "free_energy/divergence_bound": lambda s: s.divergence_bound(),
+    "oracle/distance": lambda s: s.of_oracle(
+        lambda run, o: (s.F[run].cpu() - o.optimal_predictions).norm() / math.sqrt(s.X.shape[1])
+    ),
+    "oracle/certified_distance": lambda s: s.certified_distances,
+    "oracle/feature_distance": lambda s: s.of_oracle(
+        lambda run, o: (s.H[run].cpu() - o.features).norm() / o.features.norm()
+    ),
+    "oracle/nc1": lambda s: s.of_oracle(lambda _, o: o.nc1),
+    "oracle/free_energy": lambda s: s.of_oracle(
+        lambda run, o: o.free_energy + float(s.lambda_w[run] / 2 * s.W[run].square().sum())
+    ),
+    "data/margin": lambda s: s.references.margins,
     "error/train": lambda s: balanced_error(s.F, s.targets[0]),
     "error/test": lambda s: balanced_error(s.F_test, s.targets[1]),
 }
+
+#: Metrics that need the gradients of the full batch.
+_OF_GRADIENTS = (
+    "gradient_norm/",
+    "stationarity/",
+    "paper/theorem",
+    "paper/corollary_4_4",
+    "certificate/deviation_bound",
+)
 
 
 @torch.no_grad()
@@ -147,6 +113,6 @@ def measure(snapshot: Snapshot, names: Sequence[str]) -> dict[str, list[float]]:
     Returns:
         Metric name → one number a run.
     """
-    if any(name.startswith("gradient_norm/") for name in names):
+    if any(name.startswith(_OF_GRADIENTS) for name in names):
         _ = snapshot.gradients  # first, because the training features come with them
     return {name: MEASUREMENTS[name](snapshot).tolist() for name in names}

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 
 from nc_sweeps.dynamics.flow import Flow
 from nc_sweeps.models.mean_field import MeanFieldEnsemble
-from nc_sweeps.training.measurements import Snapshot
+from nc_sweeps.training.references import References
+from nc_sweeps.training.snapshot import Snapshot
 
 
 class Segments(pl.LightningDataModule):
@@ -41,6 +42,8 @@ class FlowModule(pl.LightningModule):
         X, Y: training set, one-hot targets.
         X_test, Y_test: test set.
         step: steps already taken.
+        references: what measurements are held against.
+        stage_one_distance: certified distance to the optimum of stage 1 that ends it, one a run; NaN: none does.
     """
 
     X: Tensor
@@ -57,12 +60,18 @@ class FlowModule(pl.LightningModule):
         X_test: Float[Tensor, "run n_test d"],
         Y_test: Float[Tensor, "run n_test q"],
         step: int,
+        references: References,
+        stage_one_distance: Float[Tensor, "run"],
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.ensemble = ensemble
         self.flow = flow
+        flow.begin(ensemble)
+        self.law = flow.law  # as a submodule, so that it moves to the device
         self.step = step
+        self.references = references
+        self.stage_one_distance = stage_one_distance
         # Buffers move to the device and take the precision of the parameters.
         for name, tensor in {"X": X, "Y": Y, "X_test": X_test, "Y_test": Y_test}.items():
             self.register_buffer(name, tensor, persistent=False)
@@ -71,22 +80,38 @@ class FlowModule(pl.LightningModule):
         """No optimiser: the flow has its own integrators."""
 
     def training_step(self, segment: tuple[int, int], batch_idx: int) -> None:
-        """Advance from the segment's first to its last step."""
+        """Advance from the segment's first to its last step, and let the heads go that have waited long enough."""
         first, last = segment
         self.flow.advance(self.ensemble, self.X, self.Y, first, last)
         self.step = last
+        if bool((self.flow.held(last) & ~self.stage_one_distance.isnan()).any()):
+            arrived = self.snapshot().certified_distances <= self.stage_one_distance
+            self.flow.head_start[arrived & self.flow.held(last)] = last
+
+    def state(self, run: int) -> dict[str, Tensor]:
+        """All that a run needs to go on from here, besides the step."""
+        tensors = {**dict(self.ensemble.named_parameters()), "law.D": self.law.D, "law.spread": self.law.spread}
+        return {name: Z[run].detach().cpu() for name, Z in (tensors | {"head_start": self.flow.head_start}).items()}
+
+    def restore(self, states: Sequence[dict[str, Tensor]]) -> None:
+        """Go on from the states of all runs, as :meth:`state` gave them."""
+        stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
+        for name, parameter in self.ensemble.named_parameters():
+            parameter.copy_(stacked[name])
+        self.law.D, self.law.spread = stacked["law.D"], stacked["law.spread"]
+        self.flow.head_start = stacked["head_start"]
 
     def snapshot(self) -> Snapshot:
         """The present state, ready to be measured."""
-        hyper = self.flow.hyperparameters
         return Snapshot(
             ensemble=self.ensemble,
             X=self.X,
             Y=self.Y,
             X_test=self.X_test,
             Y_test=self.Y_test,
-            lambda_rho=hyper.lambda_rho.to(self.device),
-            lambda_w=hyper.lambda_w.to(self.device),
+            flow=self.flow,
+            step=self.step,
+            references=self.references,
         )
 
     def extinguish_diverged(self) -> list[bool]:

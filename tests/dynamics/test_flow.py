@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nc_sweeps.counters import Stream, normals
-from nc_sweeps.dynamics.flow import Flow, Hyperparameters
+from nc_sweeps.dynamics.flow import NEVER, Flow, Hyperparameters
 from nc_sweeps.dynamics.gradients import loss_gradients
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
@@ -33,7 +33,7 @@ def test_one_euler_step_is_the_update_of_the_paper():
     g = loss_gradients(ensemble, X, Y)
     eta, lam, beta = 0.1, 0.02, 50.0
     hyper = hyperparameters(beta=beta, lambda_rho=lam, lambda_w=0.03)
-    Flow(INTEGRATORS["euler_maruyama"], hyper, None, True).advance(ensemble, X, Y, 0, 1)
+    Flow(INTEGRATORS["euler_maruyama"], hyper, None, torch.tensor([0])).advance(ensemble, X, Y, 0, 1)
     xi = normals(torch.tensor([4]), Stream.NOISE, 1, torch.arange(9), 7, torch.float64)
     expected = {
         "A": before["A"] - eta * (g.A + lam * before["A"]) + math.sqrt(2 * eta / beta) * xi[..., :4],
@@ -48,7 +48,7 @@ def test_a_fixed_head_does_not_move():
     ensemble, (X, Y) = ensemble_of(1, 9, 3, 4, 2), data(1, 6, 3, 2)
     W = ensemble.W.clone()
     hyper = hyperparameters(beta=10.0, lambda_rho=0.1, lambda_w=0.1)
-    Flow(INTEGRATORS["exponential"], hyper, None, False).advance(ensemble, X, Y, 0, 10)
+    Flow(INTEGRATORS["exponential"], hyper, None, torch.tensor([NEVER])).advance(ensemble, X, Y, 0, 10)
     assert torch.equal(ensemble.W, W)
 
 
@@ -59,7 +59,7 @@ def test_without_a_loss_the_flow_samples_the_ornstein_uhlenbeck_law(step_size):
     ensemble, (X, Y) = ensemble_of(1, N, 2, 3, 2, gamma=0.0), data(1, 4, 2, 2)
     start = torch.cat([ensemble.A.data, ensemble.U.data], dim=-1)[0].clone()
     hyper = hyperparameters(beta=beta, lambda_rho=lam, lambda_w=lam, step_size=step_size, steps=steps)
-    Flow(INTEGRATORS["exponential"], hyper, None, True).advance(ensemble, X, Y, 0, steps)
+    Flow(INTEGRATORS["exponential"], hyper, None, torch.tensor([0])).advance(ensemble, X, Y, 0, steps)
     end = torch.cat([ensemble.A.data, ensemble.U.data], dim=-1)[0]
 
     decay = math.exp(-lam * step_size * steps)
@@ -75,7 +75,7 @@ def test_without_a_loss_the_flow_samples_the_ornstein_uhlenbeck_law(step_size):
 def test_each_epoch_shows_every_sample_once():
     n, batch = 10, 4
     hyper = hyperparameters(beta=math.inf, lambda_rho=0.0, lambda_w=0.0, per_epoch=3)
-    flow = Flow(INTEGRATORS["euler_maruyama"], hyper, batch, True)
+    flow = Flow(INTEGRATORS["euler_maruyama"], hyper, batch, torch.tensor([0]))
     X = torch.arange(n, dtype=torch.float64)[None, :, None]
     Y = one_hot(torch.arange(n)[None] % 2, 2, torch.float64)
     batches = [flow._batch(X, Y, step) for step in range(1, 7)]
@@ -97,9 +97,33 @@ def test_stopping_changes_nothing(batch_size, beta):
         ensemble = ensemble_of(1, 9, 3, 4, 2)
         hyper = hyperparameters(beta=beta, lambda_rho=0.1, lambda_w=0.1, per_epoch=3)
         for first, last in pairwise(stops):
-            Flow(INTEGRATORS["euler_maruyama"], hyper, batch_size, True).advance(ensemble, X, Y, first, last)
+            Flow(INTEGRATORS["euler_maruyama"], hyper, batch_size, torch.tensor([0])).advance(
+                ensemble, X, Y, first, last
+            )
         return ensemble.state_dict()
 
     whole, parts = run(0, 10), run(0, 1, 4, 10)
     for name, value in whole.items():
         assert torch.equal(value, parts[name])
+
+
+def test_two_stages():
+    """Each head starts to move after its own step, as if two flows had been run one after the other."""
+    X, Y = data(2, 12, 3, 2)
+
+    def hyper(runs):
+        columns = (torch.full((runs,), value, dtype=torch.float64) for value in (30.0, 0.1, 0.2))
+        schedule = Schedule((Piece(0, 10, 0.1),), 1)
+        return Hyperparameters(torch.arange(runs), *columns, (schedule,) * runs)
+
+    both = ensemble_of(2, 9, 3, 4, 2)
+    Flow(INTEGRATORS["exponential"], hyper(2), None, torch.tensor([4, 7])).advance(both, X, Y, 0, 10)
+    for run, start in enumerate((4, 7)):
+        alone = ensemble_of(2, 9, 3, 4, 2)
+        W = alone.W.clone()
+        Flow(INTEGRATORS["exponential"], hyper(2), None, torch.tensor([NEVER, NEVER])).advance(alone, X, Y, 0, start)
+        assert torch.equal(alone.W, W)
+        Flow(INTEGRATORS["exponential"], hyper(2), None, torch.tensor([0, 0])).advance(alone, X, Y, start, 10)
+        for layer in ("U", "A", "W"):
+            torch.testing.assert_close(getattr(both, layer)[run], getattr(alone, layer)[run], rtol=1e-13, atol=1e-15)
+        assert not torch.equal(alone.W, W)

@@ -8,6 +8,7 @@ from nc_sweeps.dynamics.gradients import loss_gradients
 from nc_sweeps.models import mean_field
 from nc_sweeps.models.activations import ACTIVATIONS
 from nc_sweeps.models.mean_field import MeanFieldEnsemble, one_hot
+from nc_sweeps.models.truncation import Truncation
 from tests.models.test_mean_field import REFERENCE
 
 
@@ -15,7 +16,8 @@ def autograd(ensemble, X, Y, activation):
     """Mean-field gradients of every run's own loss, by autograd through an independent forward pass."""
     U, A, W = (Z.detach().clone().requires_grad_() for Z in (ensemble.U, ensemble.A, ensemble.W))
     N = U.shape[1]
-    H = torch.einsum("rnj,rjp->rnp", REFERENCE[activation](torch.einsum("rnd,rjd->rnj", X, U)), A) / N
+    second = A if ensemble.truncation is None else ensemble.truncation.value(A)
+    H = torch.einsum("rnj,rjp->rnp", REFERENCE[activation](torch.einsum("rnd,rjd->rnj", X, U)), second) / N
     F = ensemble.gamma[:, None, None] * H @ W
     loss = ((F - Y) ** 2).sum() / (2 * X.shape[1])
     g_U, g_A, g_W = torch.autograd.grad(loss, (U, A, W))
@@ -29,8 +31,9 @@ def autograd(ensemble, X, Y, activation):
     shape=st.tuples(*(st.integers(1, top) for top in (3, 40, 9, 6, 5, 4))),
     seed=st.integers(0, 2**31),
     kept=st.booleans(),
+    truncated=st.booleans(),
 )
-def test_gradients_are_those_of_autograd(activation, gamma, shape, seed, kept):
+def test_gradients_are_those_of_autograd(activation, gamma, shape, seed, kept, truncated):
     runs, N, n, d, extra, q = shape
     p = q + extra - 1
     generator = torch.Generator().manual_seed(seed)
@@ -40,7 +43,8 @@ def test_gradients_are_those_of_autograd(activation, gamma, shape, seed, kept):
 
     scale = gamma * (1 + randn(runs).abs())
     layers = randn(runs, N, d), randn(runs, N, p), randn(runs, p, q)
-    ensemble = MeanFieldEnsemble(*layers, scale, ACTIVATIONS[activation])
+    truncation = Truncation(radius=0.7, c0=0.4) if truncated else None
+    ensemble = MeanFieldEnsemble(*layers, scale, ACTIVATIONS[activation], truncation)
     X = randn(runs, n, d)
     Y = one_hot(torch.randint(q, (runs, n), generator=generator), q, torch.float64)
     with pytest.MonkeyPatch.context() as patch:

@@ -39,6 +39,17 @@ def test_pieces():
     assert coarse.pieces == (Piece(0, 5, 0.1), Piece(5, 6, 0.6))
 
 
+def test_stage_one_ends_at_a_step():
+    changes = [StepSizeChange(0.5, 0.01)]
+    assert schedule(horizon=30, horizon_unit="steps", stage_one=12.0).stage_one == 12
+    assert schedule(horizon=3, horizon_unit="epochs", batch_size=10, stage_one=2.0).stage_one == 6
+    by_time = {"horizon": 2.0, "horizon_unit": "time", "step_size": 0.1, "schedule": changes}
+    assert schedule(**by_time, stage_one=0.52).stage_one == 5
+    assert schedule(**by_time, stage_one=1.2).stage_one == 30
+    metrics = dataclasses.replace(BASE.metrics, points=3)
+    assert schedule(horizon=30, horizon_unit="steps", stage_one=12.0).measurements(metrics) == [0, 1, 12, 30]
+
+
 @given(st.integers(1, 400), st.floats(0.01, 0.9), st.floats(1e-4, 1.0), st.floats(1e-4, 1.0))
 def test_time_is_the_sum_of_step_sizes(total, after, first, second):
     s = schedule(horizon=total, step_size=first, schedule=[StepSizeChange(after, second)])

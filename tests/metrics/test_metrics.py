@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from nc_sweeps.metrics.balancedness import balancedness
 from nc_sweeps.metrics.centring import centred, square_norm, within_class
-from nc_sweeps.metrics.collapse import nc1
 from nc_sweeps.metrics.errors import balanced_error, mean_square_loss
 
 
@@ -29,23 +28,6 @@ def targets(labels, q):
     return torch.nn.functional.one_hot(torch.tensor(labels), q).double()
 
 
-def numpy_nc1(H, labels):
-    mean = H.mean(axis=0)
-    total = sum(np.sum((h - mean) ** 2) for h in H)
-    within = sum(np.sum((H[labels == k] - H[labels == k].mean(axis=0)) ** 2) for k in np.unique(labels))
-    return within / total
-
-
-@given(states())
-def test_nc1(state):
-    H, labels, _, q = state
-    # Rounding of the features, eps·‖h‖², against the variance that the ratio divides by.
-    tolerance = 1e-13 * (1 + np.sum(H**2) / np.sum((H - H.mean(axis=0)) ** 2))
-    found = float(nc1(torch.tensor(H), targets(labels, q)))
-    assert found == pytest.approx(numpy_nc1(H, labels), rel=tolerance)
-    assert 0 <= found <= 1 + 1e-12
-
-
 @given(states())
 def test_within_and_between_are_orthogonal(state):
     H, labels, _, q = state
@@ -54,39 +36,6 @@ def test_within_and_between_are_orthogonal(state):
     between = centred(H) - within
     assert abs(float((within * between).sum())) <= 1e-12 * float(square_norm(H))
     np.testing.assert_allclose((Y.mT @ within).numpy(), 0, atol=1e-11 * np.abs(H.numpy()).max())
-
-
-@given(states(), st.integers(0, 2**32))
-def test_nc1_ignores_order_rotation_scale_and_translation(state, seed):
-    H, labels, _, q = state
-    rng = np.random.default_rng(seed)
-    rotation, _ = np.linalg.qr(rng.standard_normal((H.shape[1],) * 2))
-    order = rng.permutation(len(H))
-    moved = 3.7 * H[order] @ rotation + rng.standard_normal(H.shape[1])
-    before = float(nc1(torch.tensor(H), targets(labels, q)))
-    after = float(nc1(torch.tensor(moved), targets(labels[order], q)))
-    tolerance = 1e-12 * (1 + np.sum(H**2) / np.sum((H - H.mean(axis=0)) ** 2))
-    assert after == pytest.approx(before, rel=tolerance)
-
-
-def test_nc1_of_collapsed_and_of_constant_features():
-    Y = targets([0, 0, 1, 1, 2], 3)
-    collapsed = Y @ torch.randn(3, 4, dtype=torch.float64)
-    assert float(nc1(collapsed, Y)) < 1e-30
-    assert torch.isnan(nc1(torch.zeros(5, 4, dtype=torch.float64), Y))
-    assert torch.isnan(nc1(torch.full((5, 4), 0.1, dtype=torch.float64), Y))
-
-
-def test_nc1_is_right_when_collapse_happens_far_from_the_origin():
-    """Features at 1e4 with a within-class variance of 1e-10: moments about zero would have no digit left."""
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(3), 50)
-    means = rng.standard_normal((3, 4))
-    noise = 1e-5 * rng.standard_normal((150, 4))
-    # The rounding of the offset features themselves, 1e4·2⁻⁵³ per entry, is 1e-7 of the noise.
-    expected = numpy_nc1(means[labels] + noise, labels)
-    found = nc1(torch.tensor(1e4 + means[labels] + noise), targets(labels, 3))
-    assert float(found) == pytest.approx(expected, rel=1e-6)
 
 
 @settings(deadline=None)

@@ -9,6 +9,7 @@ from nc_sweeps.models.mean_field import initial_ensemble, one_hot
 
 REFERENCE = {
     "tanh": torch.tanh,
+    "erf": torch.erf,
     "sigmoid": torch.sigmoid,
     "relu": torch.relu,
     "softplus": torch.nn.functional.softplus,

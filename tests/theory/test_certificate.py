@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from nc_sweeps.dynamics.gradients import loss_gradients
 from nc_sweeps.metrics.centring import centred, square_norm, within_class
 from nc_sweeps.metrics.collapse import nc1
+from nc_sweeps.metrics.statistics import class_statistics
 from nc_sweeps.theory.certificate import certificate, worst_nc1
-from nc_sweeps.theory.objective import regularised_loss
 from tests.models.test_mean_field import ensemble_of
 
 
@@ -45,7 +45,7 @@ def test_no_state_violates_a_bound(seed, q, extra, samples, near_collapse, defic
     H, W, Y, gamma = random_states(
         generator, runs=300, q=q, p=q + extra, n=q + samples, near_collapse=near_collapse, deficient=deficient
     )
-    measured = nc1(H, Y)
+    measured = nc1(class_statistics(H, Y))
     c = certificate(H, W, Y, gamma)
     # A nearly singular head loses 1/cond(W) of the digits of its pseudo-inverse.
     slack = 1e-9 + (1e-7 if deficient == "nearly" else 0)
@@ -64,7 +64,7 @@ def test_gradient_ascent_attains_the_bound():
     optimiser = torch.optim.Adam([H, W], lr=0.02)
     worst = 0.0
     for _ in range(1500):
-        ratio = nc1(H, Y) / certificate(H, W, Y, gamma).nc1_bound
+        ratio = nc1(class_statistics(H, Y)) / certificate(H, W, Y, gamma).nc1_bound
         worst = max(worst, float(ratio.detach().max()))
         optimiser.zero_grad()
         (-ratio.sum()).backward()
@@ -139,11 +139,3 @@ def test_closed_form_from_loss_and_gradient(gamma):
     assert float(expected) < 0.9
     # R(I − P)/λ_ρ cancels terms of size 1/λ_ρ.
     assert float(found) == pytest.approx(float(expected), rel=1e-9)
-
-
-def test_regularised_loss():
-    U, A, W = torch.full((1, 4, 2), 2.0), torch.full((1, 4, 3), 1.0), torch.full((1, 3, 2), 3.0)
-    loss, lambda_rho, lambda_w = (torch.tensor([x], dtype=torch.float64) for x in (0.5, 0.2, 0.1))
-    # ‖W‖² = 54; each particle ‖a‖² + ‖u‖² = 3 + 8.
-    found = regularised_loss(loss, U, A, W, lambda_rho, lambda_w)
-    assert float(found) == pytest.approx(0.5 + 0.05 * 54 + 0.1 * 11, rel=1e-15)

@@ -105,7 +105,8 @@ def test_a_run_stopped_after_its_last_step_is_closed():
 
 
 def test_order_of_particles_and_rotation_of_features_change_no_metric():
-    config = tiny("compute.precision=64-true", "dynamics.lambda_w=0.02")
+    noise = ("dynamics=two_stage", "dynamics.beta=50", "dynamics.stage_one=10", "model.truncation=3")
+    config = tiny("compute.precision=64-true", "dynamics.lambda_w=0.02", *noise)
     run = Run(config, load(config.dataset), Memory())
     module = Ensemble([run])._module()
     before = measure(module.snapshot(), tuple(METRICS))
@@ -117,11 +118,11 @@ def test_order_of_particles_and_rotation_of_features_change_no_metric():
     network.W.copy_(rotation.T @ network.W)
     after = measure(module.snapshot(), tuple(METRICS))
     for name in METRICS:
-        assert after[name][0] == pytest.approx(before[name][0], rel=1e-10), name
+        assert after[name][0] == pytest.approx(before[name][0], rel=1e-10, nan_ok=True), name
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "relu", "softplus"])
+@pytest.mark.parametrize("activation", ["tanh", "erf", "sigmoid", "relu", "softplus"])
 def test_every_metric_is_measured_on_every_data_set(dataset, activation, request):
     extra = []
     if dataset in ("separable", "gaussian"):
@@ -138,8 +139,19 @@ def test_every_metric_is_measured_on_every_data_set(dataset, activation, request
     assert record.status == ("completed", "")
     frame = record.frame()
     assert frame["step"].to_list() == [0, 1, 2, 6]
-    assert set(frame.columns) == {"step", "time", "epoch", *METRICS}
-    assert all(frame[name].is_finite().all() for name in METRICS)
+    measured = [name for name in METRICS if not name.startswith("oracle/")]
+    assert set(frame.columns) == {"step", "time", "epoch", *measured}
+    # Without noise; and what the activations outside Assumption 1 cannot have.
+    undefined = {
+        "paper/lemma_4_3_exponent",
+        "paper/beta_loss",
+        "stationarity/kgd_squared",
+        "free_energy/divergence_bound",
+    }
+    if activation in {"relu", "softplus"}:
+        undefined |= {"paper/theorem_4_2", "paper/corollary_4_4", "certificate/deviation_bound"}
+    for name in measured:
+        assert (frame[name].is_nan() if name in undefined else frame[name].is_finite()).all(), name
     assert (frame["nc1/train"] <= frame["certificate/nc1_bound"] * (1 + 1e-9)).all()
     assert (frame["nc1/train"] <= frame["certificate/closed_form"] * (1 + 1e-9)).all()
     assert (frame["nc1/train"] <= frame["certificate/angle"] * (1 + 1e-9)).all()
@@ -151,7 +163,7 @@ def test_precision_is_what_was_asked_for(precision):
     config = tiny(f"compute.precision={precision}")
     (record,) = train(config)
     expected = torch.float64 if precision == "64-true" else torch.float32
-    assert {value.dtype for value in record.state.values()} == {expected}
+    assert {record.state[layer].dtype for layer in ("U", "A", "W")} == {expected}
     (reference,) = train(tiny("compute.precision=64-true"))
     # Relative rounding of the matrix products: 24, 53 and 8 bits, over 30 contracting steps.
     tolerance = {"32-true": 1e-4, "64-true": 0.0, "bf16-mixed": 0.1}[precision]

@@ -1,0 +1,139 @@
+r"""The objectives: regularised loss (4) and free energy (5), :math:`E_n = L_\lambda + \beta^{-1} E_\rho[\log\rho]`.
+
+A cloud of particles has no density. What can be said honestly is a lower bound, since among all laws of one covariance
+the Gaussian has the largest entropy, and for few dimensions an estimate. D = p + d is the dimension of a particle.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+#: Distances between particles that are held at a time.
+_DISTANCES = 2**24
+
+
+def regularised_loss(
+    loss: Float[Tensor, "*run"],
+    U: Float[Tensor, "*run N d"],
+    A: Float[Tensor, "*run N p"],
+    W: Float[Tensor, "*run p q"],
+    lambda_rho: Float[Tensor, "*run"],
+    lambda_w: Float[Tensor, "*run"],
+) -> Float[Tensor, "*run"]:
+    r""":math:`L_\lambda = L_n + \frac{\lambda_W}{2}\|W\|_F^2
+    + \frac{\lambda_\rho}{2}\,\mathrm{mean}_j(\|a_j\|^2 + \|u_j\|^2)`.
+
+    Args:
+        loss: :math:`L_n`.
+        U, A, W: the layers.
+        lambda_rho, lambda_w: weight decays.
+    """
+    # Sums accumulate in the type of the loss (float64): N·d float32 squares would lose digits.
+    particles = sum(Z.square().sum(dim=(-2, -1), dtype=loss.dtype) for Z in (U, A)) / U.shape[-2]
+    head = W.square().sum(dim=(-2, -1), dtype=loss.dtype)
+    total: Tensor = loss + lambda_w / 2 * head + lambda_rho / 2 * particles
+    return total
+
+
+def gaussian_entropy_bound(theta: Float[Tensor, "*run N D"]) -> Float[Tensor, "*run"]:
+    r"""Upper bound of the entropy :math:`-E[\log\rho]`: :math:`\frac12\log\det(2\pi e\Sigma)`, NaN for N ≤ D.
+
+    The sample's log det is too small by about D(D+1)/(2N). For Gaussian particles the bias is known and taken off:
+    :math:`E\log\det\hat\Sigma = \log\det\Sigma + \sum_{i=1}^D \psi\big(\tfrac{N-i}{2}\big) - D\log\tfrac{N-1}{2}`
+    (Wishart; Anderson, *An Introduction to Multivariate Statistical Analysis*, §7.5).
+
+    Args:
+        theta: particles.
+    """
+    N, D = theta.shape[-2:]
+    if D >= N:
+        return theta.new_full(theta.shape[:-2], torch.nan)
+    log_det = torch.linalg.slogdet(_covariance(theta)).logabsdet
+    halves = (N - torch.arange(1, D + 1, dtype=theta.dtype, device=theta.device)) / 2.0
+    bias = torch.digamma(halves).sum() - D * math.log((N - 1) / 2.0)
+    return (D * math.log(2.0 * math.pi * math.e) + log_det - bias) / 2.0
+
+
+def isotropic_entropy_bound(theta: Float[Tensor, "*run N D"]) -> Float[Tensor, "*run"]:
+    r"""A larger upper bound of the entropy that needs no more particles than two,
+    :math:`\frac D2 \log(2\pi e \operatorname{tr}\Sigma/D)`, since
+    :math:`\log\det\Sigma \le D\log(\operatorname{tr}\Sigma/D)`.
+
+    Args:
+        theta: particles.
+    """
+    D = theta.shape[-1]
+    variance = _covariance(theta).diagonal(dim1=-2, dim2=-1).mean(dim=-1)
+    return D / 2.0 * (2.0 * math.pi * math.e * variance).log()
+
+
+def nearest_neighbour_entropy(theta: Float[Tensor, "N D"], neighbour: int = 3) -> Float[Tensor, ""]:
+    r"""Kozachenko and Leonenko's estimate of the entropy,
+
+    .. math::
+        \hat h = \psi(N) - \psi(k) + \log V_D + \frac DN \sum_j \log\varepsilon_j,
+
+    :math:`\varepsilon_j` the distance of particle j to its k-th neighbour, :math:`V_D` the volume of the unit ball. An
+    estimate and no bound; its bias grows quickly with D.
+
+    Args:
+        theta: particles of one run.
+        neighbour: k.
+
+    Reference: Kraskov, Stögbauer, Grassberger, Phys. Rev. E 69 (2004) 066138, eq. (20), Euclidean norm.
+    """
+    N, D = theta.shape
+    if neighbour >= N:
+        return theta.new_tensor(torch.nan)
+    rows = max(1, _DISTANCES // N)
+    # The first of the k + 1 nearest is the particle itself.
+    radii = torch.cat(
+        [torch.cdist(part, theta).topk(neighbour + 1, largest=False).values[:, -1] for part in torch.split(theta, rows)]
+    )
+    volume = D / 2.0 * math.log(math.pi) - math.lgamma(D / 2.0 + 1.0)
+    counts = torch.digamma(theta.new_tensor([float(N), float(neighbour)]))
+    return counts[0] - counts[1] + volume + D * radii.log().mean()
+
+
+def free_energy(
+    regularised: Float[Tensor, "*run"], beta: Float[Tensor, "*run"], entropy: Float[Tensor, "*run"]
+) -> Float[Tensor, "*run"]:
+    r""":math:`E_n = L_\lambda - \beta^{-1} h`: with an upper bound of the entropy h a lower bound. Without noise
+    :math:`L_\lambda`.
+    """
+    return torch.where(beta.isinf(), regularised, regularised - entropy / beta)
+
+
+def divergence_from_prior(
+    square_mean: Float[Tensor, "*run"],
+    dimension: int,
+    beta: Float[Tensor, "*run"],
+    lambda_rho: Float[Tensor, "*run"],
+    entropy: Float[Tensor, "*run"],
+) -> Float[Tensor, "*run"]:
+    r"""Lemma A.3: with :math:`\rho_\infty = \mathcal N(0, (\beta\lambda_\rho)^{-1} I)`,
+
+    .. math::
+        D_{KL}(\rho\,\|\,\rho_\infty) = \beta\Big(E_n - L_n - \frac{\lambda_W}{2}\|W\|_F^2\Big)
+        + \frac D2\log\frac{2\pi}{\lambda_\rho\beta} = \frac{\beta\lambda_\rho}{2} E_\rho\|\theta\|^2 - h(\rho)
+        + \frac D2\log\frac{2\pi}{\lambda_\rho\beta} \ge 0.
+
+    With an upper bound of the entropy h a lower bound. NaN without noise or without weight decay.
+
+    Args:
+        square_mean: :math:`E_\rho\|\theta\|^2`.
+        dimension: D.
+        beta, lambda_rho: β, λ_ρ.
+        entropy: h or a bound of it.
+    """
+    precision = beta * lambda_rho
+    divergence = precision / 2.0 * square_mean - entropy + dimension / 2.0 * (2.0 * math.pi / precision).log()
+    return torch.where(precision.isfinite() & (precision > 0.0), divergence, torch.nan)
+
+
+def _covariance(theta: Float[Tensor, "*run N D"]) -> Float[Tensor, "*run D D"]:
+    """Unbiased sample covariance."""
+    centred = theta - theta.mean(dim=-2, keepdim=True)
+    return centred.mT @ centred / (theta.shape[-2] - 1)

@@ -1,0 +1,64 @@
+"""What measurements are held against and does not change along a run."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nc_sweeps.config import RunConfig
+from nc_sweeps.data import Dataset
+from nc_sweeps.models.activations import ACTIVATIONS
+from nc_sweeps.models.mean_field import one_hot
+from nc_sweeps.theory.dual import GibbsProblem, OracleError
+from nc_sweeps.theory.gibbs import GibbsOracle, gibbs_oracle
+
+
+class References:
+    """Margins of the training sets and Gibbs oracles, each computed when first asked for.
+
+    Args:
+        configs: of the runs.
+        datasets: of the runs.
+    """
+
+    def __init__(self, configs: Sequence[RunConfig], datasets: Sequence[Dataset]) -> None:
+        self.configs = configs
+        self.datasets = datasets
+        self._oracles: dict[int, GibbsOracle | None] = {}
+
+    @cached_property
+    def margins(self) -> Float[Tensor, "run"]:
+        """Margin of every run's training set."""
+        return torch.tensor([dataset.margin for dataset in self.datasets], dtype=torch.float64)
+
+    def oracle(self, run: int, W: Float[Tensor, "p q"]) -> GibbsOracle | None:
+        """The infinite-width optimum of a run whose head is held at W; None where there is none (no noise, no weight
+        decay, a truncation) or it is out of reach, with a warning.
+        """
+        if run not in self._oracles:
+            self._oracles[run] = self._solve(run, W)
+        return self._oracles[run]
+
+    def _solve(self, run: int, W: Float[Tensor, "p q"]) -> GibbsOracle | None:
+        config, train = self.configs[run], self.datasets[run].train
+        dynamics, model = config.dynamics, config.model
+        if math.isinf(dynamics.beta) or dynamics.lambda_rho == 0.0 or math.isfinite(model.truncation):
+            return None
+        try:
+            problem = GibbsProblem(
+                X=torch.from_numpy(train.x),
+                Y=one_hot(torch.from_numpy(train.labels), self.datasets[run].classes, torch.float64),
+                W=W.cpu(),
+                gamma=model.gamma,
+                lambda_rho=dynamics.lambda_rho,
+                beta=dynamics.beta,
+                activation=ACTIVATIONS[model.activation],
+            )
+            return gibbs_oracle(problem)
+        except OracleError as error:
+            warnings.warn(f"no Gibbs oracle for this run: {error}", stacklevel=2)
+            return None

@@ -1,0 +1,285 @@
+"""An ensemble at one moment: what every metric of the catalogue is computed from."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nc_sweeps.dynamics.flow import Flow
+from nc_sweeps.dynamics.gradients import LossGradients, loss_gradients
+from nc_sweeps.metrics import collapse
+from nc_sweeps.metrics.centring import square_norm
+from nc_sweeps.metrics.errors import mean_square_loss
+from nc_sweeps.metrics.statistics import ClassStatistics, class_statistics
+from nc_sweeps.models.mean_field import MeanFieldEnsemble
+from nc_sweeps.theory import free_energy, paper_bounds
+from nc_sweeps.theory.certificate import Certificate, certificate
+from nc_sweeps.theory.dual import OracleError
+from nc_sweeps.theory.gibbs import GibbsOracle
+from nc_sweeps.theory.imbalance import imbalance
+from nc_sweeps.theory.stationarity import kernel_gradient_discrepancy
+from nc_sweeps.training.references import References
+
+#: Particles that the kernel gradient discrepancy looks at. They are exchangeable, so the first do.
+_KGD_PARTICLES = 256
+#: Dimensions of a particle up to which the nearest-neighbour entropy means something.
+_ESTIMATE_DIMENSIONS = 8
+
+
+@dataclass
+class Snapshot:
+    """An ensemble at one moment, and what the metrics share; each part is computed when a metric first asks for it.
+
+    The network is evaluated in its own precision. Everything derived from its features is float64, because the
+    metrics are ratios of small differences exactly when collapse happens.
+
+    Args:
+        ensemble: the networks.
+        X, Y: training set, one-hot targets.
+        X_test, Y_test: test set.
+        flow: what moves them.
+        step: steps taken.
+        references: what does not change along a run.
+    """
+
+    ensemble: MeanFieldEnsemble
+    X: Float[Tensor, "run n d"]
+    Y: Float[Tensor, "run n q"]
+    X_test: Float[Tensor, "run n_test d"]
+    Y_test: Float[Tensor, "run n_test q"]
+    flow: Flow
+    step: int
+    references: References
+
+    @cached_property
+    def gradients(self) -> LossGradients:
+        """Full-batch gradients of the loss, with the training features."""
+        return loss_gradients(self.ensemble, self.X, self.Y)
+
+    @cached_property
+    def H(self) -> Float[Tensor, "run n p"]:
+        """Training features."""
+        known = self.__dict__.get("gradients")
+        return (known.features if known is not None else self.ensemble.features(self.X)).double()
+
+    @cached_property
+    def H_test(self) -> Float[Tensor, "run n_test p"]:
+        """Test features."""
+        return self.ensemble.features(self.X_test).double()
+
+    @cached_property
+    def W(self) -> Float[Tensor, "run p q"]:
+        """Head."""
+        return self.ensemble.W.double()
+
+    @cached_property
+    def targets(self) -> tuple[Float[Tensor, "run n q"], Float[Tensor, "run n_test q"]]:
+        """One-hot targets of the training and of the test set."""
+        return self.Y.double(), self.Y_test.double()
+
+    @cached_property
+    def gamma(self) -> Float[Tensor, "run"]:
+        """Output scale."""
+        return self.ensemble.gamma.double()
+
+    @cached_property
+    def F(self) -> Float[Tensor, "run n q"]:
+        """Predictions on the training set."""
+        return self.gamma[:, None, None] * (self.H @ self.W)
+
+    @cached_property
+    def F_test(self) -> Float[Tensor, "run n_test q"]:
+        """Predictions on the test set."""
+        return self.gamma[:, None, None] * (self.H_test @ self.W)
+
+    @cached_property
+    def loss(self) -> Float[Tensor, "run"]:
+        """L_n."""
+        return mean_square_loss(self.F, self.targets[0])
+
+    @cached_property
+    def singular(self) -> Float[Tensor, "run q"]:
+        """Singular values of the head."""
+        singular: Tensor = torch.linalg.svdvals(self.W)
+        return singular
+
+    @cached_property
+    def statistics(self) -> ClassStatistics:
+        """Class statistics of the training features."""
+        return class_statistics(self.H, self.targets[0])
+
+    @cached_property
+    def statistics_test(self) -> ClassStatistics:
+        """Class statistics of the test features."""
+        return class_statistics(self.H_test, self.targets[1])
+
+    @cached_property
+    def nc1(self) -> Float[Tensor, "run"]:
+        """NC1 of the training features."""
+        return collapse.nc1(self.statistics)
+
+    @cached_property
+    def certificate(self) -> Certificate:
+        """The certificate of the training features."""
+        return certificate(self.H, self.W, self.targets[0], self.gamma)
+
+    @cached_property
+    def second_moment(self) -> Float[Tensor, "run p p"]:
+        """Ā = AᵀA/N."""
+        A = self.ensemble.A.double()
+        return A.mT @ A / self.ensemble.particles
+
+    @property
+    def beta(self) -> Float[Tensor, "run"]:
+        """Inverse temperature."""
+        return self.flow.law.beta
+
+    @property
+    def lambda_rho(self) -> Float[Tensor, "run"]:
+        """Weight decay of the particles."""
+        return self.flow.law.lambda_rho
+
+    @property
+    def lambda_w(self) -> Float[Tensor, "run"]:
+        """Weight decay of the head."""
+        return self.flow.law.lambda_w
+
+    @cached_property
+    def theta(self) -> Float[Tensor, "run N D"]:
+        """Particles θ_j = (a_j, u_j)."""
+        return torch.cat([self.ensemble.A, self.ensemble.U], dim=-1).double()
+
+    @cached_property
+    def particle_gradients(self) -> Float[Tensor, "run N D"]:
+        """Gradients in θ_j, weight decay included."""
+        gradients = torch.cat([self.gradients.A, self.gradients.U], dim=-1).double()
+        return gradients + self.lambda_rho[:, None, None] * self.theta
+
+    def particle_gradient_norm(self, layer: str) -> Float[Tensor, "run"]:
+        """Root mean square over particles of the gradient in one layer, weight decay included."""
+        p = self.ensemble.A.shape[2]
+        part = self.particle_gradients[..., :p] if layer == "A" else self.particle_gradients[..., p:]
+        return (square_norm(part) / self.ensemble.particles).sqrt()
+
+    def head_gradient_norm(self) -> Float[Tensor, "run"]:
+        """Frobenius norm of the gradient in W, weight decay included."""
+        return square_norm(self.gradients.W.double() + self.lambda_w[:, None, None] * self.W).sqrt()
+
+    @cached_property
+    def epsilon_squared(self) -> Float[Tensor, "run"]:
+        """ε_S² (Definition 4.1), NaN with noise."""
+        mean = square_norm(self.particle_gradients) / self.ensemble.particles
+        return torch.where(self.beta.isinf(), mean, torch.nan)
+
+    def score_free_residual(self) -> Float[Tensor, "run"]:
+        r""":math:`\|R\|_F/\sqrt n`, :math:`R = \mathrm{mean}_j \sigma(Xu_j)\nabla_{a_j}^\top`."""
+        p = self.ensemble.A.shape[2]
+        R = self.ensemble.particle_mean(self.X, self.particle_gradients[..., :p].to(self.X.dtype))
+        return (square_norm(R.double()) / self.X.shape[1]).sqrt()
+
+    def kgd_squared(self) -> Float[Tensor, "run"]:
+        """Kernel gradient discrepancy of a sub-sample, NaN without noise."""
+        some = slice(_KGD_PARTICLES)
+        score = -self.beta[:, None, None] * self.particle_gradients[:, some]
+        return torch.where(self.beta.isinf(), torch.nan, kernel_gradient_discrepancy(self.theta[:, some], score))
+
+    @cached_property
+    def regularised(self) -> Float[Tensor, "run"]:
+        """L_λ."""
+        network = self.ensemble
+        return free_energy.regularised_loss(self.loss, network.U, network.A, network.W, self.lambda_rho, self.lambda_w)
+
+    @cached_property
+    def isotropic_entropy(self) -> Float[Tensor, "run"]:
+        """Upper bound of the particles' entropy."""
+        return free_energy.isotropic_entropy_bound(self.theta)
+
+    def free_energy(self, entropy: Callable[[], Float[Tensor, "run"]]) -> Float[Tensor, "run"]:
+        """E_n, or a lower bound of it, from the entropy or an upper bound of it, which only noise asks for."""
+        if self.beta.isinf().all():
+            return self.regularised
+        return free_energy.free_energy(self.regularised, self.beta, entropy())
+
+    def estimated_entropy(self) -> Float[Tensor, "run"]:
+        """Entropy of the particles by nearest neighbours, NaN in many dimensions."""
+        if self.theta.shape[-1] > _ESTIMATE_DIMENSIONS:
+            return torch.full_like(self.beta, torch.nan)
+        return torch.stack([free_energy.nearest_neighbour_entropy(cloud) for cloud in self.theta])
+
+    def divergence_bound(self) -> Float[Tensor, "run"]:
+        """Lower bound of D_KL(ρ‖ρ_∞)."""
+        square_mean = square_norm(self.theta) / self.ensemble.particles
+        return free_energy.divergence_from_prior(
+            square_mean, self.theta.shape[-1], self.beta, self.lambda_rho, self.isotropic_entropy
+        )
+
+    def theorem_4_2(self) -> Float[Tensor, "run"]:
+        """Right-hand side of Theorem 4.2, NaN where it has none."""
+        c1 = self.ensemble.activation.c1
+        n = self.X.shape[1]
+        bound = paper_bounds.theorem_4_2(
+            self.loss, self.epsilon_squared, self.singular, n, self.gamma, self.lambda_rho, c1
+        )
+        return torch.where(bound.isinf(), torch.nan, bound)
+
+    def deviation_bound(self) -> Float[Tensor, "run"]:
+        """What the certificate's decomposition makes of Theorem 4.2, NaN where it says nothing."""
+        sup = self.ensemble.activation.bound
+        n = self.X.shape[1]
+        bound = paper_bounds.sharp_deviation_bound(
+            self.loss, self.epsilon_squared, self.singular, n, self.gamma, self.lambda_rho, sup
+        )
+        return torch.where(bound.isinf(), torch.nan, bound)
+
+    @cached_property
+    def deviation(self) -> Float[Tensor, "run"]:
+        """‖E₂‖²."""
+        return paper_bounds.deviation_from_target(self.H, self.W, self.targets[0], self.gamma)
+
+    def corollary_4_4(self, deviation: Float[Tensor, "run"]) -> Float[Tensor, "run"]:
+        """The paper's bound of NC1, NaN for unbalanced classes."""
+        counts = self.targets[0].sum(dim=-2)
+        bound = paper_bounds.corollary_4_4(deviation, self.singular, self.X.shape[1], self.gamma)
+        balanced = (counts == counts[:, :1]).all(dim=-1)
+        return torch.where(balanced & ~deviation.isnan(), bound, torch.nan)
+
+    def sigma_min_bound(self) -> Float[Tensor, "run"]:
+        """Lower bound of σ_min(W)."""
+        Y = self.targets[0]
+        return paper_bounds.smallest_singular_value_bound(self.H, self.F - Y, Y, self.gamma)
+
+    def of_law(self, value: Float[Tensor, "run"]) -> Float[Tensor, "run"]:
+        """A number that the imbalance law gives, NaN where the law does not hold."""
+        if self.ensemble.truncation is not None:
+            return torch.full_like(value, torch.nan)
+        return torch.where(self.flow.held(self.step).to(value.device), torch.nan, value)
+
+    def law_deviation(self) -> Float[Tensor, "run"]:
+        """‖D_t − law‖_F."""
+        return self.of_law(square_norm(imbalance(self.ensemble.A, self.W) - self.flow.law.D).sqrt())
+
+    def of_oracle(self, value: Callable[[int, GibbsOracle], float | Tensor]) -> Float[Tensor, "run"]:
+        """A number that the Gibbs oracle of a run gives, NaN where there is none."""
+        numbers = torch.full((self.ensemble.runs,), torch.nan, dtype=torch.float64)
+        # A head that is held up to this very step is still the W of stage 1.
+        in_stage_one = self.flow.held(self.step - 1) & (self.flow.head_start > 0)
+        for run in in_stage_one.nonzero().flatten().tolist():
+            oracle = self.references.oracle(run, self.W[run])
+            if oracle is not None:
+                numbers[run] = value(run, oracle)
+        return numbers
+
+    @cached_property
+    def certified_distances(self) -> Float[Tensor, "run"]:
+        """Certified bound of ‖F − F*‖_F/√n."""
+        return self.of_oracle(self._certified_distance)
+
+    def _certified_distance(self, run: int, oracle: GibbsOracle) -> float:
+        try:
+            return oracle.certified_distance(self.F[run].cpu()) / math.sqrt(self.X.shape[1])
+        except OracleError:  # the state is too far from the optimum for the oracle's nodes
+            return math.nan
