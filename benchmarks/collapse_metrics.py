@@ -27,6 +27,7 @@ Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
 def one_pass(batches: Batches, classes: int, dimension: int) -> dict[str, float]:
+    """What the package does."""
     metric = NeuralCollapse(classes, dimension)
     for H, labels in batches():
         metric.update(H, labels)
@@ -44,6 +45,7 @@ def class_means(batches: Batches, classes: int, dimension: int) -> tuple[Tensor,
 
 
 def covariance_a_class(batches: Batches, classes: int, dimension: int) -> dict[str, float]:
+    """What definitions say."""
     counts, means = class_means(batches, classes, dimension)
     scatter = torch.zeros(classes, dimension, dimension, dtype=torch.float64)
     for H, labels in batches():
@@ -54,6 +56,7 @@ def covariance_a_class(batches: Batches, classes: int, dimension: int) -> dict[s
 
 
 def one_scatter_matrix(batches: Batches, classes: int, dimension: int) -> dict[str, float]:
+    """The least that two passes can do."""
     counts, means = class_means(batches, classes, dimension)
     squares = torch.zeros(classes, dtype=torch.float64)
     scatter = torch.zeros(dimension, dimension, dtype=torch.float64)
@@ -121,6 +124,7 @@ def measured(way: str, samples: int, dimension: int, classes: int, batch: int) -
 
 
 def main() -> None:
+    """Measure all ways, or the one that a process was started for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--dimension", type=int, default=512)

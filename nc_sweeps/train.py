@@ -94,17 +94,17 @@ class SweepCallback(Callback):
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Close a single run."""
-        self._close_or_exit({"overrides": _overrides(config)})
+        self._close_or_exit(config, {"overrides": _overrides(config)})
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Close a sweep."""
         sweep = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}))
-        self._close_or_exit({"overrides": _overrides(config), "sweep": sweep})
+        self._close_or_exit(config, {"overrides": _overrides(config), "sweep": sweep})
 
-    def _close_or_exit(self, invocation: dict[str, Any]) -> None:
+    def _close_or_exit(self, config: DictConfig, invocation: dict[str, Any]) -> None:
         # Hydra turns the exceptions of callbacks into warnings; only this one gets through.
         try:
-            diverged = self._close(invocation)
+            diverged = self._close(config, invocation)
         except Exception as error:
             if not _is_for_the_user(error):
                 traceback.print_exc()
@@ -112,7 +112,7 @@ class SweepCallback(Callback):
         if diverged:
             raise SystemExit(1)
 
-    def _close(self, invocation: dict[str, Any]) -> bool:
+    def _close(self, config: DictConfig, invocation: dict[str, Any]) -> bool:
         """Write the manifest, show the results and return whether any run diverged."""
         if not self.directories:
             return False
@@ -130,10 +130,10 @@ class SweepCallback(Callback):
         for directory, reason in diverged.items():
             print(f"diverged: {_shown(directory)}: {reason}")
         if len(summaries) > 1:
-            from nc_sweeps.report.figures import collapse_figure
+            from nc_sweeps.report.figures import sweep_figure
 
-            collapse_figure(table).save(sweep / "collapse.svg")
-            print(f"picture: {_shown(sweep / 'collapse.svg')}")
+            sweep_figure(table, config.figure.x, list(config.figure.y)).save(sweep / "figure.svg")
+            print(f"picture: {_shown(sweep / 'figure.svg')}")
         print(f"results: {_shown(sweep if len(summaries) > 1 else self.directories[0])}")
         return bool(diverged)
 

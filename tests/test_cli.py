@@ -117,7 +117,7 @@ def test_a_sweep_ends_with_a_table_and_its_files(run_command, tmp_path):
         assert heading in done.stdout
     assert "results: results/small" in done.stdout
     sweep = tmp_path / "results" / "small"
-    assert (sweep / "collapse.svg").read_text().startswith("<svg")
+    assert (sweep / "figure.svg").read_text().startswith("<svg")
     manifest = json.loads((sweep / "manifest.json").read_text())
     assert len(manifest["runs"]) == 8
     table = nc_sweeps.load_sweep(sweep)

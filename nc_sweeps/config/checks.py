@@ -45,6 +45,7 @@ def check(config: RunConfig) -> None:
     checks.model()
     checks.dynamics()
     checks.metrics()
+    checks.figure()
 
 
 def one_of(value: Any, choices: Sequence[str]) -> str:
@@ -164,6 +165,13 @@ class _Checks:
         chosen = len(selected_metrics(self.config)) > 0
         self._require(chosen, "metrics.include", "must name at least one metric or pattern that is not excluded")
         self._choice("optimized_metric", selected_metrics(self.config))
+
+    def figure(self) -> None:
+        keys = {name for name, _, _ in leaves(self.config)}
+        self._choice("figure.x", ("time", *sorted(keys)))
+        for name in self.config.figure.y:
+            if name not in METRICS:
+                raise ConfigError(f"figure.y={name}: no such metric; {one_of(name, tuple(METRICS))}")
 
     def _value(self, key: str) -> Any:
         def step(tree: Any, part: str) -> Any:

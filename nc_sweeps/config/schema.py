@@ -208,6 +208,14 @@ class ComputeConfig:
 
 
 @dataclass
+class FigureConfig:
+    """Group ``figure``: the picture at the end of a sweep."""
+
+    x: str = place("time (along training), or the key against which last values are drawn")
+    y: list[str] = place("metrics")
+
+
+@dataclass
 class RunConfig:
     """One run: a point of a sweep."""
 
@@ -223,6 +231,7 @@ class RunConfig:
     dynamics: DynamicsConfig = _key("group", "the flow")
     metrics: MetricsConfig = _key("group", "the measurements")
     compute: ComputeConfig = _key("group", "the hardware")
+    figure: FigureConfig = _key("group", "the picture of a sweep")
 
 
 def selected_metrics(config: RunConfig) -> tuple[str, ...]:

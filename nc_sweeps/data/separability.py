@@ -178,6 +178,10 @@ def _separator(
     """
     w = np.zeros(z.shape[1]) if start is None else start
     slack = 1.0 - z @ w
+    # Makes flat directions harmless and does not move the minimum. Coordinates differ by orders of magnitude (a pixel that
+    # is lit once), so each has a term in its own units.
+    squares = np.square(z).sum(axis=0)
+    proximal = 1e-11 * np.where(squares > 0.0, squares, 1.0)
     for _ in range(_NEWTON_STEPS):
         r = np.maximum(slack, 0.0)
         gradient = -(r @ z)
@@ -186,8 +190,7 @@ def _separator(
             break
         active = z[slack > 0.0]
         hessian = active.T @ active
-        # A proximal term: it makes flat directions harmless and does not move the minimum.
-        hessian[np.diag_indices_from(hessian)] += 1e-12 * np.trace(hessian)
+        hessian[np.diag_indices_from(hessian)] += proximal
         step = -cho_solve(cho_factor(hessian, overwrite_a=True), gradient)
         along, size = z @ step, 1.0
         while size > 1e-6 and np.square(np.maximum(slack - size * along, 0.0)).sum() >= np.square(r).sum():

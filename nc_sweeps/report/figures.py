@@ -1,61 +1,67 @@
 """Figures of a sweep, drawn from its store."""
 
+from collections.abc import Sequence
+
 import altair as alt
 import polars as pl
 
 from nc_sweeps.report.axes import axes, short_names
 
-_CURVES = {"nc1/train": "NC1, training", "nc1/test": "NC1, test", "certificate/nc1_bound": "certified bound"}
 _WIDTH = "width.particles"
+_DASHES = [[1, 0], [6, 4], [1, 3], [8, 3, 1, 3], [3, 2]]
 
 
-def collapse_figure(table: pl.DataFrame) -> alt.FacetChart:
-    """NC1 on the training and on the test set and the certificate's bound against training time.
+def sweep_figure(table: pl.DataFrame, x: str, y: Sequence[str]) -> alt.FacetChart:
+    """Metrics of a sweep on logarithmic axes: along training, or at its end against what was varied.
 
-    One panel a width, one colour for each choice of everything else that the sweep varied; a curve is the geometric
-    mean over seeds.
+    One colour for each choice of everything else that the sweep varied, one dash for each metric; along training one
+    panel a width. A curve is the geometric mean over seeds; values that are not positive are left out.
 
     Args:
         table: as :func:`nc_sweeps.load_sweep` gives it.
+        x: ``time``, or the configuration key against which the last values are drawn.
+        y: metrics; those that were not measured are left out.
     """
-    keys = [key for key in axes(table) if key != _WIDTH]
+    along = x == "time"
+    keys = [key for key in axes(table) if key not in {x, _WIDTH if along else x}]
+    rows = table.filter(pl.col("time") > 0) if along else table.group_by("signature", maintain_order=True).last()
     choice = pl.concat_str(
         [pl.col(key).cast(pl.String) for key in keys] or [pl.lit("")], separator=", ", ignore_nulls=True
     )
-    choices = table.select(*keys, choice.alias("choice")).unique().sort(*keys, "choice")["choice"].to_list()
+    choices = rows.select(*keys, choice.alias("choice")).unique().sort(*keys, "choice")["choice"].to_list()
+    panel = pl.format("N = {}", _WIDTH) if along else pl.lit("at the end")
     curves = (
-        table.filter(pl.col("time") > 0)
-        .select(
-            pl.format("N = {}", _WIDTH).alias("panel"),
+        rows.select(
+            panel.alias("panel"),
             choice.alias("choice"),
-            "time",
-            *(pl.col(name).alias(label) for name, label in _CURVES.items() if name in table.columns),
+            pl.col(x).cast(pl.Float64).alias("x"),
+            *(pl.col(name) for name in y if name in rows.columns),
         )
-        .unpivot(index=["panel", "choice", "time"], variable_name="quantity", value_name="value")
+        .unpivot(index=["panel", "choice", "x"], variable_name="quantity", value_name="value")
         .cast({"value": pl.Float64})
         .filter(pl.col("value") > 0)
-        .group_by("panel", "choice", "time", "quantity")
+        .group_by("panel", "choice", "x", "quantity")
         .agg(pl.col("value").log().mean().exp())
-        .sort("panel", "choice", "quantity", "time")
+        .sort("panel", "choice", "quantity", "x")
     )
-    quantities = list(_CURVES.values())
     # Both axes are logarithmic: their many minor grid lines would drown the curves.
     axis = alt.Axis(format="~g", gridOpacity=0.25, labelOverlap="greedy", tickCount=6)
     title = ", ".join(short_names(keys).values())
     colour = alt.Color("choice:N", sort=choices, title=title).scale(scheme="viridis", domain=choices)
+    x_title = "time t = Σ η" if along else short_names([x])[x]
     lines = (
         alt.Chart(curves)
-        .mark_line()
+        .mark_line(point=not along)
         .encode(
-            x=alt.X("time:Q", title="time t = Σ η", axis=axis).scale(type="log", nice=False),
-            y=alt.Y("value:Q", title="NC1", axis=axis).scale(type="log", nice=False),
+            x=alt.X("x:Q", title=x_title, axis=axis).scale(type="log", nice=False),
+            y=alt.Y("value:Q", title=None, axis=axis).scale(type="log", nice=False),
             color=colour if keys else alt.Undefined,
-            strokeDash=alt.StrokeDash("quantity:N", title=None, sort=quantities).scale(
-                domain=quantities, range=[[1, 0], [6, 4], [1, 3]]
+            strokeDash=alt.StrokeDash("quantity:N", title=None, sort=list(y)).scale(
+                domain=list(y), range=[_DASHES[index % len(_DASHES)] for index in range(len(y))]
             ),
         )
-        .properties(width=230, height=220)
+        .properties(width=230 if along else 420, height=220 if along else 280)
     )
-    panels = [f"N = {width}" for width in sorted(table[_WIDTH].unique())]
+    panels = [f"N = {width}" for width in sorted(table[_WIDTH].unique())] if along else ["at the end"]
     figure: alt.FacetChart = lines.facet(column=alt.Column("panel:N", title=None, sort=panels))
     return figure

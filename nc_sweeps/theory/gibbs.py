@@ -104,8 +104,9 @@ class GibbsOracle:
         return float((F - gibbs).norm()) + error
 
     def _dual_for(self, residual: Tensor) -> Dual:
-        rule = self.rule.covering(self.problem, residual)
-        dual = self.dual if rule is self.rule else _dual_on(rule, self.problem, self.tolerance)
+        rule, dual = self.rule, self.dual
+        while (wider := rule.covering(dual, residual)) is not rule:
+            rule, dual = wider, _dual_on(wider, self.problem, self.tolerance)
         if self.method == "quasi_monte_carlo" and (n := dual.effective_samples(residual)) < MIN_EFFECTIVE_SAMPLES:
             raise OracleError(
                 f"{rule.size} nodes are worth {n:.0f} for the Gibbs law of this residual, fewer than "
@@ -136,7 +137,7 @@ def gibbs_oracle(problem: GibbsProblem, method: Method | None = None, tolerance:
     while True:
         dual = _dual_on(rule, problem, tolerance, reached)
         r = minimiser(dual, r)
-        wider = rule.covering(problem, r)
+        wider = rule.covering(dual, r)
         if wider is not rule:
             rule = wider
             continue
@@ -199,9 +200,9 @@ def _too_large(problem: GibbsProblem, tolerance: float, reached: float) -> Oracl
 def _oracle(dual: Dual, rule: Rule, r: Tensor, method: Method, tolerance: float) -> GibbsOracle:
     problem, n = dual.problem, len(r)
     H = dual.features(r)
-    # r minimises J on the nodes; the gradient of the exact J at r is the error of F_r over n, and strong convexity
-    # bounds by it how far J(r) is above the minimum.
-    gradient_error = dual.predictions_with_error(r)[1]
+    # r minimises J on the nodes. The gradient of the exact J there is the error of F_r over n; it falls to zero on the
+    # way to the exact minimiser, about linearly, so that J(r) is half their product above the minimum.
+    gradient_error, r_error = dual.predictions_with_error(r)[1], dual.minimiser_error(r)
     head_inverse = float(torch.linalg.matrix_norm(torch.linalg.pinv(problem.W), ord=2))
     return GibbsOracle(
         problem=problem,
@@ -213,9 +214,9 @@ def _oracle(dual: Dual, rule: Rule, r: Tensor, method: Method, tolerance: float)
         second_moment=torch.eye(len(problem.W), dtype=r.dtype) / problem.concentration
         - problem.gain * problem.W @ r.mT @ H,
         free_energy=-float(dual.value(r)),
-        free_energy_error=dual.log_partition_error(r) / problem.beta + gradient_error**2 / (2 * n),
+        free_energy_error=dual.log_partition_error(r) / problem.beta + gradient_error * r_error / (2 * n),
         # H* = γ⁻¹F*W⁺, for its rows lie in the range of W.
-        features_error=dual.minimiser_error(r) * head_inverse / problem.gamma,
+        features_error=r_error * head_inverse / problem.gamma,
         nc1=float(square_norm(within_class(H, problem.Y)) / square_norm(centred(H))),
         effective_samples=dual.effective_samples(r),
         dual=dual,

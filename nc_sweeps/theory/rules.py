@@ -6,6 +6,7 @@ All coordinates are whitened, :math:`z = (\beta\lambda)^{1/2} u`, standard norma
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -19,7 +20,7 @@ MAX_TRAPEZOID_DIMENSION = 3
 
 #: A law ends where its density is e⁻³⁷ of the largest, 1e-16. Nodes go further, so that they serve for laws nearby.
 _LOG_END = 37.0
-_LOG_MARGIN = 13.0
+_LOG_MARGIN = 6.0
 #: Rays along which a law is followed, by dimension, and the ratio of successive radii on them.
 _RAYS = {1: 16, 2: 128, 3: 1024}
 _RADIUS_RATIO = 1.05
@@ -29,44 +30,66 @@ _MAX_RADIUS = 1e3
 _MAX_CELLS = 2**22
 #: Points whose activations are formed at a time.
 _BLOCK_POINTS = 2**14
+#: Cells count from here, for keys that are not negative.
+_OFFSET = 2**20
 
 
 @dataclass(frozen=True)
 class Trapezoid:
-    """The trapezoid rule on cells; d ≤ 3.
+    """The trapezoid rule on the cells that hold a law and on all cells around; d ≤ 3.
 
     Args:
-        cells, divisions: see :func:`nc_sweeps.theory.nodes.lattice`.
+        held: keys of the cells that hold the law, ascending.
+        dimension: d.
+        divisions: of the side of a cell.
     """
 
-    cells: Int[Tensor, "cells d"]
+    held: Int[Tensor, "held"]
+    dimension: int
     divisions: int
 
     @classmethod
     def first(cls, problem: GibbsProblem) -> "Trapezoid":
         """A coarse rule where there is no loss."""
-        return cls(occupied_cells(problem, torch.zeros_like(problem.Y), _LOG_END + _LOG_MARGIN), 1)
+        return cls(_sought(problem, torch.zeros_like(problem.Y), _LOG_END + _LOG_MARGIN), problem.dimension, 1)
+
+    @cached_property
+    def cells(self) -> Int[Tensor, "cells d"]:
+        """The held cells and all around."""
+        keys = self.held
+        for axis in range(self.dimension):
+            keys = torch.unique(torch.cat([keys, keys - _stride(axis), keys + _stride(axis)]))
+        return torch.stack([keys // _stride(axis) % _stride(1) - _OFFSET for axis in range(self.dimension)], dim=1)
 
     @property
     def size(self) -> int:
         """Number of nodes."""
-        return len(self.cells) * int(self.divisions ** self.cells.shape[1])
+        return len(self.cells) * int(self.divisions**self.dimension)
 
     def nodes(self) -> Nodes:
         """The nodes."""
         return lattice(self.cells, self.divisions)
 
     def refined(self, dual: Dual, r: Float[Tensor, "n q"]) -> "Trapezoid":
-        r"""Half the spacing, on the cells of :math:`\rho_r`."""
-        return Trapezoid(occupied_cells(dual.problem, r, _LOG_END + _LOG_MARGIN), 2 * self.divisions)
+        r"""Half the spacing, where :math:`\rho_r` is.
 
-    def covering(self, problem: GibbsProblem, r: Float[Tensor, "n q"]) -> "Trapezoid":
-        r"""Itself where :math:`\rho_r` does not reach out of the cells, else with more of them."""
-        needed = torch.cat([self.cells, occupied_cells(problem, r, _LOG_END)])
-        if len(torch.unique(needed, dim=0)) == len(self.cells):
+        Args:
+            dual: J on the nodes of this rule.
+            r: the residual.
+        """
+        return replace(self, held=_holding(dual, r, _LOG_END + _LOG_MARGIN), divisions=2 * self.divisions)
+
+    def covering(self, dual: Dual, r: Float[Tensor, "n q"]) -> "Trapezoid":
+        r"""Itself where :math:`\rho_r` does not reach out of the held cells, else with more of them; these are to be
+        checked again, for their nodes see more.
+
+        Args:
+            dual: J on the nodes of this rule.
+            r: the residual.
+        """
+        if bool(torch.isin(_holding(dual, r, _LOG_END), self.held).all()):
             return self
-        more = torch.cat([self.cells, occupied_cells(problem, r, _LOG_END + _LOG_MARGIN)])
-        return replace(self, cells=torch.unique(more, dim=0))
+        return replace(self, held=torch.unique(torch.cat([self.held, _holding(dual, r, _LOG_END + _LOG_MARGIN)])))
 
 
 @dataclass(frozen=True)
@@ -107,7 +130,7 @@ class QuasiMonteCarlo:
         covariance = trust * covariance + (1.0 - trust) * torch.eye(d, dtype=torch.float64)
         return QuasiMonteCarlo(mean, torch.linalg.cholesky(covariance), 4 * self.count)
 
-    def covering(self, problem: GibbsProblem, r: Float[Tensor, "n q"]) -> "QuasiMonteCarlo":  # noqa: ARG002
+    def covering(self, dual: Dual, r: Float[Tensor, "n q"]) -> "QuasiMonteCarlo":  # noqa: ARG002
         """Itself: the nodes are all over the space."""
         return self
 
@@ -115,13 +138,28 @@ class QuasiMonteCarlo:
 Rule = Trapezoid | QuasiMonteCarlo
 
 
-def occupied_cells(problem: GibbsProblem, r: Float[Tensor, "n q"], log_end: float) -> Int[Tensor, "cells d"]:
-    r"""Cells of :func:`nc_sweeps.theory.nodes.lattice` in whose first corner the density of :math:`\rho_r(u)` is at
-    least :math:`e^{-\text{log\_end}}` of its largest value.
+def _stride(axis: int) -> int:
+    """What a step along an axis adds to the key of a cell, its coordinates as digits of one number."""
+    return 2 ** (21 * axis)
 
-    Raises:
-        OracleError: see :func:`extent`; the law takes too large a box.
+
+def _keys(cells: Int[Tensor, "cells d"]) -> Int[Tensor, "cells"]:
+    return sum((cells[:, axis] + _OFFSET) * _stride(axis) for axis in range(cells.shape[1]))
+
+
+def _holding(dual: Dual, r: Tensor, log_end: float) -> Tensor:
+    """Keys of the cells with a node, or a first corner, where the density of ρ_r is e^{-log_end} of the largest.
+
+    The corners are all over the space; the nodes see what is narrower than a cell, and whether it leads on beyond them.
     """
+    points = dual.nodes.points
+    log_density = dual.problem.log_tilt(dual.S, r) - points.square().sum(dim=1) / 2
+    seen = points[log_density >= log_density.max() - log_end]
+    return torch.unique(torch.cat([_keys(torch.floor(seen / CELL).long()), _sought(dual.problem, r, log_end)]))
+
+
+def _sought(problem: GibbsProblem, r: Tensor, log_end: float) -> Tensor:
+    """Keys of the cells in whose first corner the density of ρ_r is e^{-log_end} of the largest."""
     low, high = extent(problem, r, log_end)
     axes = [torch.arange(math.floor(a / CELL), math.ceil(b / CELL) + 1) for a, b in zip(low, high, strict=True)]
     if math.prod(map(len, axes)) > _MAX_CELLS:
@@ -133,7 +171,7 @@ def occupied_cells(problem: GibbsProblem, r: Float[Tensor, "n q"], log_end: floa
     log_density = torch.cat(
         [_log_density(problem, r, CELL * part.double()) for part in torch.split(cells, _BLOCK_POINTS)]
     )
-    return cells[log_density >= log_density.max() - log_end]
+    return _keys(cells[log_density >= log_density.max() - log_end])
 
 
 def extent(problem: GibbsProblem, r: Float[Tensor, "n q"], log_end: float) -> tuple[list[float], list[float]]:

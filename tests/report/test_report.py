@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from nc_sweeps.report.axes import axes, short_names
-from nc_sweeps.report.figures import collapse_figure
+from nc_sweeps.report.figures import sweep_figure
 from nc_sweeps.report.progress import PackProgress
 from nc_sweeps.report.table import _number, sweep_table
 
@@ -91,9 +91,9 @@ def test_numbers_are_short(value, text):
 
 
 def test_figure_draws_the_geometric_mean_of_each_choice():
-    figure = collapse_figure(sweep()).to_dict()
+    figure = sweep_figure(sweep(), "time", ["nc1/train"]).to_dict()
     (curves,) = figure["datasets"].values()
-    drawn = {(c["panel"], c["choice"], c["time"]): c["value"] for c in curves if c["quantity"] == "NC1, training"}
+    drawn = {(c["panel"], c["choice"], c["x"]): c["value"] for c in curves if c["quantity"] == "nc1/train"}
     assert len(drawn) == 2 * 2 * 2  # widths × margins × positive times
     # Geometric mean over seeds of 10⁻¹ and 10⁻².
     assert drawn["N = 16", "-0.1", 50.0] == pytest.approx(15.9 * 10**-1.5, rel=1e-12)
@@ -101,8 +101,18 @@ def test_figure_draws_the_geometric_mean_of_each_choice():
     assert figure["spec"]["encoding"]["color"]["sort"] == ["-0.1", "0.3"]
 
 
+def test_figure_of_last_values_against_a_key():
+    figure = sweep_figure(sweep(), "width.particles", ["nc1/train", "error/test"]).to_dict()
+    (curves,) = figure["datasets"].values()
+    drawn = {(c["choice"], c["x"]): c["value"] for c in curves}
+    # Four points, each the geometric mean of the last values; an error of 0 has no place on a logarithmic axis.
+    assert drawn.keys() == {("-0.1", 8.0), ("-0.1", 16.0), ("0.3", 8.0), ("0.3", 16.0)}
+    assert drawn["0.3", 8.0] == pytest.approx(8.3 * 10**-1.5, rel=1e-12)
+    assert figure["spec"]["encoding"]["x"]["title"] == "particles"
+
+
 def test_figure_without_curves_is_empty():
-    figure = collapse_figure(sweep().drop("nc1/train")).to_dict()
+    figure = sweep_figure(sweep().drop("nc1/train"), "time", ["nc1/train"]).to_dict()
     assert list(figure["datasets"].values()) == [[]]
 
 
@@ -111,7 +121,7 @@ def test_figure_keeps_other_choices_apart():
         [sweep().with_columns(beta=pl.lit(beta)).rename({"beta": "dynamics.beta"}) for beta in (10.0, 100.0)]
     )
     both = both.with_columns(pl.concat_str("signature", "dynamics.beta"))
-    figure = collapse_figure(both).to_dict()
+    figure = sweep_figure(both, "time", ["nc1/train"]).to_dict()
     assert figure["spec"]["encoding"]["color"]["title"] == "margin, beta"
     assert figure["spec"]["encoding"]["color"]["sort"] == ["-0.1, 10.0", "-0.1, 100.0", "0.3, 10.0", "0.3, 100.0"]
 

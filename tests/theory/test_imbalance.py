@@ -1,6 +1,7 @@
 """The imbalance law: exact for one step, and along runs as far as its own prediction of the deviation says."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def test_without_noise_the_law_is_met_to_first_order_in_the_step_size(decays):
         flow = flow_of(1, beta=math.inf, lambda_rho=decays[0], lambda_w=decays[1], step_size=eta, steps=steps)
         flow.advance(ensemble, X, Y, 0, steps)
         deviations.append(float(square_norm(imbalance(ensemble.A, ensemble.W) - flow.law.D).sqrt()))
-    ratios = [a / b for a, b in zip(deviations, deviations[1:], strict=False)]
+    ratios = [a / b for a, b in pairwise(deviations)]
     # The first-order error dominates; the next order changes the ratios by O(η λ, η ‖g‖).
     assert ratios == pytest.approx([2.0, 2.0], rel=0.05)
     assert deviations[0] < 0.05
