@@ -177,12 +177,11 @@ def _separator(
         Nearly inseparable samples may end undecided: with a larger bound and a w that does not separate them.
     """
     w = np.zeros(z.shape[1]) if start is None else start
-    slack = 1.0 - z @ w
-    # Makes flat directions harmless and does not move the minimum. Coordinates differ by orders of magnitude (a pixel that
-    # is lit once), so each has a term in its own units.
-    squares = np.square(z).sum(axis=0)
-    proximal = 1e-11 * np.where(squares > 0.0, squares, 1.0)
+    # A proximal term does not move the minimum. Coordinates differ by orders of magnitude (a pixel that is lit once), so
+    # each has a term in its own units; below the resolution a coordinate is rounding, which w must not build on.
+    proximal = 1e-11 * np.square(z).sum(axis=0) + RESOLUTION**2
     for _ in range(_NEWTON_STEPS):
+        slack = 1.0 - z @ w
         r = np.maximum(slack, 0.0)
         gradient = -(r @ z)
         bound = float(np.linalg.norm(gradient) / r.sum()) if r.any() else np.inf
@@ -195,7 +194,7 @@ def _separator(
         along, size = z @ step, 1.0
         while size > 1e-6 and np.square(np.maximum(slack - size * along, 0.0)).sum() >= np.square(r).sum():
             size /= 2.0
-        w, slack = w + size * step, slack - size * along
+        w = w + size * step
     return w, bound
 
 

@@ -48,8 +48,8 @@ def class_statistics(H: Float[Tensor, "*run n p"], Y: Float[Tensor, "*run n q"])
     Z = H - _rows(shift, labels)
     # No class that is divided here has fewer samples than one.
     offsets = _sums(Z, labels, Y.shape[-1]) / counts.clamp(min=1.0).unsqueeze(-1)
-    residual = Z.sub_(_rows(offsets, labels))
-    squares = torch.linalg.vecdot(residual, residual).unsqueeze(-1)
+    residual = Z - _rows(offsets, labels)
+    squares = residual.square().sum(dim=-1, keepdim=True)
     return ClassStatistics(
         counts=counts,
         means=shift + offsets,

@@ -133,7 +133,7 @@ def gibbs_oracle(problem: GibbsProblem, method: Method | None = None, tolerance:
         tolerance = TOLERANCES[method]
     r = torch.zeros_like(problem.Y)
     rule: Rule = Trapezoid.first(problem) if method == "trapezoid" else QuasiMonteCarlo.first(problem)
-    reached = math.inf
+    reached, adapted = math.inf, False
     while True:
         dual = _dual_on(rule, problem, tolerance, reached)
         r = minimiser(dual, r)
@@ -146,11 +146,10 @@ def gibbs_oracle(problem: GibbsProblem, method: Method | None = None, tolerance:
         trusted = method == "trapezoid" or oracle.effective_samples >= MIN_EFFECTIVE_SAMPLES
         if reached <= tolerance and trusted:
             return oracle
-        # Quasi-Monte Carlo converges like 1/nodes at best: do not work up to the limit for a hopeless case. An error
-        # above 1, of nodes that are not adapted yet, tells no more than 1.
-        if method == "quasi_monte_carlo" and min(reached, 1.0) * rule.size * len(r) > tolerance * MAX_ACTIVATIONS:
+        # Once adapted, quasi-Monte Carlo converges like 1/nodes at best: do not work up to the limit in vain.
+        if adapted and method == "quasi_monte_carlo" and reached * rule.size * len(r) > tolerance * MAX_ACTIVATIONS:
             raise _too_large(problem, tolerance, reached)
-        rule = rule.refined(dual, r)
+        rule, adapted = rule.refined(dual, r), True
 
 
 def minimiser(dual: Dual, r: Float[Tensor, "n q"]) -> Float[Tensor, "n q"]:
@@ -202,7 +201,9 @@ def _oracle(dual: Dual, rule: Rule, r: Tensor, method: Method, tolerance: float)
     H = dual.features(r)
     # r minimises J on the nodes. The gradient of the exact J there is the error of F_r over n; it falls to zero on the
     # way to the exact minimiser, about linearly, so that J(r) is half their product above the minimum.
-    gradient_error, r_error = dual.predictions_with_error(r)[1], dual.minimiser_error(r)
+    gradient_error = dual.predictions_with_error(r)[1]
+    r_error = dual.minimiser_error(r) + n * float(dual.gradient(r).norm())
+    value = float(dual.value(r))
     head_inverse = float(torch.linalg.matrix_norm(torch.linalg.pinv(problem.W), ord=2))
     return GibbsOracle(
         problem=problem,
@@ -213,8 +214,10 @@ def _oracle(dual: Dual, rule: Rule, r: Tensor, method: Method, tolerance: float)
         kernel=dual.kernel(r),
         second_moment=torch.eye(len(problem.W), dtype=r.dtype) / problem.concentration
         - problem.gain * problem.W @ r.mT @ H,
-        free_energy=-float(dual.value(r)),
-        free_energy_error=dual.log_partition_error(r) / problem.beta + gradient_error * r_error / (2 * n),
+        free_energy=-value,
+        free_energy_error=dual.log_partition_error(r) / problem.beta
+        + gradient_error * r_error / (2 * n)
+        + _ROUNDING * abs(value),
         # H* = γ⁻¹F*W⁺, for its rows lie in the range of W.
         features_error=r_error * head_inverse / problem.gamma,
         nc1=float(square_norm(within_class(H, problem.Y)) / square_norm(centred(H))),

@@ -140,11 +140,12 @@ Rule = Trapezoid | QuasiMonteCarlo
 
 def _stride(axis: int) -> int:
     """What a step along an axis adds to the key of a cell, its coordinates as digits of one number."""
-    return 2 ** (21 * axis)
+    return 1 << 21 * axis
 
 
 def _keys(cells: Int[Tensor, "cells d"]) -> Int[Tensor, "cells"]:
-    return sum((cells[:, axis] + _OFFSET) * _stride(axis) for axis in range(cells.shape[1]))
+    strides = torch.tensor([_stride(axis) for axis in range(cells.shape[1])])
+    return ((cells + _OFFSET) * strides).sum(dim=1)
 
 
 def _holding(dual: Dual, r: Tensor, log_end: float) -> Tensor:
@@ -155,7 +156,8 @@ def _holding(dual: Dual, r: Tensor, log_end: float) -> Tensor:
     points = dual.nodes.points
     log_density = dual.problem.log_tilt(dual.S, r) - points.square().sum(dim=1) / 2
     seen = points[log_density >= log_density.max() - log_end]
-    return torch.unique(torch.cat([_keys(torch.floor(seen / CELL).long()), _sought(dual.problem, r, log_end)]))
+    keys: Tensor = torch.unique(torch.cat([_keys(torch.floor(seen / CELL).long()), _sought(dual.problem, r, log_end)]))
+    return keys
 
 
 def _sought(problem: GibbsProblem, r: Tensor, log_end: float) -> Tensor:

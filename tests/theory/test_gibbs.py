@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nc_sweeps.dynamics.flow import Flow
+from nc_sweeps.dynamics.flow import NEVER, Flow
 from nc_sweeps.dynamics.integrators import INTEGRATORS
-from nc_sweeps.metrics.collapse import nc1
 from nc_sweeps.models.activations import ACTIVATIONS
+from nc_sweeps.theory import gibbs
 from nc_sweeps.theory.dual import Dual, GibbsProblem, OracleError
 from nc_sweeps.theory.gibbs import gibbs_oracle, head_fluctuation, range_fluctuation
 from nc_sweeps.theory.nodes import CELL, lattice, scrambled_sobol
@@ -40,18 +40,21 @@ def randn(*size, seed=0):
 SMALL = [
     {"d": 1, "n": 4, "q": 2, "p": 2, "activation": "tanh"},
     {"d": 2, "n": 6, "q": 2, "p": 3},
-    {"d": 2, "n": 6, "q": 2, "p": 3, "beta": 50.0, "gamma": 1.7, "activation": "erf"},
+    {"d": 2, "n": 6, "q": 2, "p": 3, "beta": 20.0, "gamma": 0.6, "activation": "erf"},
     {"d": 2, "n": 7, "q": 3, "p": 4, "beta": 1000.0, "lambda_rho": 0.02, "gamma": 0.7},
 ]
+
+#: A law with ridges that are narrower than the cells among which it is sought.
+SHARP = {"d": 2, "n": 6, "q": 2, "p": 3, "beta": 50.0, "gamma": 1.7, "activation": "erf"}
 
 
 class Quadrature:
     """Gauss–Legendre in u, in NumPy: nothing of it is shared with the oracle."""
 
-    def __init__(self, problem, activation, points=400):
-        # The laws below end well inside of 30 standard deviations of the noise.
+    def __init__(self, problem, activation, points=200, deviations=14):
+        # All but one of the laws below end well inside of 14 standard deviations of the noise.
         x, w = np.polynomial.legendre.leggauss(points)
-        half = 30 / math.sqrt(problem.beta * problem.lambda_rho)
+        half = deviations / math.sqrt(problem.beta * problem.lambda_rho)
         axes = [half * x] * problem.X.shape[1]
         self.U = np.stack([z.ravel() for z in np.meshgrid(*axes)], axis=1)
         self.weights = np.prod(np.meshgrid(*[half * w] * len(axes)), axis=0).ravel()
@@ -71,11 +74,15 @@ class Quadrature:
         return log - scipy.special.logsumexp(log, b=self.weights)
 
     def mean(self, log_density, Z):
-        return np.tensordot(self.weights * np.exp(log_density), Z, axes=1)
+        return (self.weights * np.exp(log_density)) @ Z
+
+    def product(self, log_density, A, B):
+        """E[a bᵀ]."""
+        return A.T @ ((self.weights * np.exp(log_density))[:, None] * B)
 
     def free_energy(self, log_density, mean_a, variance_a):
         """E_n without the head's decay of the law of u with a | u ~ N(mean_a(u), variance_a I)."""
-        H = self.mean(log_density, self.S[:, :, None] * mean_a[:, None, :])
+        H = self.product(log_density, self.S, mean_a)
         F = self.gamma * H @ self.W
         decay = self.p * variance_a + self.mean(log_density, np.sum(mean_a**2, axis=1) + np.sum(self.U**2, axis=1))
         log_rho = self.mean(log_density, log_density) - self.p / 2 * math.log(2 * math.pi * math.e * variance_a)
@@ -107,18 +114,19 @@ def test_gradient_and_hessian(seed, d, n, q, activation, gamma, beta):
     assert float(torch.linalg.eigvalsh(dual.hessian(r))[0]) >= 1 / n * (1 - 1e-9)
 
 
-@pytest.mark.parametrize("case", SMALL)
+@pytest.mark.parametrize("case", [*SMALL, SHARP])
 def test_fixed_point(case):
     problem = problem_of(**case)
     oracle = gibbs_oracle(problem, tolerance=1e-10)
-    other = Quadrature(problem, case.get("activation", "sigmoid"))
+    size = {"points": 600, "deviations": 22} if case is SHARP else {}
+    other = Quadrature(problem, case.get("activation", "sigmoid"), **size)
     r = oracle.residual.numpy()
     log_density = other.log_density(r)
-    K = other.mean(log_density, other.S[:, :, None] * other.S[:, None, :])
+    K = other.product(log_density, other.S, other.S)
     H = -problem.gamma / (other.n * problem.lambda_rho) * K @ r @ other.W.T
     mean_a = other.mean_a(r)
     second_moment = np.eye(other.p) / (problem.beta * problem.lambda_rho)
-    second_moment += other.mean(log_density, mean_a[:, :, None] * mean_a[:, None, :])
+    second_moment += other.product(log_density, mean_a, mean_a)
 
     # Newton ends at 1e-11 ‖Y‖; the features amplify errors of K by γ/(nλ) ≈ 15.
     np.testing.assert_allclose(oracle.kernel, K, atol=1e-10)
@@ -126,7 +134,8 @@ def test_fixed_point(case):
     np.testing.assert_allclose(r, problem.gamma * H @ other.W - other.Y, atol=1e-9)
     np.testing.assert_allclose(oracle.optimal_predictions, r + other.Y, atol=1e-9)
     np.testing.assert_allclose(oracle.second_moment, second_moment, rtol=1e-9, atol=1e-9)
-    assert oracle.nc1 == pytest.approx(float(nc1(torch.tensor(H), problem.Y)), rel=1e-7)
+    means = other.Y @ (other.Y.T @ H / other.Y.sum(axis=0)[:, None])
+    assert oracle.nc1 == pytest.approx(np.sum((H - means) ** 2) / np.sum((H - H.mean(axis=0)) ** 2), rel=1e-7)
     assert float((oracle.features - torch.tensor(H)).norm()) <= oracle.features_error + 1e-9
 
 
@@ -193,7 +202,7 @@ def test_certified_distance():
 def test_quasi_monte_carlo_agrees_with_quadrature(d, n):
     problem = problem_of(d, n, 2, 3)
     exact = gibbs_oracle(problem)
-    rough, fine = (gibbs_oracle(problem, method="quasi_monte_carlo", tolerance=t) for t in (1e-2, 3e-4))
+    rough, fine = (gibbs_oracle(problem, method="quasi_monte_carlo", tolerance=t) for t in (1e-2, 3e-5))
     assert exact.method == "trapezoid"
     for oracle in (rough, fine):
         # Standard errors from 16 scrambles; they are Gaussian with few degrees of freedom: 4 is far out.
@@ -221,8 +230,6 @@ def test_quasi_monte_carlo_in_eight_dimensions():
 @pytest.mark.parametrize(
     ("attempt", "message"),
     [
-        (lambda: gibbs_oracle(problem_of(8, 30, 3, 8, activation="tanh")), "nodes that fit into memory"),
-        (lambda: gibbs_oracle(problem_of(2, 6, 2, 3, activation="relu"), tolerance=1e-12), "nodes that fit"),
         (lambda: problem_of(2, 6, 2, 3, beta=math.inf), "beta = inf"),
         (lambda: problem_of(2, 6, 2, 3, lambda_rho=0.0), "lambda_rho = 0"),
         (lambda: problem_of(2, 3000, 2, 3), "6000 unknowns"),
@@ -242,10 +249,21 @@ def test_refusals(attempt, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("d", "n", "activation", "tolerance"), [(2, 6, "relu", 1e-12), (8, 30, "tanh", 1e-2), (3, 12, "tanh", 1e-7)]
+)
+def test_too_many_nodes(monkeypatch, d, n, activation, tolerance):
+    """Kinks, and in many dimensions a strong tilt, ask for ever more nodes."""
+    monkeypatch.setattr(gibbs, "MAX_ACTIVATIONS", 2**20)
+    limit = 2**20 // n
+    with pytest.raises(OracleError, match=rf"^an error of {tolerance:.1e} takes more than the {limit} nodes .*reached"):
+        gibbs_oracle(problem_of(d, n, 2, 3, activation=activation), tolerance=tolerance)
+
+
 def test_lattice_knows_its_error():
     """E cos z = e^{-1/2} converges exponentially, E|z| = √(2/π) has a kink and an error of h²/6 φ(0)."""
     cells = torch.arange(-20, 20)[:, None]
-    for divisions in (1, 2, 4, 8):
+    for divisions in (2, 4, 8):
         nodes = lattice(cells, divisions)
         for f, exact, smooth in ((torch.cos, math.exp(-0.5), True), (torch.abs, math.sqrt(2 / math.pi), False)):
             terms = nodes.log_weights.exp() * f(nodes.points[:, 0])
@@ -260,7 +278,7 @@ def test_lattice_knows_its_error():
 
 def test_particles_end_at_the_oracle():
     """Noisy particles in the small instance of THEORY section 7, from ρ₀ to t = 9/λ."""
-    N, beta, step_size = 2000, 100.0, 0.25
+    N, beta, step_size = 2000, 100.0, 0.5
     ensemble = ensemble_of(1, N, 2, 3, 2, activation="sigmoid")
     problem = replace(problem_of(2, 6, 2, 3, beta=beta, lambda_rho=1 / beta), W=ensemble.W.data[0])
     oracle = gibbs_oracle(problem)
@@ -268,7 +286,7 @@ def test_particles_end_at_the_oracle():
     steps = round(9 * beta / step_size)
     hyper = hyperparameters(beta=beta, lambda_rho=1 / beta, lambda_w=0.0, step_size=step_size, steps=steps)
     start = float((ensemble.features(X)[0] - oracle.features).norm())
-    Flow(INTEGRATORS["exponential"], hyper, None, False).advance(ensemble, X, Y, 0, steps)
+    Flow(INTEGRATORS["exponential"], hyper, None, torch.tensor([NEVER])).advance(ensemble, X, Y, 0, steps)
 
     difference = ensemble.features(X)[0] - oracle.features
     hidden = difference - difference @ problem.W @ problem.W.mT
