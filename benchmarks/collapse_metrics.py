@@ -50,7 +50,7 @@ def covariance_a_class(batches: Batches, classes: int, dimension: int) -> dict[s
     counts, means = class_means(batches, classes, dimension)
     scatter = torch.zeros(classes, dimension, dimension, dtype=torch.float64)
     for H, labels in batches():
-        for k in labels.unique().tolist():
+        for k in set(labels.tolist()):
             residual = H[labels == k].double() - means[k]
             scatter[k] += residual.mT @ residual
     return values(counts, means, scatter.diagonal(dim1=-2, dim2=-1).sum(dim=-1), scatter.sum(dim=0))
@@ -108,14 +108,14 @@ def measured(way: str, samples: int, dimension: int, classes: int, batch: int) -
     labels = torch.randint(classes, (samples,), generator=generator)
     centres = torch.randn(classes, dimension, generator=generator)
     H = torch.empty(samples, dimension)
-    for rows, of in zip(H.split(batch), labels.split(batch), strict=True):
+    for rows, of in zip(torch.split(H, batch), torch.split(labels, batch), strict=True):
         rows.normal_(generator=generator).mul_(0.1).add_(centres[of])
     # Libraries that load with the first product and the first decomposition belong to no way.
     small = torch.eye(64, dtype=torch.float64)
     torch.linalg.svd(small @ small)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(H.split(batch), labels.split(batch), strict=True)
+        return zip(torch.split(H, batch), torch.split(labels, batch), strict=True)
 
     Path("/proc/self/clear_refs").write_text("5")
     before, start = resident("VmRSS"), time.perf_counter()

@@ -50,9 +50,10 @@ def check(config: RunConfig) -> None:
 
 def one_of(value: Any, choices: Sequence[str]) -> str:
     """What would be right where only ``choices`` are, with the nearest one."""
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    if near and len(choices) > _LISTED:
+    if len(choices) > _LISTED:
+        near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)
         return f"did you mean {near[0]}?"
+    near = difflib.get_close_matches(str(value), choices, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return f"must be one of {', '.join(choices)}{hint}"
 

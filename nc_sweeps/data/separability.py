@@ -109,9 +109,9 @@ def least_violation(
             bounds=(0.0, 1.0),
             options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
         )
-        if result.status != 0:
+        if result.fun is None or result.status != 0:
             raise RuntimeError(f"least violation of class {k}: {result.message}")
-        violations.append(-result.fun)
+        violations.append(max(0.0, -result.fun))
     return np.array(violations)
 
 
@@ -168,17 +168,17 @@ def _separator(
 ) -> tuple[Float[np.ndarray, "d"], float]:
     """Some w with z_i·w > 0 for all i, or the proof that there is none, for samples in the unit ball.
 
-    Newton's method on the squared hinge ½Σ r_i², r_i = max(0, 1 − z_i·w), whose minimum has Σ r_i z_i = 0 with r ≥ 0: it
-    is zero on separable samples, and otherwise r proves them inseparable (Keerthi and DeCoste, JMLR 6, 2005). The
-    Hessian changes only with the set of active samples, so few steps settle it.
+    Newton's method on the squared hinge ½Σ r_i², r_i = max(0, 1 − z_i·w), whose minimum has Σ r_i z_i = 0 with r ≥ 0:
+    it is zero on separable samples, and otherwise r proves them inseparable (Keerthi and DeCoste, JMLR 6, 2005). The
+    Hessian changes only with the set of active samples, so some dozens of steps settle it.
 
     Returns:
         w, and ‖Σ r_i z_i‖/Σ r_i, an upper bound of the margin that is at most :data:`RESOLUTION` if there is none.
         Nearly inseparable samples may end undecided: with a larger bound and a w that does not separate them.
     """
     w = np.zeros(z.shape[1]) if start is None else start
-    # A proximal term does not move the minimum. Coordinates differ by orders of magnitude (a pixel that is lit once), so
-    # each has a term in its own units; below the resolution a coordinate is rounding, which w must not build on.
+    # A proximal term does not move the minimum. Coordinates differ by orders of magnitude (a pixel that is lit once),
+    # so each has a term in its own units; below the resolution a coordinate is rounding, which w must not build on.
     proximal = 1e-11 * np.square(z).sum(axis=0) + RESOLUTION**2
     for _ in range(_NEWTON_STEPS):
         slack = 1.0 - z @ w
@@ -225,7 +225,8 @@ def _signs(labels: Int[np.ndarray, "n"], k: int) -> Float[np.ndarray, "n"]:
 
 
 def _signed(x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"], k: int) -> Float[np.ndarray, "n d"]:
-    return x * _signs(labels, k)[:, None]
+    signed: Float[np.ndarray, "n d"] = x * _signs(labels, k)[:, None]
+    return signed
 
 
 def _part(count: int) -> Int[np.ndarray, "part"]:

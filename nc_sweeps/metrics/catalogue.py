@@ -113,7 +113,7 @@ METRICS: dict[str, Metric] = {
     "free_energy/estimate": Metric(
         "estimate of E_n by nearest neighbours (Kozachenko, Leonenko)", "noisy and p + d > 8, or N ≤ 3"
     ),
-    "free_energy/divergence_bound": Metric("lower bound of D_KL(ρ‖ρ_∞) (Lemma A.3), isotropic", _NO_PRIOR),
+    "free_energy/divergence_bound": Metric("lower bound of D_KL(ρ‖ρ_∞) (Lemma A.3) from E‖θ‖²", _NO_PRIOR),
     "oracle/distance": Metric("‖F − F*‖_F/√n, F* the infinite-width optimum of stage 1", _NO_ORACLE),
     "oracle/certified_distance": Metric("an upper bound of it that needs no F*", _NO_ORACLE),
     "oracle/feature_distance": Metric("‖H − H*‖_F/‖H*‖_F", _NO_ORACLE),

@@ -23,7 +23,7 @@ def sweep_figure(table: pl.DataFrame, x: str, y: Sequence[str]) -> alt.FacetChar
         y: metrics; those that were not measured are left out.
     """
     along = x == "time"
-    keys = [key for key in axes(table) if key not in {x, _WIDTH if along else x}]
+    keys = [key for key in axes(table) if key not in {x, _WIDTH if along else x} and not _follows(table, key, x)]
     rows = table.filter(pl.col("time") > 0) if along else table.group_by("signature", maintain_order=True).last()
     choice = pl.concat_str(
         [pl.col(key).cast(pl.String) for key in keys] or [pl.lit("")], separator=", ", ignore_nulls=True
@@ -56,12 +56,17 @@ def sweep_figure(table: pl.DataFrame, x: str, y: Sequence[str]) -> alt.FacetChar
             x=alt.X("x:Q", title=x_title, axis=axis).scale(type="log", nice=False),
             y=alt.Y("value:Q", title=None, axis=axis).scale(type="log", nice=False),
             color=colour if keys else alt.Undefined,
-            strokeDash=alt.StrokeDash("quantity:N", title=None, sort=list(y)).scale(
-                domain=list(y), range=[_DASHES[index % len(_DASHES)] for index in range(len(y))]
-            ),
+            strokeDash=alt.StrokeDash(
+                "quantity:N", title=None, sort=list(y), legend=alt.Legend(symbolType="stroke", symbolSize=400)
+            ).scale(domain=list(y), range=[_DASHES[index % len(_DASHES)] for index in range(len(y))]),
         )
         .properties(width=230 if along else 420, height=220 if along else 280)
     )
     panels = [f"N = {width}" for width in sorted(table[_WIDTH].unique())] if along else ["at the end"]
     figure: alt.FacetChart = lines.facet(column=alt.Column("panel:N", title=None, sort=panels))
     return figure
+
+
+def _follows(table: pl.DataFrame, key: str, x: str) -> bool:
+    """Whether a key is a function of x, as a weight decay that is set to 1/β."""
+    return x != "time" and table.select(key, x).n_unique() == table[x].n_unique()

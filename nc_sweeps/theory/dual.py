@@ -19,6 +19,7 @@ optimal residual minimises
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -52,7 +53,8 @@ class GibbsProblem:
         activation: :math:`\sigma`.
 
     Raises:
-        OracleError: a scale that is not positive and finite; more unknowns than the Hessian can hold.
+        OracleError: a scale that is not positive and finite, a head that is zero, more unknowns than the Hessian can
+            hold.
     """
 
     X: Float[Tensor, "n d"]
@@ -68,16 +70,26 @@ class GibbsProblem:
             value = getattr(self, name)
             if not 0.0 < value < math.inf:
                 raise OracleError(f"there is no Gibbs law for {name} = {value:g}: it has to be positive and finite")
+        if not bool(self.W.any()):
+            raise OracleError("the head is zero: nothing is learned in stage 1")
         if self.Y.numel() > MAX_UNKNOWNS:
             n, q = self.Y.shape
             raise OracleError(
                 f"{n} samples × {q} classes are {n * q} unknowns, above {MAX_UNKNOWNS}: use fewer samples"
             )
 
+    @cached_property
+    def inputs(self) -> Float[Tensor, "n k"]:
+        """X in the k ≤ min(n, d) principal directions that it spans. In all others u is free, a Gaussian."""
+        left, singular, _ = torch.linalg.svd(self.X, full_matrices=False)
+        rank = max(1, int(torch.linalg.matrix_rank(self.X)))
+        inputs: Tensor = left[:, :rank] * singular[:rank]
+        return inputs
+
     @property
     def dimension(self) -> int:
-        """Input dimension d."""
-        return self.X.shape[1]
+        """Dimension k of the integral over u."""
+        return self.inputs.shape[1]
 
     @property
     def concentration(self) -> float:
@@ -94,17 +106,23 @@ class GibbsProblem:
         r""":math:`\gamma/(n\lambda)`: the mean of a given u is this times :math:`-W r^\top\sigma(Xu)`."""
         return self.gamma / (len(self.X) * self.lambda_rho)
 
-    def activations(self, points: Float[Tensor, "nodes d"]) -> Float[Tensor, "nodes n"]:
-        r""":math:`\sigma(Xu)^\top` at :math:`u = (\beta\lambda)^{-1/2} z`.
+    @property
+    def gram(self) -> Float[Tensor, "q q"]:
+        r""":math:`G = W^\top W`."""
+        return self.W.mT @ self.W
+
+    def activations(self, points: Float[Tensor, "nodes k"]) -> Float[Tensor, "nodes n"]:
+        r""":math:`\sigma(Xu)^\top` at :math:`u = (\beta\lambda)^{-1/2} z`, in the coordinates of :attr:`inputs`.
 
         Args:
             points: z, standard normal where there is no loss.
         """
-        return self.activation.value(points @ self.X.mT / math.sqrt(self.concentration))
+        return self.activation.value(points @ self.inputs.mT / math.sqrt(self.concentration))
 
     def log_tilt(self, S: Float[Tensor, "nodes n"], r: Float[Tensor, "n q"]) -> Float[Tensor, "nodes"]:
         r""":math:`c\,\|W r^\top\sigma\|^2`, a row of S a node."""
-        return self.tilt_scale * (S @ (r @ self.W.mT)).square().sum(dim=1)
+        v = S @ r
+        return self.tilt_scale * (v @ self.gram * v).sum(dim=1)
 
 
 class Dual:
@@ -114,14 +132,14 @@ class Dual:
 
     Args:
         problem: what is solved.
-        nodes: of the whitened first layer :math:`z = (\beta\lambda)^{1/2} u`.
+        nodes: of the whitened first layer :math:`z = (\beta\lambda)^{1/2} u`, in the coordinates of
+            :attr:`GibbsProblem.inputs`.
     """
 
     def __init__(self, problem: GibbsProblem, nodes: Nodes) -> None:
         self.problem = problem
         self.nodes = nodes
         self.S = problem.activations(nodes.points)
-        self._gram = problem.W.mT @ problem.W
 
     def value(self, r: Float[Tensor, "n q"]) -> Float[Tensor, ""]:
         """J(r)."""
@@ -141,9 +159,9 @@ class Dual:
         """
         beta, c = self.problem.beta, self.problem.tilt_scale
         probabilities = self.probabilities(r)
-        drift = (self.S @ r) @ self._gram
+        drift = (self.S @ r) @ self.problem.gram
         mean = self.S.mT @ (probabilities[:, None] * drift)
-        hessian = torch.kron(2 * c * self.kernel(r), self._gram)
+        hessian = torch.kron(2 * c * self.kernel(r), self.problem.gram)
         # Each block of nodes is a tall matrix with a row s ⊗ Gv − mean a node.
         width = max(1, _BLOCK_ELEMENTS // r.numel())
         for start in range(0, len(drift), width):
@@ -157,7 +175,7 @@ class Dual:
         r""":math:`\log Z(r) = \log\int e^{-\frac{\beta\gamma}{n} a^\top W r^\top\sigma(Xu)
         - \frac{\beta\lambda}{2}(\|a\|^2 + \|u\|^2)}\,da\,du`, the integral over a included.
         """
-        layers = self.problem.dimension + len(self.problem.W)
+        layers = self.problem.X.shape[1] + len(self.problem.W)
         base = layers / 2 * math.log(2 * math.pi / self.problem.concentration)
         return base + self._log_density(r).logsumexp(dim=0)
 
@@ -188,16 +206,16 @@ class Dual:
         F, replicas = self._replica_predictions(r)
         return F, self.nodes.error(F, replicas)
 
-    def minimiser_error(self, r: Float[Tensor, "n q"]) -> float:
-        r"""Error of the minimiser r of J in Frobenius norm, which is that of the optimal predictions :math:`r + Y`.
+    def replica_minimisers(self, r: Float[Tensor, "n q"]) -> list[Float[Tensor, "n q"]]:
+        r"""The minimisers of J on the replicas, to first order: :math:`r + (n\nabla^2 J)^{-1}(F_k - F_r)` with the
+        predictions :math:`F_k` of the replica. The loss pulls an error of the integrals back.
 
-        The minimiser on a replica with predictions :math:`F_k` is :math:`r + (n\nabla^2 J)^{-1}(F_k - F_r)` to first
-        order: the loss pulls an error of the integrals back.
+        Args:
+            r: the minimiser of J.
         """
         F, replicas = self._replica_predictions(r)
         factor = torch.linalg.cholesky(len(r) * self.hessian(r))
-        moved = [torch.cholesky_solve((F_k - F).reshape(-1, 1), factor) for F_k in replicas]
-        return self.nodes.error(torch.zeros_like(moved[0]), moved)
+        return [r + torch.cholesky_solve((F_k - F).reshape(-1, 1), factor).reshape_as(r) for F_k in replicas]
 
     def effective_samples(self, r: Float[Tensor, "n q"]) -> float:
         r""":math:`1/\sum_m \pi_m^2`: how many nodes of equal weight the law of u is worth."""
@@ -211,7 +229,7 @@ class Dual:
         S = self.S[part]
         probabilities = (self.nodes.log_weights[part] + self.problem.log_tilt(S, r)).softmax(dim=0)
         Kr = S.mT @ (probabilities[:, None] * (S @ r))
-        return -self.problem.gamma * self.problem.gain * Kr @ self._gram
+        return -self.problem.gamma * self.problem.gain * Kr @ self.problem.gram
 
     def _replica_predictions(self, r: Tensor) -> tuple[Tensor, list[Tensor]]:
         return self.predictions(r), [self._predictions(r, replica.part) for replica in self.nodes.replicas]

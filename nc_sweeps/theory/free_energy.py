@@ -53,7 +53,8 @@ def gaussian_entropy_bound(theta: Float[Tensor, "*run N D"]) -> Float[Tensor, "*
     log_det = torch.linalg.slogdet(_covariance(theta)).logabsdet
     halves = (N - torch.arange(1, D + 1, dtype=theta.dtype, device=theta.device)) / 2.0
     bias = torch.digamma(halves).sum() - D * math.log((N - 1) / 2.0)
-    return (D * math.log(2.0 * math.pi * math.e) + log_det - bias) / 2.0
+    entropy: Tensor = (D * math.log(2.0 * math.pi * math.e) + log_det - bias) / 2.0
+    return entropy
 
 
 def isotropic_entropy_bound(theta: Float[Tensor, "*run N D"]) -> Float[Tensor, "*run"]:
@@ -64,9 +65,19 @@ def isotropic_entropy_bound(theta: Float[Tensor, "*run N D"]) -> Float[Tensor, "
     Args:
         theta: particles.
     """
-    D = theta.shape[-1]
-    variance = _covariance(theta).diagonal(dim1=-2, dim2=-1).mean(dim=-1)
-    return D / 2.0 * (2.0 * math.pi * math.e * variance).log()
+    total = _covariance(theta).diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+    return moment_entropy_bound(total, theta.shape[-1])
+
+
+def moment_entropy_bound(square_mean: Float[Tensor, "*run"], dimension: int) -> Float[Tensor, "*run"]:
+    r"""The largest entropy of a law of given second moment, that of an isotropic Gaussian:
+    :math:`\frac D2 \log(2\pi e\,m/D)`.
+
+    Args:
+        square_mean: :math:`m = E\|\theta\|^2`.
+        dimension: D.
+    """
+    return dimension / 2.0 * (2.0 * math.pi * math.e * square_mean / dimension).log()
 
 
 def nearest_neighbour_entropy(theta: Float[Tensor, "N D"], neighbour: int = 3) -> Float[Tensor, ""]:

@@ -1,8 +1,8 @@
 r"""The infinite-width oracle of stage 1: where infinitely many noisy particles end, and how far finitely many stay off.
 
 Newton's method on the convex dual (:mod:`nc_sweeps.theory.dual`) finds the optimal residual :math:`r^*`; features,
-predictions and free energy follow. The law of u is integrated by the trapezoid rule for inputs of d ≤ 3 dimensions, by
-quasi-Monte Carlo for more. Either comes with an error and is refused where that is too large.
+predictions and free energy follow. The law of u is integrated by the trapezoid rule where the inputs span k ≤ 3
+dimensions, else by quasi-Monte Carlo. Either comes with an error and is refused where that is too large.
 """
 
 import math
@@ -20,7 +20,7 @@ from nc_sweeps.theory.rules import MAX_TRAPEZOID_DIMENSION, QuasiMonteCarlo, Rul
 Method = Literal["trapezoid", "quasi_monte_carlo"]
 
 #: Error that is accepted unless told otherwise: of log Z, and of the features relative to their norm.
-TOLERANCES: dict[Method, float] = {"trapezoid": 1e-7, "quasi_monte_carlo": 1e-2}
+TOLERANCES: dict[Method, float] = {"trapezoid": 1e-5, "quasi_monte_carlo": 1e-2}
 #: Activations that are kept at most, nodes × samples: 512 MiB.
 MAX_ACTIVATIONS = 2**26
 #: With fewer effective samples the spread of the scrambles is not to be trusted.
@@ -48,8 +48,9 @@ class GibbsOracle:
         free_energy: :math:`\min_\rho E_n - \frac{\lambda_W}{2}\|W\|^2 = -J(r^*)`; with quasi-Monte Carlo an estimate,
             biased upwards, and not a lower bound.
         free_energy_error: error of ``free_energy``.
-        features_error: error of ``features``, Frobenius norm.
+        features_error: error of ``features`` in Frobenius norm, to first order.
         nc1: NC1 of the features.
+        nc1_error: error of ``nc1``; relative to it far above that of the features, where these have much in common.
         effective_samples: :math:`1/\sum_m\pi_m^2` for the weights :math:`\pi_m` of the nodes.
         dual: J on the nodes.
         rule: of the nodes.
@@ -66,6 +67,7 @@ class GibbsOracle:
     free_energy_error: float
     features_error: float
     nc1: float
+    nc1_error: float
     effective_samples: float
     dual: Dual = field(repr=False)
     rule: Rule = field(repr=False)
@@ -94,7 +96,7 @@ class GibbsOracle:
         and :math:`n\nabla J(r) = r + Y - \gamma H_r W = F - \gamma H_r W`.
 
         Args:
-            F: predictions of a particle cloud, or any others.
+            F: predictions of a particle cloud, or any others; float64.
 
         Raises:
             OracleError: see :meth:`predictions`.
@@ -120,7 +122,7 @@ def gibbs_oracle(problem: GibbsProblem, method: Method | None = None, tolerance:
 
     Args:
         problem: stage 1 of one run.
-        method: how to integrate over u; by default the trapezoid rule for d ≤ 3.
+        method: how to integrate over u; by default the trapezoid rule where the inputs span at most 3 dimensions.
         tolerance: accepted error of log Z, and of the features relative to their norm; by default
             :data:`TOLERANCES`.
 
@@ -129,6 +131,11 @@ def gibbs_oracle(problem: GibbsProblem, method: Method | None = None, tolerance:
     """
     if method is None:
         method = "trapezoid" if problem.dimension <= MAX_TRAPEZOID_DIMENSION else "quasi_monte_carlo"
+    if method == "trapezoid" and problem.dimension > MAX_TRAPEZOID_DIMENSION:
+        raise OracleError(
+            f"the inputs span {problem.dimension} dimensions, too many for the trapezoid rule with its "
+            f"{MAX_TRAPEZOID_DIMENSION}: use quasi_monte_carlo"
+        )
     if tolerance is None:
         tolerance = TOLERANCES[method]
     r = torch.zeros_like(problem.Y)
@@ -190,9 +197,10 @@ def _dual_on(rule: Rule, problem: GibbsProblem, tolerance: float, reached: float
 
 def _too_large(problem: GibbsProblem, tolerance: float, reached: float) -> OracleError:
     n = len(problem.X)
+    known = "" if math.isinf(reached) else f" (reached: {reached:.1e})"
     return OracleError(
         f"an error of {tolerance:.1e} takes more than the {MAX_ACTIVATIONS // n} nodes that fit into memory with {n} "
-        f"samples (reached: {reached:.1e}): use fewer samples, a larger tolerance, or a smaller beta or gamma"
+        f"samples{known}: use fewer samples, a larger tolerance, or a smaller beta or gamma"
     )
 
 
@@ -202,9 +210,12 @@ def _oracle(dual: Dual, rule: Rule, r: Tensor, method: Method, tolerance: float)
     # r minimises J on the nodes. The gradient of the exact J there is the error of F_r over n; it falls to zero on the
     # way to the exact minimiser, about linearly, so that J(r) is half their product above the minimum.
     gradient_error = dual.predictions_with_error(r)[1]
-    r_error = dual.minimiser_error(r) + n * float(dual.gradient(r).norm())
+    replicas = dual.replica_minimisers(r)
+    r_error = dual.nodes.error(r, replicas) + n * float(dual.gradient(r).norm())
     value = float(dual.value(r))
-    head_inverse = float(torch.linalg.matrix_norm(torch.linalg.pinv(problem.W), ord=2))
+    # H* = γ⁻¹F*W⁺, for its rows lie in the range of W.
+    head_inverse = torch.linalg.pinv(problem.W) / problem.gamma
+    nc1 = _nc1(H, problem.Y)
     return GibbsOracle(
         problem=problem,
         method=method,
@@ -218,13 +229,17 @@ def _oracle(dual: Dual, rule: Rule, r: Tensor, method: Method, tolerance: float)
         free_energy_error=dual.log_partition_error(r) / problem.beta
         + gradient_error * r_error / (2 * n)
         + _ROUNDING * abs(value),
-        # H* = γ⁻¹F*W⁺, for its rows lie in the range of W.
-        features_error=r_error * head_inverse / problem.gamma,
-        nc1=float(square_norm(within_class(H, problem.Y)) / square_norm(centred(H))),
+        features_error=r_error * float(torch.linalg.matrix_norm(head_inverse, ord=2)),
+        nc1=float(nc1),
+        nc1_error=dual.nodes.error(nc1, [_nc1((k + problem.Y) @ head_inverse, problem.Y) for k in replicas]),
         effective_samples=dual.effective_samples(r),
         dual=dual,
         rule=rule,
     )
+
+
+def _nc1(H: Tensor, Y: Tensor) -> Tensor:
+    return square_norm(within_class(H, Y)) / square_norm(centred(H))
 
 
 def range_fluctuation(problem: GibbsProblem, kernel: Float[Tensor, "n n"], particles: int) -> float:

@@ -20,6 +20,8 @@ CELL = 0.5
 #: Independent scrambles of a quasi-Monte-Carlo rule: enough to know their spread to 18 %.
 SCRAMBLES = 16
 
+#: An error is not believed to fall by more when the spacing is halved: h⁴, against a lucky coincidence.
+_LEAST_RATIO = 1.0 / 16.0
 #: Spacing of the values of a Sobol sequence in torch.
 _SOBOL_CELL = 2.0**-30
 
@@ -53,8 +55,8 @@ class Nodes:
 
         R independent replicas: the standard error :math:`(\sum_k \|x_k - x\|^2 / (R(R-1)))^{1/2}`. Nested replicas of
         spacing 2h and 4h, with :math:`\delta = \|x_{2h} - x\|` and :math:`\delta' = \|x_{4h} - x_{2h}\|`: the rest of
-        the geometric series, :math:`\delta^2/(\delta' - \delta)`, or :math:`\delta` where that is less. It is right for
-        an error in powers of h (kinks) and far too much for one exponentially small in 1/h.
+        the geometric series, :math:`\delta^2/(\delta' - \delta)`, but between :math:`\delta/16` and :math:`\delta`. It is
+        right for an error in powers of h (kinks) and far too much for one exponentially small in 1/h.
 
         Args:
             whole: the estimate from all nodes.
@@ -63,7 +65,7 @@ class Nodes:
         if self.nested:
             fine, coarse = parts
             delta, previous = float((fine - whole).norm()), float((coarse - fine).norm())
-            return delta if previous < 2 * delta else delta * (delta / (previous - delta) if delta > 0.0 else 0.0)
+            return delta if previous <= 2 * delta else delta * max(delta / (previous - delta), _LEAST_RATIO)
         squares = sum(float((part - whole).square().sum()) for part in parts)
         return math.sqrt(squares / (len(parts) * (len(parts) - 1)))
 

@@ -1,7 +1,8 @@
 r"""Where the nodes of a Gibbs law have to be: the trapezoid rule on the cells that hold it, or quasi-random points with
 many near it.
 
-All coordinates are whitened, :math:`z = (\beta\lambda)^{1/2} u`, standard normal where there is no loss.
+All coordinates are whitened, :math:`z = (\beta\lambda)^{1/2} u`, standard normal where there is no loss, and along the
+principal directions of the inputs.
 """
 
 import math
@@ -15,7 +16,7 @@ from torch import Tensor
 from nc_sweeps.theory.dual import Dual, GibbsProblem, OracleError
 from nc_sweeps.theory.nodes import CELL, SCRAMBLES, Nodes, directions, lattice, scrambled_sobol
 
-#: Largest input dimension of the trapezoid rule.
+#: Largest dimension of the trapezoid rule.
 MAX_TRAPEZOID_DIMENSION = 3
 
 #: A law ends where its density is e⁻³⁷ of the largest, 1e-16. Nodes go further, so that they serve for laws nearby.
@@ -36,11 +37,11 @@ _OFFSET = 2**20
 
 @dataclass(frozen=True)
 class Trapezoid:
-    """The trapezoid rule on the cells that hold a law and on all cells around; d ≤ 3.
+    """The trapezoid rule on the cells that hold a law and on all cells around.
 
     Args:
-        held: keys of the cells that hold the law, ascending.
-        dimension: d.
+        held: keys of the cells that hold the law.
+        dimension: k ≤ 3.
         divisions: of the side of a cell.
     """
 
@@ -54,7 +55,7 @@ class Trapezoid:
         return cls(_sought(problem, torch.zeros_like(problem.Y), _LOG_END + _LOG_MARGIN), problem.dimension, 1)
 
     @cached_property
-    def cells(self) -> Int[Tensor, "cells d"]:
+    def cells(self) -> Int[Tensor, "cells k"]:
         """The held cells and all around."""
         keys = self.held
         for axis in range(self.dimension):
@@ -100,15 +101,15 @@ class QuasiMonteCarlo:
         mean, factor, count: see :func:`nc_sweeps.theory.nodes.scrambled_sobol`.
     """
 
-    mean: Float[Tensor, "d"]
-    factor: Float[Tensor, "d d"]
+    mean: Float[Tensor, "k"]
+    factor: Float[Tensor, "k k"]
     count: int
 
     @classmethod
     def first(cls, problem: GibbsProblem) -> "QuasiMonteCarlo":
         """A coarse rule where there is no loss."""
-        d = problem.dimension
-        return cls(torch.zeros(d, dtype=torch.float64), torch.eye(d, dtype=torch.float64), 512)
+        k = problem.dimension
+        return cls(torch.zeros(k, dtype=torch.float64), torch.eye(k, dtype=torch.float64), 512)
 
     @property
     def size(self) -> int:
@@ -125,9 +126,9 @@ class QuasiMonteCarlo:
         mean = probabilities @ points
         covariance = (points - mean).mT @ (probabilities[:, None] * (points - mean))
         # Few effective samples make a poor, even singular covariance.
-        d = len(mean)
-        trust = dual.effective_samples(r) / (dual.effective_samples(r) + d)
-        covariance = trust * covariance + (1.0 - trust) * torch.eye(d, dtype=torch.float64)
+        k = len(mean)
+        trust = dual.effective_samples(r) / (dual.effective_samples(r) + k)
+        covariance = trust * covariance + (1.0 - trust) * torch.eye(k, dtype=torch.float64)
         return QuasiMonteCarlo(mean, torch.linalg.cholesky(covariance), 4 * self.count)
 
     def covering(self, dual: Dual, r: Float[Tensor, "n q"]) -> "QuasiMonteCarlo":  # noqa: ARG002
@@ -140,10 +141,10 @@ Rule = Trapezoid | QuasiMonteCarlo
 
 def _stride(axis: int) -> int:
     """What a step along an axis adds to the key of a cell, its coordinates as digits of one number."""
-    return 1 << 21 * axis
+    return 1 << (21 * axis)
 
 
-def _keys(cells: Int[Tensor, "cells d"]) -> Int[Tensor, "cells"]:
+def _keys(cells: Int[Tensor, "cells k"]) -> Int[Tensor, "cells"]:
     strides = torch.tensor([_stride(axis) for axis in range(cells.shape[1])])
     return ((cells + _OFFSET) * strides).sum(dim=1)
 
@@ -167,7 +168,7 @@ def _sought(problem: GibbsProblem, r: Tensor, log_end: float) -> Tensor:
     if math.prod(map(len, axes)) > _MAX_CELLS:
         raise OracleError(
             f"the law of the first layer extends over {max(high) - min(low):.0f} standard deviations of the noise, too "
-            f"many for a quadrature in d = {len(axes)}: take a smaller beta or gamma"
+            f"many for a quadrature in {len(axes)} dimensions: take a smaller beta or gamma"
         )
     cells = torch.cartesian_prod(*axes).reshape(-1, len(axes))
     log_density = torch.cat(

@@ -51,7 +51,7 @@ class References:
         try:
             problem = GibbsProblem(
                 X=torch.from_numpy(train.x),
-                Y=one_hot(torch.from_numpy(train.labels), self.datasets[run].classes, torch.float64),
+                Y=one_hot(torch.from_numpy(train.labels)[None], self.datasets[run].classes, torch.float64)[0],
                 W=W.cpu(),
                 gamma=model.gamma,
                 lambda_rho=dynamics.lambda_rho,

@@ -212,10 +212,9 @@ class Snapshot:
 
     def divergence_bound(self) -> Float[Tensor, "run"]:
         """Lower bound of D_KL(ρ‖ρ_∞)."""
-        square_mean = square_norm(self.theta) / self.ensemble.particles
-        return free_energy.divergence_from_prior(
-            square_mean, self.theta.shape[-1], self.beta, self.lambda_rho, self.isotropic_entropy
-        )
+        square_mean, D = square_norm(self.theta) / self.ensemble.particles, self.theta.shape[-1]
+        entropy = free_energy.moment_entropy_bound(square_mean, D)
+        return free_energy.divergence_from_prior(square_mean, D, self.beta, self.lambda_rho, entropy)
 
     def theorem_4_2(self) -> Float[Tensor, "run"]:
         """Right-hand side of Theorem 4.2, NaN where it has none."""

@@ -1,4 +1,6 @@
 import shutil
+import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -65,6 +67,33 @@ def test_separable_is_uniform(q, d, margin):
     assert len(expected) > 1000
     for of in (*(lambda x, j=j: x[:, j] for j in range(d)), lambda x: np.linalg.norm(x, axis=1)):
         assert stats.ks_2samp(of(found), of(expected)).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(("d", "per_class"), [(100_000, 2), (5_000, 300)])
+def test_separable_draws_no_more_than_it_needs(d, per_class):
+    """16,384 proposals of all coordinates would be 13 GB; 900 samples of 5,000 take three chunks."""
+    tracemalloc.start()
+    split, again = (
+        separable(classes=3, dimension=d, margin=0.3, per_class=per_class, generator=np.random.default_rng(0))
+        for _ in range(2)
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 * split.x.nbytes + 100e6
+    assert np.array_equal(again.x, split.x)
+    assert (split.x[:, :3] * (2 * np.eye(3)[split.labels] - 1)).min() >= 0.3
+    assert np.square(split.x).sum(axis=1).max() <= 1.0
+    assert np.array_equal(split.x.astype(np.float32).astype(np.float64), split.x)
+    assert len(np.unique(split.x[:, -1])) > 0.99 * len(split.x)
+
+
+def test_separable_says_when_nothing_is_accepted(monkeypatch):
+    # The package binds the function to the name of its module.
+    monkeypatch.setattr(sys.modules["nc_sweeps.data.separable"], "_MAX_BATCHES", 1)
+    settings_of_law = {"classes": 3, "dimension": 10, "margin": 0.3, "generator": np.random.default_rng(0)}
+    assert len(separable(per_class=10, **settings_of_law).x) == 30
+    with pytest.raises(DataError, match=r"dataset.margin=0.3 with 3 classes in 10 dimensions: fewer than 60000 of"):
+        separable(per_class=20_000, **settings_of_law)
 
 
 @pytest.mark.parametrize(("d", "error"), [(5, 0.08), (20, 0.22), (100, 0.48)])

@@ -67,6 +67,7 @@ def test_the_head_is_read_when_values_are_computed():
     metric = NeuralCollapse(Q, P, head=lambda: layer.weight.mT)
     metric.update(H, labels)
     assert float(metric.compute()["nc3_duality"]) > 0.1
+    assert not metric.compute()["nc3_duality"].requires_grad
     with torch.no_grad():
         layer.weight.copy_(metric.statistics.means - metric.statistics.means.mean(dim=0))
     metric.update(H, labels)  # or torchmetrics would hand out what it computed last

@@ -109,6 +109,9 @@ def test_figure_of_last_values_against_a_key():
     assert drawn.keys() == {("-0.1", 8.0), ("-0.1", 16.0), ("0.3", 8.0), ("0.3", 16.0)}
     assert drawn["0.3", 8.0] == pytest.approx(8.3 * 10**-1.5, rel=1e-12)
     assert figure["spec"]["encoding"]["x"]["title"] == "particles"
+    decays = sweep().with_columns((1 / pl.col("width.particles")).alias("dynamics.lambda_rho"))
+    coloured = sweep_figure(decays, "width.particles", ["nc1/train"]).to_dict()["spec"]["encoding"]["color"]
+    assert coloured["title"] == "margin"
 
 
 def test_figure_without_curves_is_empty():

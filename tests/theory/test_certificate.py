@@ -43,7 +43,7 @@ def random_states(generator, *, runs, q, p, n, near_collapse, deficient):
 def test_no_state_violates_a_bound(seed, q, extra, samples, near_collapse, deficient):
     generator = torch.Generator().manual_seed(seed)
     H, W, Y, gamma = random_states(
-        generator, runs=300, q=q, p=q + extra, n=q + samples, near_collapse=near_collapse, deficient=deficient
+        generator, runs=2000, q=q, p=q + extra, n=q + samples, near_collapse=near_collapse, deficient=deficient
     )
     measured = nc1(class_statistics(H, Y))
     c = certificate(H, W, Y, gamma)

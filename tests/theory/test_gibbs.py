@@ -40,7 +40,7 @@ def randn(*size, seed=0):
 SMALL = [
     {"d": 1, "n": 4, "q": 2, "p": 2, "activation": "tanh"},
     {"d": 2, "n": 6, "q": 2, "p": 3},
-    {"d": 2, "n": 6, "q": 2, "p": 3, "beta": 20.0, "gamma": 0.6, "activation": "erf"},
+    {"d": 2, "n": 6, "q": 2, "p": 3, "beta": 50.0, "lambda_rho": 0.04, "gamma": 1.7, "activation": "erf"},
     {"d": 2, "n": 7, "q": 3, "p": 4, "beta": 1000.0, "lambda_rho": 0.02, "gamma": 0.7},
 ]
 
@@ -103,7 +103,8 @@ class Quadrature:
 def test_gradient_and_hessian(seed, d, n, q, activation, gamma, beta):
     problem = problem_of(d, n, q, q + 1, beta=beta, lambda_rho=0.1, gamma=gamma, activation=activation, seed=seed)
     problem = replace(problem, W=problem.W * torch.linspace(0.5, 1.5, q, dtype=torch.float64))
-    dual = Dual(problem, scrambled_sobol(torch.zeros(d).double(), torch.eye(d).double(), 16))
+    k = problem.dimension
+    dual = Dual(problem, scrambled_sobol(torch.zeros(k).double(), torch.eye(k).double(), 16))
     r = randn(n, q, seed=seed).requires_grad_()
     (gradient,) = torch.autograd.grad(dual.value(r), r)
     hessian = torch.autograd.functional.hessian(dual.value, r).reshape(n * q, n * q)
@@ -143,13 +144,13 @@ def test_fixed_point(case):
 def test_strong_duality(case):
     """The free energy of the Gibbs law, term by term from its definition, is −J(r*)."""
     problem = problem_of(**case)
-    oracle = gibbs_oracle(problem)
+    oracle = gibbs_oracle(problem, tolerance=1e-9)
     other = Quadrature(problem, case.get("activation", "sigmoid"))
     r = oracle.residual.numpy()
     primal, _ = other.free_energy(other.log_density(r), other.mean_a(r), 1 / (problem.beta * problem.lambda_rho))
     # Either side is stationary: errors of r enter squared. 1e-10 is what the two quadratures leave.
     assert oracle.free_energy == pytest.approx(primal, rel=1e-9, abs=1e-10)
-    assert oracle.free_energy_error < 1e-7 / problem.beta + 1e-12
+    assert oracle.free_energy_error < 1e-9 / problem.beta + 1e-12
 
 
 @pytest.mark.parametrize("law", ["gibbs", "gaussian"])
@@ -157,7 +158,7 @@ def test_strong_duality(case):
 def test_gap_identity(case, law):
     """E_n(ρ) + J(r) = β⁻¹KL(ρ‖ρ_r) + ‖r_ρ − r‖²/(2n) for laws ρ and residuals r that are not optimal."""
     problem = problem_of(**case)
-    oracle = gibbs_oracle(problem)
+    oracle = gibbs_oracle(problem, tolerance=1e-9)
     other = Quadrature(problem, case.get("activation", "sigmoid"))
     variance = 1 / (problem.beta * problem.lambda_rho)
     r = oracle.residual + 0.05 * randn(*oracle.residual.shape, seed=1)
@@ -183,9 +184,9 @@ def test_gap_identity(case, law):
 
 def test_certified_distance():
     problem = problem_of(2, 6, 2, 3)
-    oracle = gibbs_oracle(problem)
+    oracle = gibbs_oracle(problem, tolerance=1e-10)
     optimum = oracle.optimal_predictions
-    # Newton's 1e-11 ‖Y‖, and the nodes' own estimate of their error at r*, below the tolerance of 1e-7.
+    # Newton's 1e-11 ‖Y‖, and the nodes' own estimate of their error at r*, some times the tolerance.
     assert oracle.certified_distance(optimum) < 1e-7
     for seed, scale in enumerate([1e-4, 1e-2, 0.1, 1.0, 5.0]):
         F = optimum + scale * randn(6, 2, seed=seed)
@@ -198,17 +199,30 @@ def test_certified_distance():
     assert oracle.certified_distance(optimum + 1e-5) < 1e-2
 
 
+def test_only_the_span_of_the_inputs_matters():
+    """Inputs of the plane in ten dimensions: the same features, and eight more Gaussian integrals."""
+    plane = problem_of(2, 6, 2, 3)
+    basis = torch.linalg.qr(randn(10, 2)).Q
+    oracle, expected = (
+        gibbs_oracle(problem, tolerance=1e-10) for problem in (replace(plane, X=plane.X @ basis.mT), plane)
+    )
+    assert oracle.method == "trapezoid"
+    torch.testing.assert_close(oracle.features, expected.features, rtol=0, atol=1e-8)
+    free = 8 / 2 * math.log(2 * math.pi / (plane.beta * plane.lambda_rho)) / plane.beta
+    assert oracle.free_energy == pytest.approx(expected.free_energy - free, abs=1e-11)
+
+
 @pytest.mark.parametrize(("d", "n"), [(2, 6), (3, 5)])
 def test_quasi_monte_carlo_agrees_with_quadrature(d, n):
     problem = problem_of(d, n, 2, 3)
-    exact = gibbs_oracle(problem)
-    rough, fine = (gibbs_oracle(problem, method="quasi_monte_carlo", tolerance=t) for t in (1e-2, 3e-5))
+    exact = gibbs_oracle(problem, tolerance=1e-7)
+    rough, fine = (gibbs_oracle(problem, method="quasi_monte_carlo", tolerance=t) for t in (1e-2, 1e-4))
     assert exact.method == "trapezoid"
     for oracle in (rough, fine):
         # Standard errors from 16 scrambles; they are Gaussian with few degrees of freedom: 4 is far out.
         assert float((oracle.features - exact.features).norm()) < 4 * oracle.features_error
         assert abs(oracle.free_energy - exact.free_energy) < 4 * oracle.free_energy_error
-        assert oracle.nc1 == pytest.approx(exact.nc1, rel=0.05)
+        assert abs(oracle.nc1 - exact.nc1) < 4 * oracle.nc1_error
     assert fine.rule.size > rough.rule.size
     assert fine.features_error < rough.features_error
     assert fine.free_energy_error < rough.free_energy_error
@@ -223,6 +237,7 @@ def test_quasi_monte_carlo_in_eight_dimensions():
     assert oracle.features_error < 0.01 * float(oracle.features.norm())
     finer = gibbs_oracle(problem, tolerance=1e-4)
     assert float((oracle.features - finer.features).norm()) < 4 * oracle.features_error
+    assert abs(oracle.nc1 - finer.nc1) < 4 * oracle.nc1_error < 0.1 * oracle.nc1
     F = oracle.optimal_predictions + 0.01 * randn(30, 3)
     assert oracle.certified_distance(F) >= float((F - oracle.optimal_predictions).norm())
 
@@ -233,6 +248,8 @@ def test_quasi_monte_carlo_in_eight_dimensions():
         (lambda: problem_of(2, 6, 2, 3, beta=math.inf), "beta = inf"),
         (lambda: problem_of(2, 6, 2, 3, lambda_rho=0.0), "lambda_rho = 0"),
         (lambda: problem_of(2, 3000, 2, 3), "6000 unknowns"),
+        (lambda: replace(problem_of(2, 6, 2, 3), W=torch.zeros(3, 2).double()), "the head is zero"),
+        (lambda: gibbs_oracle(problem_of(4, 6, 2, 3), method="trapezoid"), "span 4 dimensions"),
         (
             lambda: gibbs_oracle(problem_of(8, 30, 3, 8, beta=10.0, lambda_rho=0.1)).predictions(-50 * randn(30, 3)),
             "too far from the optimum",
@@ -250,7 +267,7 @@ def test_refusals(attempt, message):
 
 
 @pytest.mark.parametrize(
-    ("d", "n", "activation", "tolerance"), [(2, 6, "relu", 1e-12), (8, 30, "tanh", 1e-2), (3, 12, "tanh", 1e-7)]
+    ("d", "n", "activation", "tolerance"), [(2, 6, "relu", 1e-12), (8, 30, "tanh", 1e-2), (3, 12, "tanh", 1e-6)]
 )
 def test_too_many_nodes(monkeypatch, d, n, activation, tolerance):
     """Kinks, and in many dimensions a strong tilt, ask for ever more nodes."""
@@ -277,13 +294,13 @@ def test_lattice_knows_its_error():
 
 
 def test_particles_end_at_the_oracle():
-    """Noisy particles in the small instance of THEORY section 7, from ρ₀ to t = 9/λ."""
+    """Noisy particles in the small instance of THEORY section 7, from ρ₀ to t = 8/λ."""
     N, beta, step_size = 2000, 100.0, 0.5
     ensemble = ensemble_of(1, N, 2, 3, 2, activation="sigmoid")
     problem = replace(problem_of(2, 6, 2, 3, beta=beta, lambda_rho=1 / beta), W=ensemble.W.data[0])
     oracle = gibbs_oracle(problem)
     X, Y = problem.X[None], problem.Y[None]
-    steps = round(9 * beta / step_size)
+    steps = round(8 * beta / step_size)
     hyper = hyperparameters(beta=beta, lambda_rho=1 / beta, lambda_w=0.0, step_size=step_size, steps=steps)
     start = float((ensemble.features(X)[0] - oracle.features).norm())
     Flow(INTEGRATORS["exponential"], hyper, None, torch.tensor([NEVER])).advance(ensemble, X, Y, 0, steps)

@@ -53,6 +53,7 @@ DYNAMICS = {
     "gradient_flow": ["dynamics=gradient_flow"],
     "noisy": ["dynamics=noisy_gradient_flow", "dynamics.beta=40"],
     "sgd": ["dynamics=sgd", "dynamics.batch_size=7", "dynamics.horizon_unit=steps"],
+    "two_stage": ["dynamics=two_stage", "dynamics.stage_one=11", "dynamics.beta=40", "dynamics.lambda_w=0.01"],
     "noisy_sgd": ["dynamics=noisy_sgd", "dynamics.batch_size=7", "dynamics.beta=40", "dynamics.horizon_unit=steps"],
 }
 
