@@ -55,8 +55,9 @@ class Nodes:
 
         R independent replicas: the standard error :math:`(\sum_k \|x_k - x\|^2 / (R(R-1)))^{1/2}`. Nested replicas of
         spacing 2h and 4h, with :math:`\delta = \|x_{2h} - x\|` and :math:`\delta' = \|x_{4h} - x_{2h}\|`: the rest of
-        the geometric series, :math:`\delta^2/(\delta' - \delta)`, but between :math:`\delta/16` and :math:`\delta`. It is
-        right for an error in powers of h (kinks) and far too much for one exponentially small in 1/h.
+        the geometric series, :math:`\delta^2/(\delta' - \delta)`, but at least :math:`\delta/16` and at most
+        :math:`\delta`. It is right for an error in powers of h (kinks) and far too much for one exponentially small in
+        1/h.
 
         Args:
             whole: the estimate from all nodes.

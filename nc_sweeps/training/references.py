@@ -1,7 +1,7 @@
 """What measurements are held against and does not change along a run."""
 
 import math
-import warnings
+import sys
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -37,7 +37,7 @@ class References:
 
     def oracle(self, run: int, W: Float[Tensor, "p q"]) -> GibbsOracle | None:
         """The infinite-width optimum of a run whose head is held at W; None where there is none (no noise, no weight
-        decay, a truncation) or it is out of reach, with a warning.
+        decay, a truncation) or it is out of reach, which is told once.
         """
         if run not in self._oracles:
             self._oracles[run] = self._solve(run, W)
@@ -60,5 +60,5 @@ class References:
             )
             return gibbs_oracle(problem)
         except OracleError as error:
-            warnings.warn(f"no Gibbs oracle for this run: {error}", stacklevel=2)
+            print(f"no Gibbs oracle for a run: {error}", file=sys.stderr)
             return None
