@@ -12,7 +12,9 @@ runs = table.group_by("signature").agg(
     pl.col("error/test").last().alias("error"),
 )
 separated, overlapping = runs.filter(pl.col("separation.margin") > 0), runs.filter(pl.col("separation.margin") < 0)
+late = table.filter((pl.col("separation.margin") > 0) & (pl.col("step") >= pl.col("step").max() / 10))
 assert runs.height == 24
+assert late["certificate/tightness"].min() >= 0.8
 assert (table["nc1/train"] <= table["certificate/nc1_bound"] * (1 + 1e-3)).all()
 assert (separated["fall"] > 10).all()
 assert (separated["bound"] < 0.2).all()
@@ -20,6 +22,7 @@ assert (separated["error"] == 0).all()
 assert (overlapping["error"] > 0).all()
 print(
     f"{table.height} rows below their bound; separated: NC1 fell {separated['fall'].min():.0f}-fold or more, "
+    f"tightness from a tenth of training on at least {late['certificate/tightness'].min():.2f}, "
     f"bound at most {separated['bound'].max():.3f}, test error 0; overlapping: test error at least "
     f"{overlapping['error'].min():.3f}"
 )

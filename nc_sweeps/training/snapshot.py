@@ -171,9 +171,10 @@ class Snapshot:
 
     @cached_property
     def epsilon_squared(self) -> Float[Tensor, "run"]:
-        """ε_S² (Definition 4.1), NaN with noise."""
+        """ε_S² (Definition 4.1), NaN with noise; and with a truncation, of which Theorem 4.2 does not speak."""
         mean = square_norm(self.particle_gradients) / self.ensemble.particles
-        return torch.where(self.beta.isinf(), mean, torch.nan)
+        known = self.beta.isinf() if self.ensemble.truncation is None else torch.zeros_like(self.beta, dtype=torch.bool)
+        return torch.where(known, mean, torch.nan)
 
     def score_free_residual(self) -> Float[Tensor, "run"]:
         r""":math:`\|R\|_F/\sqrt n`, :math:`R = \mathrm{mean}_j \sigma(Xu_j)\nabla_{a_j}^\top`."""
