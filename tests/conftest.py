@@ -8,9 +8,14 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
+from hypothesis import settings
 
 import nc_sweeps.train  # noqa: F401 (registers the resolvers)
 from nc_sweeps.config import RunConfig, parse
+
+# A test's first example pays for imports and shape checks: time says nothing about it.
+settings.register_profile("nc_sweeps", deadline=None)
+settings.load_profile("nc_sweeps")
 
 #: A sweep point small enough for a test.
 TINY = (
