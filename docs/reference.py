@@ -70,7 +70,7 @@ def _composed(*overrides: str) -> Any:
 def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(tree, dict):
         return {k: v for name, value in tree.items() for k, v in _leaves(value, f"{prefix}{name}.").items()}
-    return {prefix.rstrip("."): json.dumps(tree).strip('"').replace("Infinity", ".inf")}
+    return {prefix.rstrip("."): json.dumps(tree).strip('"').replace("Infinity", "inf")}
 
 
 def _cell(text: str) -> str:

@@ -104,7 +104,7 @@ def test_metrics_are_chosen_by_pattern():
             ["dynamics=two_stage", "dynamics.stage_one_distance=0.1", "model.truncation=5"],
             "dynamics.stage_one_distance=0.1: the optimum is known for finite beta, lambda_rho > 0 and",
         ),
-        (["model.truncation=1"], "model.truncation=1.0: must be at least 2, or .inf for none"),
+        (["model.truncation=1"], "model.truncation=1.0: must be at least 2, or inf for none"),
         (["model.truncation=3", "model.truncation_c0=2"], "model.truncation_c0=2.0: must lie between 1 and half of"),
         (["metrics.exclude=[nc9/*]"], "metrics.exclude=nc9/*: no such metric"),
         (["metrics.exclude=['*']"], "must name at least one metric or pattern that is not excluded"),

@@ -111,13 +111,13 @@ class _Checks:
         self._non_negative("model.initial_scale_u")
         self._non_negative("model.initial_scale_a")
         radius, c0 = self.config.model.truncation, self.config.model.truncation_c0
-        self._require(radius >= 2, "model.truncation", "must be at least 2, or .inf for none")
+        self._require(radius >= 2, "model.truncation", "must be at least 2, or inf for none")
         fits = 1 <= c0 <= radius / 2
         self._require(fits, "model.truncation_c0", f"must lie between 1 and half of model.truncation, {radius / 2:g}")
 
     def dynamics(self) -> None:
         dynamics = self.config.dynamics
-        self._require(dynamics.beta > 0, "dynamics.beta", "must be positive (.inf: no noise)")
+        self._require(dynamics.beta > 0, "dynamics.beta", "must be positive (inf: no noise)")
         self._at_least("dynamics.batch_size", 1)
         self._positive("dynamics.step_size")
         self._positive("dynamics.horizon")
@@ -151,7 +151,7 @@ class _Checks:
         self._positive(key)
         self._require(dynamics.stage_one > 0, key, "needs a stage 1: set dynamics.stage_one, its greatest length")
         known = math.isfinite(dynamics.beta) and dynamics.lambda_rho > 0 and math.isinf(config.model.truncation)
-        self._require(known, key, "the optimum is known for finite beta, lambda_rho > 0 and model.truncation=.inf only")
+        self._require(known, key, "the optimum is known for finite beta, lambda_rho > 0 and model.truncation=inf only")
 
     def metrics(self) -> None:
         metrics = self.config.metrics

@@ -153,7 +153,7 @@ class ModelConfig:
     initial_scale_a: float = per_run("standard deviation of the second layer at the start")
     initial_scale_w: float = per_run("W₀ᵀW₀ = scale² I")
     train_head: bool = shape("false: W stays W₀")
-    truncation: float = shape("radius R of the truncation τ_R of the second layer; .inf: none")
+    truncation: float = shape("radius R of the truncation τ_R of the second layer; inf: none")
     truncation_c0: float = shape("its constant C₀, 1 ≤ C₀ ≤ R/2")
 
 
@@ -169,7 +169,7 @@ class StepSizeChange:
 class DynamicsConfig:
     """Group ``dynamics``: the flow (20) and how it is discretised."""
 
-    beta: float = per_run("inverse temperature β > 0; .inf: no noise")
+    beta: float = per_run("inverse temperature β > 0; inf: no noise")
     batch_size: int | None = shape("samples a step; null: all")
     step_size: float = per_run("η: a particle moves by η times its mean-field gradient")
     schedule: list[StepSizeChange] = shape("changes of the step size, [{after, step_size}, …]")

@@ -115,7 +115,7 @@ def test_a_problem_too_large_for_the_oracle_is_told_once_and_is_undefined(capsys
 
 
 def test_with_a_truncation_nothing_is_claimed_that_needs_none():
-    configs = [tiny("model.truncation=2", "metrics.exclude=[]", f"dynamics.beta={beta}") for beta in ("100", ".inf")]
+    configs = [tiny("model.truncation=2", "metrics.exclude=[]", f"dynamics.beta={beta}") for beta in ("100", "inf")]
     frame = pl.concat([rows(record) for record in train(*configs)])
     for name in ("imbalance/law_deviation", "oracle/distance", "paper/theorem_4_2", "certificate/deviation_bound"):
         assert frame[name].is_nan().all(), name
