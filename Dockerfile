@@ -18,11 +18,11 @@ COPY --from=build /opt/nc-sweeps /opt/nc-sweeps
 ENV PATH=/opt/nc-sweeps/bin:$PATH \
     NC_SWEEPS_DATA=/data
 RUN useradd --create-home --uid 1000 researcher \
-    && mkdir /work /data \
-    && chown researcher:researcher /work /data
+    && mkdir /sweeps /data \
+    && chown researcher:researcher /sweeps /data
 USER researcher
-WORKDIR /work
-# Results are written to /work/results, data sets are read from /data.
-VOLUME ["/work", "/data"]
+# Results are written to the working folder, data sets are read from $NC_SWEEPS_DATA.
+WORKDIR /sweeps
+VOLUME ["/sweeps", "/data"]
 ENTRYPOINT ["nc-train"]
 CMD ["--help"]

@@ -23,6 +23,8 @@ assert (overlapping["error"] > 0).all()
 print(
     f"{table.height} rows below their bound; separated: NC1 fell {separated['fall'].min():.0f}-fold or more, "
     f"tightness from a tenth of training on at least {late['certificate/tightness'].min():.2f}, "
+    f"closed form at least {late['certificate/closed_form'].min():.3f}, "
+    f"Cor. 4.4 at least {table['paper/corollary_4_4'].min():.2f}, "
     f"bound at most {separated['bound'].max():.3f}, test error 0; overlapping: test error at least "
     f"{overlapping['error'].min():.3f}"
 )

@@ -118,17 +118,19 @@ class Flow:
         moving = ~self.held(first)
         step_sizes = self.hyperparameters.step_sizes(last)
         particles, head = self._coefficients(step_sizes, moving, ensemble.U)
-        # The law needs W at every step only where it holds W's history.
-        stride = 1 if self.law.follows_head and bool(moving.any()) else last - first
         trace, gram = _second_moment_trace(ensemble), _gram(ensemble)
+        durations, follows_head = step_sizes.to(trace.device), self.law.follows_head
         for step in range(first + 1, last + 1):
             gradients = loss_gradients(ensemble, *self._batch(X, Y, step))
             self._update(ensemble, gradients, particles, head, step)
-            if (step - first) % stride == 0:
-                before = trace, gram
-                trace, gram = _second_moment_trace(ensemble), _gram(ensemble)
-                duration = stride * step_sizes.to(trace.device)
-                self.law.advance(duration, (before[0] + trace) / 2.0, (before[1] + gram) / 2.0)
+            # Only where it holds the history of W does the law need W at every step.
+            if follows_head:
+                before, gram = gram, _gram(ensemble)
+                self.law.advance(durations, (before + gram) / 2.0)
+        stretch = (last - first) * durations
+        if not follows_head:
+            self.law.advance(stretch, gram)
+        self.law.accumulate(stretch, (trace + _second_moment_trace(ensemble)) / 2.0)
         # A run whose head is held has its law begin when the head starts to move.
         self.law.restart((~moving).to(trace.device), ensemble.A, ensemble.W)
 

@@ -87,23 +87,25 @@ class ImbalanceLaw(nn.Module):
         self.D = D if runs.all() else torch.where(_matrix(runs), D, self.D)
         self.spread = torch.where(runs, 0.0, self.spread)
 
-    def advance(
-        self,
-        duration: Float[Tensor, "run"],
-        second_moment_trace: Float[Tensor, "run"],
-        gram: Float[Tensor, "run p p"],
-    ) -> None:
+    def advance(self, duration: Float[Tensor, "run"], gram: Float[Tensor, "run p p"]) -> None:
         r"""Follow the law over a stretch of time.
 
         Args:
             duration: of the stretch.
-            second_moment_trace: :math:`\operatorname{tr} \bar A`, mean of the stretch's two ends.
             gram: :math:`W W^\top`, mean of the stretch's two ends.
         """
         forget, weight = _relaxation(2.0 * self.lambda_rho, duration)
         identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
         drive = _matrix(2.0 / self.beta) * identity - _matrix(2.0 * (self.lambda_rho - self.lambda_w)) * gram
         self.D = _matrix(forget) * self.D + _matrix(weight) * drive
+
+    def accumulate(self, duration: Float[Tensor, "run"], second_moment_trace: Float[Tensor, "run"]) -> None:
+        r"""Follow the size of the deviation over a stretch of time.
+
+        Args:
+            duration: of the stretch.
+            second_moment_trace: :math:`\operatorname{tr} \bar A`, mean of the stretch's two ends.
+        """
         forget, weight = _relaxation(4.0 * self.lambda_rho, duration)
         self.spread = forget * self.spread + weight * second_moment_trace
 

@@ -194,11 +194,6 @@ class Snapshot:
         network = self.ensemble
         return free_energy.regularised_loss(self.loss, network.U, network.A, network.W, self.lambda_rho, self.lambda_w)
 
-    @cached_property
-    def isotropic_entropy(self) -> Float[Tensor, "run"]:
-        """Upper bound of the particles' entropy."""
-        return free_energy.isotropic_entropy_bound(self.theta)
-
     def free_energy(self, entropy: Callable[[], Float[Tensor, "run"]]) -> Float[Tensor, "run"]:
         """E_n, or a lower bound of it, from the entropy or an upper bound of it, which only noise asks for."""
         if self.beta.isinf().all():

@@ -122,7 +122,9 @@ def test_law_in_closed_form():
         law = ImbalanceLaw(*(torch.tensor([x], dtype=torch.float64) for x in (beta, lam, lambda_w)))
         law.restart(torch.tensor([True]), A, W)
         for _ in range(10):
-            law.advance(torch.tensor([time / 10], dtype=torch.float64), torch.tensor([2.0]).double(), gram)
+            tenth = torch.tensor([time / 10], dtype=torch.float64)
+            law.advance(tenth, gram)
+            law.accumulate(tenth, torch.tensor([2.0], dtype=torch.float64))
         decay = math.exp(-2 * lam * time)
         limit = (identity / beta - (lam - lambda_w) * gram) / lam
         torch.testing.assert_close(law.D, decay * D0 + (1 - decay) * limit, rtol=1e-13, atol=1e-15)
@@ -135,7 +137,7 @@ def test_without_decay_the_law_is_a_drift():
     law = ImbalanceLaw(beta, zero, zero)
     A, W = torch.randn(1, 5, 3, dtype=torch.float64), torch.randn(1, 3, 2, dtype=torch.float64)
     law.restart(torch.tensor([True]), A, W)
-    law.advance(torch.tensor([6.0], dtype=torch.float64), zero, W @ W.mT)
+    law.advance(torch.tensor([6.0], dtype=torch.float64), W @ W.mT)
     torch.testing.assert_close(law.D, imbalance(A, W) + 2 * 6.0 / 4.0 * torch.eye(3, dtype=torch.float64))
 
 

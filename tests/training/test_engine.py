@@ -78,6 +78,16 @@ def test_packing_changes_nothing(name):
         assert_frame_equal(record.frame(), alone.frame(), rel_tol=1e-10, abs_tol=1e-13)
 
 
+def test_packing_with_other_weight_decays_does_not_change_the_imbalance_law():
+    """λ_ρ ≠ λ_W makes the law follow W step by step, also for its companions; 600 steps in stretches of 6 and more."""
+    names = "metrics.include=[imbalance/*]", "optimized_metric=imbalance/stationary_residual"
+    noisy = ("compute.precision=64-true", "dynamics.horizon=600", "dynamics.beta=40", *names)
+    equal, unequal = tiny_dynamics("noisy", *noisy), tiny_dynamics("noisy", *noisy, "dynamics.lambda_w=0.3")
+    packed, _ = train(equal, unequal)
+    (alone,) = train(equal)
+    assert_frame_equal(packed.frame(), alone.frame(), rel_tol=1e-9, abs_tol=1e-13)
+
+
 @pytest.mark.parametrize("precision", ["32-true", "64-true"])
 @pytest.mark.parametrize("name", DYNAMICS)
 def test_a_resumed_run_is_bit_identical(name, precision):
