@@ -17,6 +17,10 @@ FROM python:3.11-slim-bookworm
 COPY --from=build /opt/nc-sweeps /opt/nc-sweeps
 ENV PATH=/opt/nc-sweeps/bin:$PATH \
     NC_SWEEPS_DATA=/data
+# The step of the flow is compiled for the processor at hand when it is first needed.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home --uid 1000 researcher \
     && mkdir /sweeps /data \
     && chown researcher:researcher /sweeps /data

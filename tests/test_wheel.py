@@ -50,6 +50,7 @@ def test_the_wheel_is_whole(tmp_path):
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(command, cwd=empty, env=clean, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
+    assert "no compiled step" not in done.stderr
     summaries = [json.loads(path.read_text()) for path in empty.glob("results/sweep/*/summary.json")]
     assert [summary["status"] for summary in summaries] == ["completed"] * 2
     assert {summary["environment"]["git_commit"] for summary in summaries} == {None}  # it lies in no checkout

@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nc_sweeps.counters import Stream, normals, permutations
-from nc_sweeps.dynamics.gradients import LossGradients, loss_gradients
+from nc_sweeps.dynamics.batches import MiniBatches
 from nc_sweeps.dynamics.integrators import Coefficients, Integrator
 from nc_sweeps.dynamics.schedule import Schedule
+from nc_sweeps.dynamics.steps import Steps
 from nc_sweeps.models.mean_field import MeanFieldEnsemble
 from nc_sweeps.theory.imbalance import ImbalanceLaw
 
@@ -74,8 +74,7 @@ class Flow:
         self.batch_size = batch_size
         self.head_start = head_start
         self.law = ImbalanceLaw(hyperparameters.beta, hyperparameters.lambda_rho, hyperparameters.lambda_w)
-        self._epoch = -1
-        self._order = torch.empty(0)
+        self._minibatches: MiniBatches | None = None
 
     def begin(self, ensemble: MeanFieldEnsemble) -> None:
         """Let the imbalance law of every run begin at a state."""
@@ -117,84 +116,48 @@ class Flow:
         """Steps of one step size, in which every head either moves or is held."""
         moving = ~self.held(first)
         step_sizes = self.hyperparameters.step_sizes(last)
-        particles, head = self._coefficients(step_sizes, moving, ensemble.U)
-        trace, gram = _second_moment_trace(ensemble), _gram(ensemble)
+        particles, head = self._coefficients(step_sizes, moving)
+        steps = Steps(ensemble, X, Y, self.hyperparameters.seeds, self._batches(X), particles, head)
+        trace = _second_moment_trace(ensemble)
         durations, follows_head = step_sizes.to(trace.device), self.law.follows_head
-        for step in range(first + 1, last + 1):
-            gradients = loss_gradients(ensemble, *self._batch(X, Y, step))
-            self._update(ensemble, gradients, particles, head, step)
+        for start, end in pairwise((*range(first, last, steps.at_once(follows_head)), last)):
+            before = ensemble.W.detach().clone()
+            heads = steps.take(start, end, follows_head)
             # Only where it holds the history of W does the law need W at every step.
-            if follows_head:
-                before, gram = gram, _gram(ensemble)
-                self.law.advance(durations, (before + gram) / 2.0)
+            path = _grams(torch.cat([before.unsqueeze(1), heads], dim=1))
+            duration = durations if follows_head else (end - start) * durations
+            self.law.advance(duration, (path[:, :-1] + path[:, 1:]) / 2.0)
         stretch = (last - first) * durations
-        if not follows_head:
-            self.law.advance(stretch, gram)
         self.law.accumulate(stretch, (trace + _second_moment_trace(ensemble)) / 2.0)
         # A run whose head is held has its law begin when the head starts to move.
         self.law.restart((~moving).to(trace.device), ensemble.A, ensemble.W)
 
     def _coefficients(
-        self, step_sizes: Float[Tensor, "run"], moving: Bool[Tensor, "run"], like: Tensor
+        self, step_sizes: Float[Tensor, "run"], moving: Bool[Tensor, "run"]
     ) -> tuple[Coefficients, Coefficients]:
         """Coefficients of the particles and of the head."""
         hyper = self.hyperparameters
-        particles = self.integrator.coefficients(step_sizes, hyper.lambda_rho, hyper.beta)
         head_steps = torch.where(moving, step_sizes, 0.0)  # a step of size 0 moves nothing
-        head = self.integrator.coefficients(head_steps, hyper.lambda_w, torch.full_like(hyper.beta, torch.inf))
-        return particles.like(like), head.like(like)
-
-    def _update(
-        self,
-        ensemble: MeanFieldEnsemble,
-        gradients: LossGradients,
-        particles: Coefficients,
-        head: Coefficients,
-        step: int,
-    ) -> None:
-        # The increment is summed before it is added: the parameters are rounded once a step.
-        dA = (particles.growth * ensemble.A).sub_(particles.gradient * gradients.A)
-        dU = (particles.growth * ensemble.U).sub_(particles.gradient * gradients.U)
-        if not self.hyperparameters.beta.isinf().all():
-            p = ensemble.A.shape[2]
-            xi = self._noise(ensemble, step)
-            dA.add_(particles.noise * xi[..., :p])
-            dU.add_(particles.noise * xi[..., p:])
-        ensemble.A.add_(dA)
-        ensemble.U.add_(dU)
-        ensemble.W.add_((head.growth * ensemble.W).sub_(head.gradient * gradients.W))
-
-    def _noise(self, ensemble: MeanFieldEnsemble, step: int) -> Float[Tensor, "run N p_plus_d"]:
-        device = ensemble.U.device
-        return normals(
-            self.hyperparameters.seeds.to(device),
-            Stream.NOISE,
-            step,
-            torch.arange(ensemble.particles, device=device),
-            ensemble.A.shape[2] + ensemble.U.shape[2],
-            ensemble.U.dtype,
+        no_noise = torch.full_like(hyper.beta, torch.inf)
+        return (
+            self.integrator.coefficients(step_sizes, hyper.lambda_rho, hyper.beta),
+            self.integrator.coefficients(head_steps, hyper.lambda_w, no_noise),
         )
 
-    def _batch(
-        self, X: Float[Tensor, "run n d"], Y: Float[Tensor, "run n q"], step: int
-    ) -> tuple[Float[Tensor, "run b d"], Float[Tensor, "run b q"]]:
-        """Samples of a step: each epoch runs once through a fresh permutation, its last batch may be short."""
-        n = X.shape[1]
-        if self.batch_size is None or self.batch_size >= n:
-            return X, Y
-        epoch, position = divmod(step - 1, self.hyperparameters.schedules[0].steps_per_epoch)
-        if epoch != self._epoch:
-            self._order = permutations(self.hyperparameters.seeds.to(X.device), Stream.BATCHES, epoch, n)
-            self._epoch = epoch
-        chosen = self._order[:, position * self.batch_size : (position + 1) * self.batch_size]
-        runs = torch.arange(len(X), device=X.device)[:, None]
-        return X[runs, chosen], Y[runs, chosen]
+    def _batches(self, X: Float[Tensor, "run n d"]) -> MiniBatches | None:
+        """The mini-batches of the flow, None where every step takes all samples."""
+        samples = X.shape[1]
+        if self.batch_size is None or self.batch_size >= samples:
+            return None
+        if self._minibatches is None:
+            self._minibatches = MiniBatches(self.hyperparameters.seeds.to(X.device), samples, self.batch_size)
+        return self._minibatches
 
 
 def _second_moment_trace(ensemble: MeanFieldEnsemble) -> Float[Tensor, "run"]:
     return ensemble.A.square().sum(dim=(-2, -1), dtype=torch.float64) / ensemble.particles
 
 
-def _gram(ensemble: MeanFieldEnsemble) -> Float[Tensor, "run p p"]:
-    W = ensemble.W.double()
-    return W @ W.mT
+def _grams(heads: Float[Tensor, "run steps p q"]) -> Float[Tensor, "run steps p p"]:
+    heads = heads.double()
+    return heads @ heads.mT

@@ -1,14 +1,17 @@
 r"""Hand-derived gradients of the loss (20).
 
-With :math:`G = (\gamma/n)\, r W^\top`, and in the mean-field scaling (N times the plain gradient for the particles):
+The residual has q columns, fewer than the p features. With :math:`B = A W` and :math:`r = (\gamma/n)(F - Y)`, in the
+mean-field scaling (N times the plain gradient for the particles):
 
 .. math::
-    g_A = S^\top G, \qquad
-    g_U = \big((G A^\top) \circ \sigma'(X U^\top)\big)^\top X, \qquad
-    g_W = (\gamma/n)\, H^\top r.
+    F = \gamma\, S B / N, \qquad Z = S^\top r, \qquad
+    g_A = Z W^\top, \qquad g_U = \big((B r^\top) \circ \sigma'(X U^\top)^\top\big) X, \qquad g_W = A^\top Z / N,
 
-With a truncation :math:`\tau_R` of the second layer A becomes :math:`\tau_R(A)` in :math:`g_U`, and :math:`g_A` gains
-the factor :math:`\tau_R'(A)`.
+which is (20), since :math:`r W^\top = G` and :math:`H = S A / N`, in :math:`2d + 3q` multiply-adds for a sample and a
+particle, whatever p is.
+
+With a truncation :math:`\tau_R` of the second layer A becomes :math:`\tau_R(A)`, and :math:`g_A` gains the factor
+:math:`\tau_R'(A)`.
 
 Weight decay is not included: the integrators treat it, each in its own way.
 """
@@ -19,58 +22,34 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nc_sweeps.models.mean_field import MeanFieldEnsemble, activations, particle_blocks
-
-#: Activations of all blocks that may be held between the two passes.
-KEPT_ELEMENTS = 2**25
+from nc_sweeps.models.mean_field import MeanFieldEnsemble
 
 
 @dataclass(frozen=True)
 class LossGradients:
-    r"""Gradients of :math:`L_n = \|F - Y\|_F^2 / (2n)` and the features H they were computed from."""
+    r"""Gradients of :math:`L_n = \|F - Y\|_F^2 / (2n)`."""
 
     A: Float[Tensor, "run N p"]
     U: Float[Tensor, "run N d"]
     W: Float[Tensor, "run p q"]
-    features: Float[Tensor, "run n p"]
 
 
 def loss_gradients(
     ensemble: MeanFieldEnsemble, X: Float[Tensor, "run n d"], Y: Float[Tensor, "run n q"]
 ) -> LossGradients:
-    r"""Mean-field gradients of :math:`L_n` at the current state.
-
-    The activations are kept between the two passes while they are few, and recomputed otherwise, so that memory does
-    not grow with n × N.
-    """
-    runs, n = X.shape[:2]
-    N = ensemble.particles
-    A = ensemble.second_layer
-    blocks = list(particle_blocks(runs, n, N))
-    H = X.new_zeros(runs, n, A.shape[2])
-    keep = runs * n * N <= KEPT_ELEMENTS
-    kept: list[Tensor] = []
-    for block in blocks:
-        S_T = activations(ensemble.U[:, block], X, ensemble.activation)
-        if keep:
-            kept.append(S_T)
-        H += torch.bmm(S_T.mT, A[:, block])
-    H /= N
-
-    scale = (ensemble.gamma / n)[:, None, None]
+    r"""Mean-field gradients of :math:`L_n` at the current state."""
+    gamma, W, A = ensemble.gamma[:, None, None], ensemble.W, ensemble.second_layer
+    first_layer = ensemble.first_layer(X)
     # Under mixed precision these small products stay in full precision: the residual is a difference that collapse
     # makes small.
     with torch.autocast(X.device.type, enabled=False):
-        r = (ensemble.gamma[:, None, None] * torch.bmm(H, ensemble.W)).sub_(Y)
-        G = scale * torch.bmm(r, ensemble.W.mT)
-        g_W = scale * torch.bmm(H.mT, r)
-
-    g_A, g_U = torch.empty_like(A), torch.empty_like(ensemble.U)
-    for index, block in enumerate(blocks):
-        S_T = kept[index] if keep else activations(ensemble.U[:, block], X, ensemble.activation)
-        g_A[:, block] = torch.bmm(S_T, G)
-        delta_T = torch.bmm(A[:, block], G.mT).mul_(ensemble.activation.slope(S_T))
-        g_U[:, block] = torch.bmm(delta_T, X)
+        B = torch.bmm(A, W)
+    F = gamma * first_layer.particle_mean(B)
+    r = (gamma / X.shape[1]) * (F - Y)
+    g_U, Z = first_layer.sample_sums(B, r)
+    with torch.autocast(X.device.type, enabled=False):
+        g_A = torch.bmm(Z, W.mT)
+        g_W = torch.bmm(A.mT, Z) / ensemble.particles
     if ensemble.truncation is not None:
         g_A *= ensemble.truncation.slope(ensemble.A)
-    return LossGradients(A=g_A, U=g_U, W=g_W, features=H)
+    return LossGradients(A=g_A, U=g_U, W=g_W)

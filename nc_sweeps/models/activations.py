@@ -18,6 +18,7 @@ class Activation:
     r"""An activation and its constants.
 
     Args:
+        name: in the configuration.
         value: :math:`z \mapsto \sigma(z)`; may overwrite its argument.
         slope: :math:`\sigma(z) \mapsto \sigma'(z)`; leaves its argument alone.
         bound: :math:`\sup|\sigma|`, infinite where there is none.
@@ -25,6 +26,7 @@ class Activation:
             :math:`(z\sigma')'`; infinite where the assumption fails.
     """
 
+    name: str
     value: Callable[[Float[Tensor, "..."]], Float[Tensor, "..."]]
     slope: Callable[[Float[Tensor, "..."]], Float[Tensor, "..."]]
     bound: float
@@ -52,11 +54,18 @@ def _erf_slope(s: Tensor) -> Tensor:
     return s.erfinv().square_().neg_().exp_().mul_(_ERF_SLOPE)
 
 
+def _softplus(z: Tensor) -> Tensor:
+    return torch.logaddexp(z, z.new_zeros(()))  # torch's own softplus is z itself from 20 on
+
+
 #: Every activation by its name in the configuration.
 ACTIVATIONS: dict[str, Activation] = {
-    "tanh": Activation(_tanh, _tanh_slope, bound=1.0, c1=2.0),
-    "erf": Activation(torch.erf_, _erf_slope, bound=1.0, c1=2.0 * _ERF_SLOPE),
-    "sigmoid": Activation(torch.sigmoid_, lambda s: s * (1.0 - s), bound=1.0, c1=1.0),
-    "relu": Activation(torch.relu_, lambda s: (s > 0).to(s.dtype), bound=math.inf, c1=math.inf),
-    "softplus": Activation(torch.nn.functional.softplus, lambda s: -torch.expm1(-s), bound=math.inf, c1=math.inf),
+    activation.name: activation
+    for activation in (
+        Activation("tanh", _tanh, _tanh_slope, bound=1.0, c1=2.0),
+        Activation("erf", torch.erf_, _erf_slope, bound=1.0, c1=2.0 * _ERF_SLOPE),
+        Activation("sigmoid", torch.sigmoid_, lambda s: s * (1.0 - s), bound=1.0, c1=1.0),
+        Activation("relu", torch.relu_, lambda s: (s > 0).to(s.dtype), bound=math.inf, c1=math.inf),
+        Activation("softplus", _softplus, lambda s: -torch.expm1(-s), bound=math.inf, c1=math.inf),
+    )
 }

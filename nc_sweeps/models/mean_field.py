@@ -6,7 +6,7 @@ r"""The three-layer mean-field network (1)–(3), many at a time.
 with :math:`\rho` the empirical measure of N particles.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -14,29 +14,8 @@ from torch import Tensor, nn
 
 from nc_sweeps.counters import Stream, normals
 from nc_sweeps.models.activations import Activation
+from nc_sweeps.models.first_layer import FirstLayer
 from nc_sweeps.models.truncation import Truncation
-
-#: Elements of a (run, particle, sample) block of activations: few enough to stay in a core's cache, …
-BLOCK_ELEMENTS = 2**18
-#: … but never so few particles that the matrix products become slow.
-MIN_BLOCK_PARTICLES = 64
-
-
-def particle_blocks(runs: int, samples: int, particles: int) -> Iterator[slice]:
-    """Slices of the particle axis whose activations fit into a block."""
-    width = max(MIN_BLOCK_PARTICLES, BLOCK_ELEMENTS // (runs * samples))
-    for start in range(0, particles, width):
-        yield slice(start, min(start + width, particles))
-
-
-def activations(
-    U: Float[Tensor, "run N d"], X: Float[Tensor, "run n d"], activation: Activation
-) -> Float[Tensor, "run N n"]:
-    r"""First layer, transposed: :math:`S^\top = \sigma(U X^\top)`.
-
-    With a row a particle, the products of the backward pass, :math:`S^\top G` among them, read memory in order.
-    """
-    return activation.value(torch.bmm(U, X.mT))
 
 
 class MeanFieldEnsemble(nn.Module):
@@ -64,9 +43,9 @@ class MeanFieldEnsemble(nn.Module):
     ) -> None:
         super().__init__()
         # The flow moves the parameters by its own gradients; autograd has no part in it.
-        self.U = nn.Parameter(U, requires_grad=False)
-        self.A = nn.Parameter(A, requires_grad=False)
-        self.W = nn.Parameter(W, requires_grad=False)
+        self.U = nn.Parameter(U.contiguous(), requires_grad=False)
+        self.A = nn.Parameter(A.contiguous(), requires_grad=False)
+        self.W = nn.Parameter(W.contiguous(), requires_grad=False)
         self.register_buffer("gamma", gamma, persistent=False)
         self.activation = activation
         self.truncation = truncation
@@ -86,18 +65,13 @@ class MeanFieldEnsemble(nn.Module):
         r"""The second layer as the features see it, :math:`\tau_R(A)`."""
         return self.A if self.truncation is None else self.truncation.value(self.A)
 
-    def particle_mean(self, X: Float[Tensor, "run n d"], Z: Float[Tensor, "run N k"]) -> Float[Tensor, "run n k"]:
-        r""":math:`\sigma(X U^\top) Z / N`: for every sample the mean over particles of :math:`\sigma(u_j^\top x) z_j`,
-        block by block of particles.
-        """
-        mean = X.new_zeros(*X.shape[:2], Z.shape[2])
-        for block in particle_blocks(self.runs, X.shape[1], self.particles):
-            mean += torch.bmm(activations(self.U[:, block], X, self.activation).mT, Z[:, block])
-        return mean / self.particles
+    def first_layer(self, X: Float[Tensor, "run n d"]) -> FirstLayer:
+        """The passes through the first layer on some inputs."""
+        return FirstLayer(self.U, X, self.activation)
 
     def features(self, X: Float[Tensor, "run n d"]) -> Float[Tensor, "run n p"]:
         r"""Features :math:`H = \sigma(X U^\top)\, \tau_R(A) / N` (2)."""
-        return self.particle_mean(X, self.second_layer)
+        return self.first_layer(X).particle_mean(self.second_layer)
 
     def forward(self, X: Float[Tensor, "run n d"]) -> Float[Tensor, "run n q"]:
         r"""Predictor :math:`F = \gamma H W` (3)."""

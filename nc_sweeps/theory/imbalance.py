@@ -87,16 +87,24 @@ class ImbalanceLaw(nn.Module):
         self.D = D if runs.all() else torch.where(_matrix(runs), D, self.D)
         self.spread = torch.where(runs, 0.0, self.spread)
 
-    def advance(self, duration: Float[Tensor, "run"], gram: Float[Tensor, "run p p"]) -> None:
-        r"""Follow the law over a stretch of time.
+    def advance(self, duration: Float[Tensor, "run"], grams: Float[Tensor, "run steps p p"]) -> None:
+        r"""Follow the law over some steps.
 
         Args:
-            duration: of the stretch.
-            gram: :math:`W W^\top`, mean of the stretch's two ends.
+            duration: of each of the steps.
+            grams: :math:`W W^\top`, mean of the two ends of every step.
         """
-        forget, weight = _relaxation(2.0 * self.lambda_rho, duration)
-        identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        drive = _matrix(2.0 / self.beta) * identity - _matrix(2.0 * (self.lambda_rho - self.lambda_w)) * gram
+        steps = grams.shape[1]
+        rate = 2.0 * self.lambda_rho
+        _, weight = _relaxation(rate, duration)
+        # What a step adds is forgotten during the later ones.
+        left = torch.arange(steps - 1, -1, -1, dtype=grams.dtype, device=grams.device)
+        remembered = torch.exp(-(rate * duration).unsqueeze(-1) * left)
+        identity = torch.eye(grams.shape[-1], dtype=grams.dtype, device=grams.device)
+        head = torch.einsum("rs,rspq->rpq", remembered, grams)
+        drive = _matrix(2.0 / self.beta * remembered.sum(-1)) * identity
+        drive = drive - _matrix(2.0 * (self.lambda_rho - self.lambda_w)) * head
+        forget, _ = _relaxation(rate, steps * duration)
         self.D = _matrix(forget) * self.D + _matrix(weight) * drive
 
     def accumulate(self, duration: Float[Tensor, "run"], second_moment_trace: Float[Tensor, "run"]) -> None:

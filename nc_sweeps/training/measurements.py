@@ -92,15 +92,6 @@ MEASUREMENTS: dict[str, Measurement] = {
     "error/test": lambda s: balanced_error(s.F_test, s.targets[1]),
 }
 
-#: Metrics that need the gradients of the full batch.
-_OF_GRADIENTS = (
-    "gradient_norm/",
-    "stationarity/",
-    "paper/theorem",
-    "paper/corollary_4_4",
-    "certificate/deviation_bound",
-)
-
 
 @torch.no_grad()
 def measure(snapshot: Snapshot, names: Sequence[str]) -> dict[str, list[float]]:
@@ -113,6 +104,4 @@ def measure(snapshot: Snapshot, names: Sequence[str]) -> dict[str, list[float]]:
     Returns:
         Metric name → one number a run.
     """
-    if any(name.startswith(_OF_GRADIENTS) for name in names):
-        _ = snapshot.gradients  # first, because the training features come with them
     return {name: MEASUREMENTS[name](snapshot).tolist() for name in names}

@@ -57,14 +57,13 @@ class Snapshot:
 
     @cached_property
     def gradients(self) -> LossGradients:
-        """Full-batch gradients of the loss, with the training features."""
+        """Full-batch gradients of the loss."""
         return loss_gradients(self.ensemble, self.X, self.Y)
 
     @cached_property
     def H(self) -> Float[Tensor, "run n p"]:
         """Training features."""
-        known = self.__dict__.get("gradients")
-        return (known.features if known is not None else self.ensemble.features(self.X)).double()
+        return self.ensemble.features(self.X).double()
 
     @cached_property
     def H_test(self) -> Float[Tensor, "run n_test p"]:
@@ -179,7 +178,7 @@ class Snapshot:
     def score_free_residual(self) -> Float[Tensor, "run"]:
         r""":math:`\|R\|_F/\sqrt n`, :math:`R = \mathrm{mean}_j \sigma(Xu_j)\nabla_{a_j}^\top`."""
         p = self.ensemble.A.shape[2]
-        R = self.ensemble.particle_mean(self.X, self.particle_gradients[..., :p].to(self.X.dtype))
+        R = self.ensemble.first_layer(self.X).particle_mean(self.particle_gradients[..., :p].to(self.X.dtype))
         return (square_norm(R.double()) / self.X.shape[1]).sqrt()
 
     def kgd_squared(self) -> Float[Tensor, "run"]:

@@ -72,22 +72,6 @@ def test_without_a_loss_the_flow_samples_the_ornstein_uhlenbeck_law(step_size):
     assert cross.abs().max() < deviation
 
 
-def test_each_epoch_shows_every_sample_once():
-    n, batch = 10, 4
-    hyper = hyperparameters(beta=math.inf, lambda_rho=0.0, lambda_w=0.0, per_epoch=3)
-    flow = Flow(INTEGRATORS["euler_maruyama"], hyper, batch, torch.tensor([0]))
-    X = torch.arange(n, dtype=torch.float64)[None, :, None]
-    Y = one_hot(torch.arange(n)[None] % 2, 2, torch.float64)
-    batches = [flow._batch(X, Y, step) for step in range(1, 7)]
-    assert [x.shape[1] for x, _ in batches] == [4, 4, 2, 4, 4, 2]
-    for epoch in (batches[:3], batches[3:]):
-        x = torch.cat([x for x, _ in epoch], dim=1).flatten()
-        assert x.sort().values.tolist() == list(range(n))
-        labels = torch.cat([y for _, y in epoch], dim=1).argmax(-1).flatten()
-        assert torch.equal(labels, x.long() % 2)
-    assert not torch.equal(batches[0][0], batches[3][0])
-
-
 @pytest.mark.parametrize("batch_size", [None, 5])
 @pytest.mark.parametrize("beta", [math.inf, 30.0])
 def test_stopping_changes_nothing(batch_size, beta):

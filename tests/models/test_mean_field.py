@@ -3,7 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nc_sweeps.models import mean_field
+from nc_sweeps import kernels
+from nc_sweeps.models import first_layer
 from nc_sweeps.models.activations import ACTIVATIONS
 from nc_sweeps.models.mean_field import initial_ensemble, one_hot
 
@@ -12,7 +13,7 @@ REFERENCE = {
     "erf": torch.erf,
     "sigmoid": torch.sigmoid,
     "relu": torch.relu,
-    "softplus": torch.nn.functional.softplus,
+    "softplus": lambda z: torch.logaddexp(z, torch.zeros_like(z)),
 }
 
 
@@ -57,9 +58,12 @@ def test_c1_bounds_every_derivative_of_assumption_1(name):
     assert largest > 0.9 * ACTIVATIONS[name].c1
 
 
-def test_features_are_a_mean_over_particles_block_by_block(monkeypatch):
-    monkeypatch.setattr(mean_field, "BLOCK_ELEMENTS", 1)
-    monkeypatch.setattr(mean_field, "MIN_BLOCK_PARTICLES", 5)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_features_are_a_mean_over_particles_block_by_block(monkeypatch, compiled):
+    monkeypatch.setattr(first_layer, "BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(first_layer, "MIN_BLOCK_PARTICLES", 5)
+    if not compiled:
+        monkeypatch.setattr(kernels, "compiled", lambda *_: False)
     ensemble = ensemble_of(2, 23, 3, 4, 2, gamma=1.5)
     X = torch.randn(2, 6, 3, dtype=torch.float64)
     expected = torch.einsum("rnj,rjp->rnp", torch.tanh(torch.einsum("rnd,rjd->rnj", X, ensemble.U)), ensemble.A) / 23

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nc_sweeps.counters import Stream, normals
+from nc_sweeps.dynamics.batches import MiniBatches
 from nc_sweeps.dynamics.flow import Flow, Hyperparameters
 from nc_sweeps.dynamics.gradients import loss_gradients
 from nc_sweeps.dynamics.integrators import INTEGRATORS
@@ -34,6 +35,14 @@ def flow_of(runs, *, beta, lambda_rho, lambda_w, step_size, steps, integrator="e
     schedule = Schedule((Piece(0, steps, step_size),), 3 if batch_size else 1)
     hyper = Hyperparameters(torch.arange(runs), column(beta), column(lambda_rho), column(lambda_w), (schedule,) * runs)
     return Flow(INTEGRATORS[integrator], hyper, batch_size, torch.zeros(runs, dtype=torch.int64))
+
+
+def samples_of(step, X, Y, batch_size):
+    if batch_size is None:
+        return X, Y
+    chosen = MiniBatches(torch.arange(len(X)), X.shape[1], batch_size).of(step)
+    runs = torch.arange(len(X))[:, None]
+    return X[runs, chosen], Y[runs, chosen]
 
 
 @settings(max_examples=40, deadline=None)
@@ -63,7 +72,7 @@ def test_discrete_law(N, extra, q, activation, gamma, beta, decays, integrator, 
     predicted = imbalance(ensemble.A, ensemble.W)[0]
     for step in range(1, steps + 1):
         A, W = ensemble.A[0].clone(), ensemble.W[0].clone()
-        g = loss_gradients(ensemble, *flow._batch(X, Y, step))
+        g = loss_gradients(ensemble, *samples_of(step, X, Y, batch_size))
         xi = normals(torch.tensor([0]), Stream.NOISE, step, torch.arange(N), p + 3, torch.float64)[0, :, :p]
         predicted = discrete_law(
             predicted, A, W, g.A[0], g.W[0], xi,
@@ -123,7 +132,7 @@ def test_law_in_closed_form():
         law.restart(torch.tensor([True]), A, W)
         for _ in range(10):
             tenth = torch.tensor([time / 10], dtype=torch.float64)
-            law.advance(tenth, gram)
+            law.advance(tenth, gram.unsqueeze(1))
             law.accumulate(tenth, torch.tensor([2.0], dtype=torch.float64))
         decay = math.exp(-2 * lam * time)
         limit = (identity / beta - (lam - lambda_w) * gram) / lam
@@ -137,7 +146,7 @@ def test_without_decay_the_law_is_a_drift():
     law = ImbalanceLaw(beta, zero, zero)
     A, W = torch.randn(1, 5, 3, dtype=torch.float64), torch.randn(1, 3, 2, dtype=torch.float64)
     law.restart(torch.tensor([True]), A, W)
-    law.advance(torch.tensor([6.0], dtype=torch.float64), W @ W.mT)
+    law.advance(torch.tensor([6.0], dtype=torch.float64), (W @ W.mT).unsqueeze(1))
     torch.testing.assert_close(law.D, imbalance(A, W) + 2 * 6.0 / 4.0 * torch.eye(3, dtype=torch.float64))
 
 

@@ -42,20 +42,20 @@ def test_theorem_4_2_holds_and_the_sharp_form_is_below_it(seed, activation, q, e
     missing = Y @ torch.linalg.pinv(ensemble.W) / gamma - ensemble.features(X)
     ensemble.A.add_(fit * torch.linalg.pinv(S) @ (N * missing))
 
-    g = loss_gradients(ensemble, X, Y)
+    g, H = loss_gradients(ensemble, X, Y), ensemble.features(X)
     W, one = ensemble.W.data, torch.ones(runs, dtype=torch.float64)
     particles = sum(((z + lam * Z) ** 2).sum((1, 2)) for z, Z in ((g.A, ensemble.A), (g.U, ensemble.U))) / N
-    loss = mean_square_loss(gamma * g.features @ W, Y)
+    loss = mean_square_loss(gamma * H @ W, Y)
     arguments = loss, particles.detach(), torch.linalg.svdvals(W), n, gamma * one, lam * one
-    deviation = paper_bounds.deviation_from_target(g.features, W, Y, gamma * one)
+    deviation = paper_bounds.deviation_from_target(H, W, Y, gamma * one)
     sharp = paper_bounds.sharp_deviation_bound(*arguments, ACTIVATIONS[activation].bound)
     theirs = paper_bounds.theorem_4_2(*arguments, ACTIVATIONS[activation].c1)
     assert (deviation <= sharp * (1 + 1e-9)).all()
     assert (sharp <= theirs * (1 + 1e-12)).all()
     corollary = paper_bounds.corollary_4_4(deviation, torch.linalg.svdvals(W), n, gamma * one)
-    assert (nc1(class_statistics(g.features, Y)) <= corollary * (1 + 1e-9) + 1e-12).all()
-    r = gamma * g.features @ W - Y
-    lower = paper_bounds.smallest_singular_value_bound(g.features, r, Y, gamma * one)
+    assert (nc1(class_statistics(H, Y)) <= corollary * (1 + 1e-9) + 1e-12).all()
+    r = gamma * H @ W - Y
+    lower = paper_bounds.smallest_singular_value_bound(H, r, Y, gamma * one)
     assert (lower <= torch.linalg.svdvals(W)[:, -1] * (1 + 1e-9)).all()
 
 

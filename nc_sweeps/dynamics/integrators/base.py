@@ -20,14 +20,14 @@ from torch import Tensor
 class Coefficients:
     r"""One number a run: growth :math:`\delta`, gradient :math:`c`, noise :math:`s`."""
 
-    growth: Float[Tensor, "run *one"]
-    gradient: Float[Tensor, "run *one"]
-    noise: Float[Tensor, "run *one"]
+    growth: Float[Tensor, "run"]
+    gradient: Float[Tensor, "run"]
+    noise: Float[Tensor, "run"]
 
-    def like(self, parameter: Float[Tensor, "run rows columns"]) -> "Coefficients":
+    def like(self, parameter: Float[Tensor, "run rows columns"]) -> tuple[Tensor, Tensor, Tensor]:
         """The same numbers in the type and on the device of a parameter, shaped (run, 1, 1) to multiply it."""
         growth, gradient, noise = (z.to(parameter)[:, None, None] for z in (self.growth, self.gradient, self.noise))
-        return Coefficients(growth, gradient, noise)
+        return growth, gradient, noise
 
 
 @runtime_checkable

@@ -1,0 +1,136 @@
+"""Steps of an ensemble with fixed coefficients: as PyTorch's operations, and compiled."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nc_sweeps import kernels
+from nc_sweeps.counters import Stream, normals
+from nc_sweeps.dynamics.batches import MiniBatches
+from nc_sweeps.dynamics.gradients import loss_gradients
+from nc_sweeps.dynamics.integrators import Coefficients
+from nc_sweeps.models.mean_field import MeanFieldEnsemble
+
+#: Multiply-adds of one call of the compiled steps, about a second: no signal is answered before it returns.
+_WORK_A_CALL = 5e10
+#: Numbers that record one call's mini-batches, or its heads.
+_RECORD_A_CALL = 2**22
+
+
+@dataclass
+class Steps:
+    """Takes steps of the flow.
+
+    Args:
+        ensemble: overwritten by each step.
+        X, Y: training set of every run.
+        seeds: of the noise.
+        batches: samples of each step; None: all.
+        particles, head: coefficients of a step.
+    """
+
+    ensemble: MeanFieldEnsemble
+    X: Float[Tensor, "run n d"]
+    Y: Float[Tensor, "run n q"]
+    seeds: Int[Tensor, "run"]
+    batches: MiniBatches | None
+    particles: Coefficients
+    head: Coefficients
+
+    def at_once(self, record_heads: bool) -> int:
+        """Steps that one call of :meth:`take` should take at most."""
+        runs, n, d = self.X.shape
+        p, q = self.ensemble.W.shape[1:]
+        batch = self.batches.size if self.batches else n
+        work = runs * batch * self.ensemble.particles * (2 * d + 3 * q)
+        record = runs * max(batch if self.batches else 1, p * p if record_heads else 1)
+        return max(1, int(min(_WORK_A_CALL / work, _RECORD_A_CALL / record)))
+
+    def take(self, first: int, last: int, record_heads: bool) -> Float[Tensor, "run steps p q"]:
+        """Take steps ``first + 1`` … ``last``.
+
+        Returns:
+            The heads after every step if they are to be recorded, else after the last.
+        """
+        network = self.ensemble
+        if self._compiled:
+            heads = network.W.new_empty(network.runs, last - first, *network.W.shape[1:]) if record_heads else None
+            self._take_compiled(first, last, heads)
+            return network.W.detach().clone().unsqueeze(1) if heads is None else heads
+        path = []
+        for step in range(first + 1, last + 1):
+            self._take_one(step)
+            if record_heads or step == last:
+                path.append(network.W.detach().clone())
+        return torch.stack(path, dim=1)
+
+    @cached_property
+    def _compiled(self) -> bool:
+        return kernels.compiled(self.ensemble.activation.name, self.ensemble.U)
+
+    def _take_compiled(self, first: int, last: int, heads: Tensor | None) -> None:
+        network, truncation = self.ensemble, self.ensemble.truncation
+        order, position = self.batches.along(first, last) if self.batches else (None, 0)
+        kernels.advance(
+            network.U,
+            network.A,
+            network.W,
+            self.X,
+            self.Y,
+            activation=network.activation.name,
+            gamma=network.gamma,
+            truncation=(torch.inf, 1.0) if truncation is None else (truncation.radius, truncation.c0),
+            particle_coefficients=torch.stack(
+                [self.particles.growth, self.particles.gradient, self.particles.noise], dim=1
+            ),
+            head_coefficients=torch.stack([self.head.growth, self.head.gradient], dim=1),
+            seeds=self.seeds,
+            first=first,
+            last=last,
+            order=order,
+            batch=self.batches.size if self.batches else 0,
+            position=position,
+            heads=heads,
+        )
+
+    def _take_one(self, step: int) -> None:
+        network = self.ensemble
+        gradients = loss_gradients(network, *self._samples(step))
+        growth, rate, noise = self.particles.like(network.U)
+        # The increment is summed before it is added: the parameters are rounded once a step.
+        dA = (growth * network.A).sub_(rate * gradients.A)
+        dU = (growth * network.U).sub_(rate * gradients.U)
+        if self._noisy:
+            p = network.A.shape[2]
+            xi = self._noise(step)
+            dA.add_(noise * xi[..., :p])
+            dU.add_(noise * xi[..., p:])
+        network.A.add_(dA)
+        network.U.add_(dU)
+        growth, rate, _ = self.head.like(network.W)
+        network.W.add_((growth * network.W).sub_(rate * gradients.W))
+
+    @cached_property
+    def _noisy(self) -> bool:
+        return bool(self.particles.noise.any())
+
+    def _noise(self, step: int) -> Float[Tensor, "run N p_plus_d"]:
+        network, device = self.ensemble, self.ensemble.U.device
+        return normals(
+            self.seeds.to(device),
+            Stream.NOISE,
+            step,
+            torch.arange(network.particles, device=device),
+            network.A.shape[2] + network.U.shape[2],
+            network.U.dtype,
+        )
+
+    def _samples(self, step: int) -> tuple[Float[Tensor, "run b d"], Float[Tensor, "run b q"]]:
+        if self.batches is None:
+            return self.X, self.Y
+        runs = torch.arange(len(self.X), device=self.X.device)[:, None]
+        chosen = self.batches.of(step)
+        return self.X[runs, chosen], self.Y[runs, chosen]

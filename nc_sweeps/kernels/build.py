@@ -1,0 +1,92 @@
+"""Compiles ``flow.cpp`` for the processor at hand, once, and keeps the result in the user's cache.
+
+The library is plain C++ with a C interface, so that neither PyTorch's headers nor its version take part: it is built in
+seconds by any GCC or Clang, and several processes may build it at once, since the finished file is moved into place.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+_SOURCE = Path(__file__).with_name("flow.cpp")
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
+_COMPILERS = ("c++", "g++", "clang++")
+
+
+class BuildError(Exception):
+    """The library cannot be built here; the message says why."""
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled library, or None, with one line on stderr that says why, where it cannot be had."""
+    try:
+        return ctypes.CDLL(str(_built()))
+    except (BuildError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        print(
+            f"nc-sweeps: no compiled step on this machine ({reason}): PyTorch's operations train, many times slower; "
+            "install g++ or name a compiler in $CXX",
+            file=sys.stderr,
+        )
+        return None
+
+
+def _built() -> Path:
+    """Path of the library for this source, compiler and processor."""
+    compiler = _compiler()
+    version = _run([compiler, "--version"])
+    key = hashlib.sha256("\0".join([_SOURCE.read_text(), *_FLAGS, version, _processor()]).encode()).hexdigest()[:16]
+    path = _folder() / f"flow-{key}.so"
+    if path.exists():
+        return path
+    print("nc-sweeps: compiling the step for this processor, once …", file=sys.stderr)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        finished = Path(scratch, path.name)
+        _run([compiler, *_FLAGS, "-o", str(finished), str(_SOURCE)])
+        os.replace(finished, path)
+    return path
+
+
+def _compiler() -> str:
+    chosen = os.environ.get("CXX")
+    for name in (chosen,) if chosen else _COMPILERS:
+        if found := shutil.which(name):
+            return found
+    raise BuildError(f"no {chosen or ' or '.join(_COMPILERS)}")
+
+
+def _run(command: list[str]) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
+    except subprocess.CalledProcessError as error:
+        raise BuildError(f"{command[0]}: {error.stderr.strip() or error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"{command[0]} did not finish") from error
+
+
+def _processor() -> str:
+    """What ``-march=native`` depends on: in a cluster one home folder may serve several kinds of processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+
+
+def _folder() -> Path:
+    """The user's cache, or a folder of this process where that cannot be written."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nc-sweeps"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="nc-sweeps-"))

@@ -1,0 +1,737 @@
+// The flow (20) of mean-field networks on processors: many steps of many networks a call.
+//
+// Notation as in nc_sweeps/dynamics/gradients.py. With B = A W and Z = S^T r the features never appear: F = (gamma/N) S B,
+// g_A = Z W^T and g_W = A^T Z / N, where r stands for (gamma/n)(F - Y). A (sample, particle) pair then costs 2d + 3q
+// multiply-adds and one activation, whatever p is.
+//
+// Vector lanes run over samples in the forward pass and over input dimensions in the backward pass, so inputs are packed
+// in panels of either kind. A tile of particles times a panel stays in registers.
+//
+// Particles are cut into units, as a function of the shape alone, and every sum over particles is taken unit by unit in
+// order: no number depends on how many threads there are or on which networks are trained beside this one.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <omp.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#else
+constexpr int kVectorBytes = 32;
+#endif
+
+template <typename T, int lanes> struct VectorOf {
+  typedef T type __attribute__((vector_size(lanes * sizeof(T))));
+};
+template <typename T> constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+template <typename T, int lanes = kLanes<T>> using Vector = typename VectorOf<T, lanes>::type;
+template <typename T> constexpr int kPanel = 2 * kLanes<T>;  // samples, or input dimensions, of a panel
+constexpr int kTile = 6;                                     // particles of a tile: 12 accumulators in 16 registers
+
+constexpr long kCacheBytes = 128 << 10;   // of a block of U, and of a block of X, in the second-level cache
+constexpr long kBackwardPanels = 32;      // whose deltas are held at once, in the first-level cache
+constexpr long kUnitTiles = 4;            // of a unit, at least
+constexpr long kMostUnits = 64;
+constexpr long kUnitElements = 1 << 24;   // of the partial sums of all units
+constexpr long kKeptBytes = 64l << 20;    // activations are kept between the passes up to this size
+
+constexpr long ceil_div(long a, long b) { return (a + b - 1) / b; }
+
+template <typename V, typename T> inline V load(const T* from) {
+  V v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+template <typename V, typename T> inline void store(T* to, const V& v) { std::memcpy(to, &v, sizeof v); }
+template <typename To, typename From> inline To bits_of(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+// ---- Elementary functions of vectors, to the rounding of their type -------------------------------------------------
+
+template <typename T> struct Real;
+template <> struct Real<float> {
+  using Integer = int32_t;
+  static constexpr int mantissa = 23, power_terms = 6, logarithm_terms = 4, circle_terms = 5;
+  static constexpr float shift = 0x1.8p23f, largest_power = 126;
+};
+template <> struct Real<double> {
+  using Integer = int64_t;
+  static constexpr int mantissa = 52, power_terms = 13, logarithm_terms = 10, circle_terms = 9;
+  static constexpr double shift = 0x1.8p52, largest_power = 1022;
+};
+
+template <typename V> using Element = std::decay_t<decltype(std::declval<V>()[0])>;
+template <typename V> using Integers = typename VectorOf<typename Real<Element<V>>::Integer, sizeof(V) / sizeof(Element<V>)>::type;
+
+// Taylor coefficients of 2^x and of the exponential.
+struct Coefficients {
+  double power_of_two[20], exponential[20];
+  constexpr Coefficients() : power_of_two{1}, exponential{1} {
+    for (int k = 1; k < 20; ++k) power_of_two[k] = power_of_two[k - 1] * M_LN2 / k, exponential[k] = exponential[k - 1] / k;
+  }
+};
+constexpr Coefficients kTaylor;
+
+template <typename V> inline V maximum(V x, Element<V> least) { return x > least ? x : V{} + least; }
+template <typename V> inline V minimum(V x, Element<V> most) { return x < most ? x : V{} + most; }
+
+// e^(factor x), accurate to the rounding of factor x.
+template <typename V> inline V exponential(V x, Element<V> factor) {
+  using R = Real<Element<V>>;
+  const Element<V> scale = Element<V>(factor * M_LOG2E), limit = R::largest_power / std::abs(scale);
+  x = minimum(maximum(x, -limit), limit);
+  const V shifted = x * scale + R::shift;
+  const V whole = shifted - R::shift;
+  const V rest = x * scale - whole;
+  V sum = V{} + Element<V>(kTaylor.power_of_two[R::power_terms]);
+#pragma GCC unroll 16
+  for (int k = R::power_terms - 1; k >= 0; --k) sum = sum * rest + Element<V>(kTaylor.power_of_two[k]);
+  // The low bits of the shifted number are the whole one; moved into the exponent they multiply by its power of two.
+  return bits_of<V>(bits_of<Integers<V>>(sum) + (bits_of<Integers<V>>(shifted) << R::mantissa));
+}
+
+// Natural logarithm of positive numbers, as 2 artanh((m - 1)/(m + 1)) of a mantissa m in [1/sqrt 2, sqrt 2).
+template <typename V> inline V logarithm(V x) {
+  using R = Real<Element<V>>;
+  using I = Integers<V>;
+  using Bits = Element<I>;
+  const Bits root_half = bits_of<Bits>(Element<V>(M_SQRT1_2));
+  const I offset = bits_of<I>(x) - root_half;
+  const I exponent = offset >> R::mantissa;
+  const V m = bits_of<V>((offset & ((Bits(1) << R::mantissa) - 1)) + root_half);
+  const V s = (m - 1) / (m + 1), s2 = s * s;
+  V sum = V{} + Element<V>(1.0 / (2 * R::logarithm_terms + 1));
+#pragma GCC unroll 16
+  for (int k = R::logarithm_terms - 1; k >= 0; --k) sum = sum * s2 + Element<V>(1.0 / (2 * k + 1));
+  return 2 * s * sum + __builtin_convertvector(exponent, V) * Element<V>(M_LN2);
+}
+
+template <typename V> inline V square_root(V x) {
+  Element<V> lanes[sizeof(V) / sizeof(Element<V>)];
+  store(lanes, x);
+  for (auto& lane : lanes) lane = std::sqrt(lane);
+  return load<V>(lanes);
+}
+
+// ---- Noise: the numbers of nc_sweeps/counters.py ---------------------------------------------------------------------
+
+constexpr int kCounters = 8;
+using Words = Vector<uint32_t, kCounters>;
+
+inline void wide_product(Words a, uint32_t factor, Words& high, Words& low) {
+#if defined(__AVX2__)
+  const __m256i m = _mm256_set1_epi64x(factor), x = bits_of<__m256i>(a);
+  const __m256i even = _mm256_mul_epu32(x, m), odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), m);
+  low = bits_of<Words>(_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA));
+  high = bits_of<Words>(_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA));
+#else
+  for (int l = 0; l < kCounters; ++l) {
+    const uint64_t product = uint64_t(a[l]) * factor;
+    high[l] = uint32_t(product >> 32), low[l] = uint32_t(product);
+  }
+#endif
+}
+
+// Philox 4x32-10 (Salmon et al. 2011), in place.
+inline void philox(Words c[4], uint64_t seed) {
+  uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
+#pragma GCC unroll 10
+  for (int round = 0; round < 10; ++round) {
+    Words high0, low0, high2, low2;
+    wide_product(c[0], 0xD2511F53u, high0, low0);
+    wide_product(c[2], 0xCD9E8D57u, high2, low2);
+    c[0] = high2 ^ c[1] ^ k0, c[1] = low2, c[2] = high0 ^ c[3] ^ k1, c[3] = low0;
+    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+  }
+}
+
+// Box and Muller: the radius from one word, the angle, a whole turn being 2^32, from another.
+template <typename T> inline void box_muller(Words radius_word, Words angle_word, T first[], T second[]) {
+  using V = Vector<T, kCounters>;
+  using R = Real<T>;
+  V uniform;  // (word + 1/2) / 2^32
+  if constexpr (sizeof(T) == 4) {  // through signed integers, which processors convert
+    const auto half = bits_of<Vector<int32_t, kCounters>>(radius_word >> 1);
+    uniform = __builtin_convertvector(half, V) * T(0x1p-31) + T(0x1p-33);
+  } else {
+    uniform = (__builtin_convertvector(radius_word, V) + T(0.5)) * T(0x1p-32);
+  }
+  const V radius = square_root(maximum(T(-2) * logarithm(uniform), T(0)));
+  const Words quarter = (angle_word + (1u << 29)) >> 30;
+  const auto rest = bits_of<Vector<int32_t, kCounters>>(angle_word - (quarter << 30));
+  const V x = __builtin_convertvector(rest, V) * T(2 * M_PI * 0x1p-32), x2 = x * x;
+  V sine = V{} + T(kTaylor.exponential[2 * R::circle_terms + 1]), cosine = V{} + T(kTaylor.exponential[2 * R::circle_terms]);
+#pragma GCC unroll 16
+  for (int k = R::circle_terms - 1; k >= 0; --k) {
+    sine = T(kTaylor.exponential[2 * k + 1]) - sine * x2;
+    cosine = T(kTaylor.exponential[2 * k]) - cosine * x2;
+  }
+  sine *= x;
+  using I = Integers<V>;
+  const I turn = __builtin_convertvector(quarter, I);
+  const V across = (turn & 1) != 0 ? sine : cosine, along = (turn & 1) != 0 ? cosine : sine;
+  const V x_part = ((turn + 1) & 2) != 0 ? -across : across, y_part = (turn & 2) != 0 ? -along : along;
+  store(first, radius * x_part);
+  store(second, radius * y_part);
+}
+
+constexpr uint32_t kNoiseStream = 2;  // counters.Stream.NOISE
+
+// Normals of `rows` particles from `first` on, `blocks` groups of four numbers each, rows one after another. Writes up to
+// kCounters groups beyond the last.
+template <typename T> void normals(uint64_t seed, uint64_t step, long first, long rows, long blocks, T* out) {
+  const uint32_t all = uint32_t(blocks);
+  Words block{}, row{};
+  for (uint32_t l = 0; l < kCounters; ++l) block[l] = l % all, row[l] = uint32_t(first) + l / all;
+  for (long start = 0; start < rows * blocks; start += kCounters, out += 4 * kCounters) {
+    Words counter[4] = {block, row, Words{} + uint32_t(step), Words{} + (kNoiseStream | uint32_t(step >> 32) << 8)};
+    block += kCounters % all, row += kCounters / all;
+    const Words carry = block >= all ? Words{} + 1 : Words{};
+    block -= carry * all, row += carry;
+    philox(counter, seed);
+    T z[4][kCounters];
+    box_muller<T>(counter[0], counter[1], z[0], z[1]);
+    box_muller<T>(counter[2], counter[3], z[2], z[3]);
+    for (int l = 0; l < kCounters; ++l)
+      for (int m = 0; m < 4; ++m) out[4 * l + m] = z[m][l];
+  }
+}
+
+// ---- Activations: the value, and the slope as a function of the value -----------------------------------------------
+
+struct Tanh {
+  template <typename V> static V value(V z) { return 1 - 2 / (exponential(z, 2) + 1); }
+  template <typename V> static V slope(V s) { return 1 - s * s; }
+};
+struct Sigmoid {
+  template <typename V> static V value(V z) { return 1 / (exponential(z, -1) + 1); }
+  template <typename V> static V slope(V s) { return s - s * s; }
+};
+struct Relu {
+  template <typename V> static V value(V z) { return maximum(z, 0); }
+  template <typename V> static V slope(V s) { return s > 0 ? V{} + 1 : V{}; }
+};
+struct Softplus {
+  // log(1 + e^z) = max(z, 0) + log(1 + e^-|z|), of which the logarithm keeps its digits by log(1+x) = x log(1+x)/((1+x)-1).
+  template <typename V> static V value(V z) {
+    const V x = exponential(z > 0 ? z : -z, -1), more = 1 + x, grown = more - 1;
+    return maximum(z, 0) + (grown == 0 ? x : logarithm(more) * (x / grown));
+  }
+  // 1 - e^-s, which loses its digits for small s, where it is s - s^2/2 + s^3/6 - ...
+  template <typename V> static V slope(V s) {
+    const V series = s * (1 - s / 2 * (1 - s / 3 * (1 - s / 4 * (1 - s / 5 * (1 - s / 6)))));
+    return s < Element<V>(sizeof(Element<V>) == 4 ? 0.1 : 0.003) ? series : 1 - exponential(s, -1);
+  }
+};
+
+// ---- Passes over a unit of particles ---------------------------------------------------------------------------------
+
+struct Shape {
+  long n, d, N;   // samples, input dimensions, particles
+  long columns;   // of what is averaged over particles
+};
+
+template <typename T> struct Layout {
+  static constexpr int panel = kPanel<T>;
+  long sample_panels, input_panels, tiles, units, tiles_a_block;
+  bool kept;
+
+  explicit Layout(const Shape& s)
+      : sample_panels(ceil_div(s.n, panel)),
+        input_panels(ceil_div(s.d, panel)),
+        tiles(ceil_div(s.N, kTile)),
+        units(std::clamp(std::min(tiles / kUnitTiles, kUnitElements / (s.n * s.columns)), 1l, kMostUnits)),
+        tiles_a_block(std::max(1l, kCacheBytes / long(kTile * s.d * sizeof(T)))),
+        kept(tiles * kTile * sample_panels * panel * long(sizeof(T)) <= kKeptBytes) {}
+
+  long first_tile(long unit) const { return unit * tiles / units; }
+};
+
+struct Free {
+  void operator()(void* pointer) const { std::free(pointer); }
+};
+
+// Aligned memory, zero at first. Throws std::bad_alloc.
+template <typename T> class Buffer {
+ public:
+  explicit Buffer(long size = 0) : data_(size ? static_cast<T*>(std::aligned_alloc(64, ceil_div(size * sizeof(T), 64) * 64)) : nullptr) {
+    if (size && !data_) throw std::bad_alloc();
+    if (size) std::memset(data_.get(), 0, size * sizeof(T));
+  }
+  operator T*() const { return data_.get(); }
+
+ private:
+  std::unique_ptr<T, Free> data_;
+};
+
+// What one team of threads needs for one network at a time.
+template <typename T> struct Workspace {
+  Shape shape;
+  Layout<T> at;
+  Buffer<T> by_sample;    // inputs, (sample panel, d, panel)
+  Buffer<T> by_input;     // inputs, (input panel, padded n, panel)
+  Buffer<T> targets;      // (sample panel, columns, panel)
+  Buffer<T> residual;     // (gamma/n)(F - Y), likewise
+  Buffer<T> sums;         // over the particles of a unit, (unit, sample panel, columns, panel)
+  Buffer<T> columns;      // what is summed over particles, (tile, columns, kTile)
+  Buffer<T> activations;  // (tile, sample panel, kTile, panel), or nothing
+  Buffer<T> head_sums;    // A^T Z of a unit's particles, (unit, p, q)
+
+  Workspace(const Shape& s, bool forward, bool backward, long p = 0)
+      : shape(s), at(s),
+        by_sample(at.sample_panels * s.d * at.panel),
+        by_input(backward * at.input_panels * at.sample_panels * at.panel * at.panel),
+        targets(forward * backward * at.sample_panels * s.columns * at.panel),
+        residual(backward * at.sample_panels * s.columns * at.panel),
+        sums(forward * at.units * at.sample_panels * s.columns * at.panel),
+        columns(at.tiles * s.columns * kTile),
+        activations(forward * backward * at.kept * at.tiles * kTile * at.sample_panels * at.panel),
+        head_sums(at.units * p * s.columns) {}
+
+  T sum_of_units(long index) const {
+    T sum = 0;
+    for (long unit = 0; unit < at.units; ++unit) sum += sums[unit * at.sample_panels * shape.columns * at.panel + index];
+    return sum;
+  }
+};
+
+// The threads that work on one network.
+struct Team {
+  int rank, size;
+  void meet() const {
+    if (size > 1) {
+#pragma omp barrier
+    }
+  }
+};
+
+// Inputs, and values a sample (targets or residuals), of the chosen samples (all, in order, without `chosen`) into panels.
+template <typename T>
+void pack(const Workspace<T>& w, const Team& team, const T* X, const T* values, T* into, const int64_t* chosen, long n) {
+  constexpr int panel = kPanel<T>;
+  const long d = w.shape.d, q = w.shape.columns, padded_n = w.at.sample_panels * panel;
+  for (long i = team.rank; i < w.at.sample_panels; i += team.size)
+    for (int l = 0; l < panel; ++l) {
+      const long position = i * panel + l, sample = position < n ? (chosen ? chosen[position] : position) : -1;
+      const T* const x = sample < 0 ? nullptr : X + sample * d;
+      T* const column = w.by_sample + i * d * panel + l;
+      for (long k = 0; k < d; ++k) column[k * panel] = x ? x[k] : T(0);
+      if (w.by_input)
+        for (long k = 0; k < d; ++k)
+          w.by_input[(k / panel * padded_n + position) * panel + k % panel] = x ? x[k] : T(0);
+      if (values)
+        for (long c = 0; c < q; ++c) into[(i * q + c) * panel + l] = x ? values[sample * q + c] : T(0);
+    }
+}
+
+template <typename T> void pack_columns(const Workspace<T>& w, const Team& team, const T* Z) {
+  const long q = w.shape.columns;
+  for (long particle = team.rank; particle < w.at.tiles * kTile; particle += team.size)
+    for (long c = 0; c < q; ++c)
+      w.columns[(particle / kTile * q + c) * kTile + particle % kTile] = particle < w.shape.N ? Z[particle * q + c] : T(0);
+}
+
+// Rows of a tile; beyond the last particle the last one again, whose columns are zero.
+template <typename T> inline void tile_rows(const T* U, const Shape& s, long tile, const T* rows[kTile]) {
+  for (int j = 0; j < kTile; ++j) rows[j] = U + std::min(tile * kTile + j, s.N - 1) * s.d;
+}
+
+// S of a tile and a panel.
+template <typename Act, typename T, typename V = Vector<T>>
+inline void activate(const T* const rows[kTile], const T* inputs, long d, V S[kTile][2]) {
+  for (int j = 0; j < kTile; ++j) S[j][0] = S[j][1] = V{};
+  for (long k = 0; k < d; ++k, inputs += kPanel<T>) {
+    const V x0 = load<V>(inputs), x1 = load<V>(inputs + kLanes<T>);
+#pragma GCC unroll 8
+    for (int j = 0; j < kTile; ++j) S[j][0] += rows[j][k] * x0, S[j][1] += rows[j][k] * x1;
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < kTile; ++j) S[j][0] = Act::value(S[j][0]), S[j][1] = Act::value(S[j][1]);
+}
+
+// Sums over a unit's particles of their activations times their columns.
+template <typename Act, typename T> void forward(const Workspace<T>& w, const T* U, long unit) {
+  using V = Vector<T>;
+  constexpr int L = kLanes<T>, panel = kPanel<T>;
+  const Shape& s = w.shape;
+  const long q = s.columns, panels_a_block = std::max(1l, kCacheBytes / long(s.d * panel * sizeof(T)));
+  T* const sums = w.sums + unit * w.at.sample_panels * q * panel;
+  std::fill(sums, sums + w.at.sample_panels * q * panel, T(0));
+  const long last = w.at.first_tile(unit + 1);
+  for (long block = w.at.first_tile(unit); block < last; block += w.at.tiles_a_block)
+    for (long start = 0; start < w.at.sample_panels; start += panels_a_block)
+      for (long tile = block; tile < std::min(last, block + w.at.tiles_a_block); ++tile) {
+        const T* rows[kTile];
+        tile_rows(U, s, tile, rows);
+        const T* const columns = w.columns + tile * q * kTile;
+        for (long i = start; i < std::min(w.at.sample_panels, start + panels_a_block); ++i) {
+          V S[kTile][2];
+          activate<Act>(rows, w.by_sample + i * s.d * panel, s.d, S);
+          if (w.activations) {
+            T* const kept = w.activations + (tile * w.at.sample_panels + i) * kTile * panel;
+            for (int j = 0; j < kTile; ++j) store(kept + j * panel, S[j][0]), store(kept + j * panel + L, S[j][1]);
+          }
+          for (long c = 0; c < q; ++c) {
+            T* const sum = sums + (i * q + c) * panel;
+            V f0 = load<V>(sum), f1 = load<V>(sum + L);
+#pragma GCC unroll 8
+            for (int j = 0; j < kTile; ++j) f0 += columns[c * kTile + j] * S[j][0], f1 += columns[c * kTile + j] * S[j][1];
+            store(sum, f0), store(sum + L, f1);
+          }
+        }
+      }
+}
+
+// delta = (B r^T) * slope(S) of a tile and some panels, rows `stride` apart, and Z = S r summed up, lane by lane.
+template <typename Act, typename T, typename V = Vector<T>>
+inline void deltas(const Workspace<T>& w, const T* U, long tile, long start, long panels, T* delta, long stride, V* Z) {
+  constexpr int L = kLanes<T>, panel = kPanel<T>;
+  const long q = w.shape.columns, d = w.shape.d;
+  const T* const columns = w.columns + tile * q * kTile;
+  const T* rows[kTile];
+  tile_rows(U, w.shape, tile, rows);
+  for (long i = start; i < start + panels; ++i, delta += panel) {
+    V S[kTile][2], t[kTile][2];
+    if (w.activations) {
+      const T* const kept = w.activations + (tile * w.at.sample_panels + i) * kTile * panel;
+      for (int j = 0; j < kTile; ++j) S[j][0] = load<V>(kept + j * panel), S[j][1] = load<V>(kept + j * panel + L);
+    } else {
+      activate<Act>(rows, w.by_sample + i * d * panel, d, S);
+    }
+    for (int j = 0; j < kTile; ++j) t[j][0] = t[j][1] = V{};
+    for (long c = 0; c < q; ++c) {
+      const T* const r = w.residual + (i * q + c) * panel;
+      const V r0 = load<V>(r), r1 = load<V>(r + L);
+#pragma GCC unroll 8
+      for (int j = 0; j < kTile; ++j) {
+        t[j][0] += columns[c * kTile + j] * r0, t[j][1] += columns[c * kTile + j] * r1;
+        Z[c * kTile + j] += S[j][0] * r0 + S[j][1] * r1;
+      }
+    }
+    for (int j = 0; j < kTile; ++j) {
+      store(delta + j * stride, t[j][0] * Act::slope(S[j][0]));
+      store(delta + j * stride + L, t[j][1] * Act::slope(S[j][1]));
+    }
+  }
+}
+
+// g_U += delta X of a tile and some samples, whose inputs begin at `inputs`.
+template <typename T>
+inline void outer_sums(const Workspace<T>& w, const T* inputs, long samples, const T* delta, long stride, T* gradient, long width) {
+  using V = Vector<T>;
+  constexpr int L = kLanes<T>, panel = kPanel<T>;
+  for (long k = 0; k < w.at.input_panels; ++k, inputs += w.at.sample_panels * panel * panel, gradient += panel) {
+    V sum[kTile][2];
+    for (int j = 0; j < kTile; ++j) sum[j][0] = load<V>(gradient + j * width), sum[j][1] = load<V>(gradient + j * width + L);
+    for (long i = 0; i < samples; ++i) {
+      const V x0 = load<V>(inputs + i * panel), x1 = load<V>(inputs + i * panel + L);
+#pragma GCC unroll 8
+      for (int j = 0; j < kTile; ++j) sum[j][0] += delta[j * stride + i] * x0, sum[j][1] += delta[j * stride + i] * x1;
+    }
+    for (int j = 0; j < kTile; ++j) store(gradient + j * width, sum[j][0]), store(gradient + j * width + L, sum[j][1]);
+  }
+}
+
+// For the particles of a unit, a tile at a time: emit(first, count, g_U without decay in rows `width` apart, Z in rows of q).
+template <typename Act, typename T, typename Emit> void backward(const Workspace<T>& w, const T* U, long unit, Emit emit) {
+  using V = Vector<T>;
+  constexpr int panel = kPanel<T>;
+  const long q = w.shape.columns, width = w.at.input_panels * panel, tiles_a_block = std::min(w.at.tiles_a_block, w.at.tiles);
+  const long panels_a_block = ceil_div(w.at.sample_panels, ceil_div(w.at.sample_panels, kBackwardPanels));
+  static thread_local std::vector<T> delta, gradient, z;
+  static thread_local std::vector<V> Z;
+  delta.resize(kTile * panels_a_block * panel), gradient.resize(tiles_a_block * kTile * width);
+  z.resize(kTile * q), Z.resize(tiles_a_block * kTile * q);
+  const long last = w.at.first_tile(unit + 1);
+  for (long block = w.at.first_tile(unit); block < last; block += tiles_a_block) {
+    const long end = std::min(last, block + tiles_a_block);
+    std::fill_n(gradient.begin(), (end - block) * kTile * width, T(0));
+    std::fill_n(Z.begin(), (end - block) * kTile * q, V{});
+    for (long start = 0; start < w.at.sample_panels; start += panels_a_block) {
+      const long panels = std::min(panels_a_block, w.at.sample_panels - start), stride = panels_a_block * panel;
+      for (long tile = block; tile < end; ++tile) {
+        deltas<Act>(w, U, tile, start, panels, delta.data(), stride, Z.data() + (tile - block) * kTile * q);
+        outer_sums<T>(w, w.by_input + start * panel * panel, panels * panel, delta.data(), stride,
+                      gradient.data() + (tile - block) * kTile * width, width);
+      }
+    }
+    for (long tile = block; tile < end; ++tile) {
+      for (int j = 0; j < kTile; ++j)
+        for (long c = 0; c < q; ++c) {
+          const V& lanes = Z[((tile - block) * q + c) * kTile + j];
+          T sum = 0;
+          for (int l = 0; l < kLanes<T>; ++l) sum += lanes[l];
+          z[j * q + c] = sum;
+        }
+      emit(tile * kTile, std::min<long>(kTile, w.shape.N - tile * kTile), gradient.data() + (tile - block) * kTile * width, z.data());
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Mirrored by nc_sweeps/kernels/library.py.
+struct NcNetworks {
+  int64_t runs, n, d, N, columns;
+  const void *X, *U;
+  int64_t X_stride;  // elements from one run's inputs to the next run's; 0: all runs share them
+  int32_t activation, threads;
+};
+
+struct NcFlow {
+  NcNetworks networks;
+  int64_t p, Y_stride;
+  const void* Y;
+  void *U, *A, *W;
+  const double* gamma;      // (run)
+  const double* particles;  // growth, gradient, noise of a step, (run, 3)
+  const double* head;       // growth, gradient, (run, 2)
+  const int64_t* seeds;     // (run)
+  double radius, c0;        // of the truncation; an infinite radius is none
+  int64_t first, last;      // steps first + 1 ... last
+  const int64_t* order;     // permutations of the samples, one an epoch, (run, epochs * n); null: all samples a step
+  int64_t order_stride, batch, position;  // samples a step, and where in the first epoch to begin
+  void* heads;              // W after every step, (run, last - first, p, q), or null
+};
+
+}  // extern "C"
+
+namespace {
+
+template <typename T> const T* of_run(const void* values, long run, long stride) { return static_cast<const T*>(values) + run * stride; }
+template <typename T> T* of_run(void* values, long run, long stride) { return static_cast<T*>(values) + run * stride; }
+
+// One thread a network while there are networks for all threads, all threads a network for the rest.
+template <typename T, typename Make, typename Of> void for_each_run(long runs, int threads, Make make, Of of) {
+  std::vector<std::unique_ptr<Workspace<T>>> alone(runs >= threads ? threads : 0);
+  for (auto& workspace : alone) workspace.reset(make());
+  std::unique_ptr<Workspace<T>> common(runs % threads ? make() : nullptr);
+  const long solo = runs / threads * threads;
+#pragma omp parallel num_threads(threads)
+  {
+    const int rank = omp_get_thread_num(), size = omp_get_num_threads();
+    for (long run = rank; run < solo; run += size) of(run, Team{0, 1}, *alone[rank]);
+    for (long run = solo; run < runs; ++run) {
+#pragma omp barrier
+      of(run, Team{rank, size}, *common);
+    }
+  }
+}
+
+// mean_j sigma(x_i . u_j) z_j.
+template <typename Act, typename T> void particle_mean(const NcNetworks& a, const T* Z, T* out) {
+  constexpr int panel = kPanel<T>;
+  const Shape shape{a.n, a.d, a.N, a.columns};
+  for_each_run<T>(a.runs, a.threads, [&] { return new Workspace<T>(shape, true, false); },
+                  [&](long run, const Team& team, const Workspace<T>& w) {
+    pack<T>(w, team, of_run<T>(a.X, run, a.X_stride), nullptr, nullptr, nullptr, a.n);
+    pack_columns(w, team, Z + run * a.N * a.columns);
+    team.meet();
+    for (long unit = team.rank; unit < w.at.units; unit += team.size) forward<Act>(w, of_run<T>(a.U, run, a.N * a.d), unit);
+    team.meet();
+    for (long i = team.rank; i < a.n; i += team.size)
+      for (long c = 0; c < a.columns; ++c)
+        out[(run * a.n + i) * a.columns + c] = w.sum_of_units((i / panel * a.columns + c) * panel + i % panel) / T(a.N);
+  });
+}
+
+// g_U = ((B r^T) * sigma'(U X^T)) X and Z = sigma(U X^T) r.
+template <typename Act, typename T> void sample_sums(const NcNetworks& a, const T* B, const T* r, T* g_U, T* Z) {
+  const long q = a.columns;
+  const Shape shape{a.n, a.d, a.N, q};
+  for_each_run<T>(a.runs, a.threads, [&] { return new Workspace<T>(shape, false, true); },
+                  [&](long run, const Team& team, const Workspace<T>& w) {
+    pack<T>(w, team, of_run<T>(a.X, run, a.X_stride), r + run * a.n * q, w.residual, nullptr, a.n);
+    pack_columns(w, team, B + run * a.N * q);
+    team.meet();
+    const long width = w.at.input_panels * kPanel<T>;
+    const auto emit = [&](long first, long count, const T* gradient, const T* z) {
+      for (long j = 0; j < count; ++j) {
+        std::copy_n(gradient + j * width, a.d, g_U + (run * a.N + first + j) * a.d);
+        std::copy_n(z + j * q, q, Z + (run * a.N + first + j) * q);
+      }
+    };
+    for (long unit = team.rank; unit < w.at.units; unit += team.size) backward<Act>(w, of_run<T>(a.U, run, a.N * a.d), unit, emit);
+  });
+}
+
+template <typename T> struct Truncation {
+  T radius, c0;
+  T progress(T a) const { return std::clamp((std::abs(a) - radius) / (2 * c0), T(0), T(1)); }
+  T value(T a) const {
+    if (std::isinf(radius)) return a;
+    const T t = progress(a);
+    return std::copysign(std::min(std::abs(a), radius) + 2 * c0 * (t - t * t * t + t * t * t * t / 2), a);
+  }
+  T slope(T a) const {
+    if (std::isinf(radius)) return 1;
+    const T t = progress(a);
+    return 1 - t * t * (3 - 2 * t);
+  }
+};
+
+template <typename Act, typename T> class Flow {
+ public:
+  Flow(const NcFlow& f, long run, const Team& team, const Workspace<T>& w)
+      : f_(f), a_(f.networks), run_(run), team_(team), w_(w), q_(f.networks.columns),
+        U_(of_run<T>(f.U, run, a_.N * a_.d)), A_(of_run<T>(f.A, run, a_.N * f.p)), W_(of_run<T>(f.W, run, f.p * q_)),
+        truncation_{T(f.radius), T(f.c0)} {}
+
+  void advance() {
+    if (!f_.order) take(nullptr, a_.n);
+    long position = f_.position, epoch = 0;
+    for (long step = f_.first + 1; step <= f_.last; ++step) {
+      long samples = a_.n;
+      if (f_.order) {
+        samples = std::min(f_.batch, a_.n - position);
+        take(f_.order + run_ * f_.order_stride + epoch * a_.n + position, samples);
+        if ((position += samples) == a_.n) position = 0, ++epoch;
+      }
+      for (long unit = team_.rank; unit < w_.at.units; unit += team_.size) predict(unit);
+      team_.meet();
+      find_residual(samples);
+      team_.meet();
+      for (long unit = team_.rank; unit < w_.at.units; unit += team_.size) move_particles(unit, step);
+      team_.meet();
+      if (team_.rank == 0) move_head(step);
+      team_.meet();
+    }
+  }
+
+ private:
+  void take(const int64_t* chosen, long samples) {
+    pack<T>(w_, team_, of_run<T>(a_.X, run_, a_.X_stride), of_run<T>(f_.Y, run_, f_.Y_stride), w_.targets, chosen, samples);
+    team_.meet();
+  }
+
+  void predict(long unit) {
+    for (long particle = w_.at.first_tile(unit) * kTile; particle < w_.at.first_tile(unit + 1) * kTile; ++particle)
+      for (long c = 0; c < q_; ++c) {
+        T b = 0;
+        if (particle < a_.N)
+          for (long k = 0; k < f_.p; ++k) b += truncation_.value(A_[particle * f_.p + k]) * W_[k * q_ + c];
+        w_.columns[(particle / kTile * q_ + c) * kTile + particle % kTile] = b;
+      }
+    forward<Act>(w_, U_, unit);
+  }
+
+  void find_residual(long samples) {
+    constexpr int panel = kPanel<T>;
+    const T gamma = T(f_.gamma[run_]), output = gamma / T(a_.N), scale = gamma / T(samples);
+    for (long i = team_.rank; i < w_.at.sample_panels; i += team_.size)
+      for (long c = 0; c < q_; ++c)
+        for (long l = 0; l < panel; ++l) {
+          const long index = (i * q_ + c) * panel + l;
+          w_.residual[index] = i * panel + l < samples ? scale * (output * w_.sum_of_units(index) - w_.targets[index]) : T(0);
+        }
+  }
+
+  void move_particles(long unit, long step) {
+    const double* const coefficients = f_.particles + 3 * run_;
+    const T growth = T(coefficients[0]), rate = T(coefficients[1]), noise = T(coefficients[2]);
+    const long p = f_.p, d = a_.d, blocks = ceil_div(p + d, 4), width = w_.at.input_panels * kPanel<T>;
+    static thread_local std::vector<T> xi;
+    xi.resize(4 * (kTile * blocks + kCounters));
+    if (noise == 0) std::fill(xi.begin(), xi.end(), T(0));
+    T* const head = w_.head_sums + unit * p * q_;
+    std::fill_n(head, p * q_, T(0));
+    backward<Act>(w_, U_, unit, [&](long first, long count, const T* gradient, const T* z) {
+      if (noise != 0) normals(uint64_t(f_.seeds[run_]), uint64_t(step), first, count, blocks, xi.data());
+      for (long j = 0; j < count; ++j, gradient += width, z += q_) {
+        const T* const xi_j = xi.data() + j * blocks * 4;
+        T* const a = A_ + (first + j) * p;
+        for (long k = 0; k < p; ++k) {
+          const T value = truncation_.value(a[k]);
+          T g = 0;
+          for (long c = 0; c < q_; ++c) g += z[c] * W_[k * q_ + c], head[k * q_ + c] += value * z[c];
+          a[k] += growth * a[k] - rate * (g * truncation_.slope(a[k])) + noise * xi_j[k];
+        }
+        T* const u = U_ + (first + j) * d;
+        for (long k = 0; k < d; ++k) u[k] += growth * u[k] - rate * gradient[k] + noise * xi_j[p + k];
+      }
+    });
+  }
+
+  void move_head(long step) {
+    const T growth = T(f_.head[2 * run_]), rate = T(f_.head[2 * run_ + 1]);
+    const long size = f_.p * q_;
+    for (long k = 0; k < size; ++k) {
+      T g = 0;
+      for (long unit = 0; unit < w_.at.units; ++unit) g += w_.head_sums[unit * size + k];
+      W_[k] += growth * W_[k] - rate * (g / T(a_.N));
+    }
+    if (f_.heads) std::copy_n(W_, size, static_cast<T*>(f_.heads) + (run_ * (f_.last - f_.first) + step - f_.first - 1) * size);
+  }
+
+  const NcFlow& f_;
+  const NcNetworks& a_;
+  const long run_;
+  const Team& team_;
+  const Workspace<T>& w_;
+  const long q_;
+  T *const U_, *const A_, *const W_;
+  const Truncation<T> truncation_;
+};
+
+template <typename Act, typename T> void advance(const NcFlow& f) {
+  const NcNetworks& a = f.networks;
+  const Shape shape{f.order ? std::min(f.batch, a.n) : a.n, a.d, a.N, a.columns};
+  for_each_run<T>(a.runs, a.threads, [&] { return new Workspace<T>(shape, true, true, f.p); },
+                  [&](long run, const Team& team, const Workspace<T>& w) { Flow<Act, T>(f, run, team, w).advance(); });
+}
+
+// Calls `of` with the activation that a number stands for. Returns 0, 1 where memory ran out, 2 for an unknown activation.
+template <typename Of> int with_activation(int activation, Of of) {
+  try {
+    switch (activation) {
+      case 0: of(Tanh{}); return 0;
+      case 1: of(Sigmoid{}); return 0;
+      case 2: of(Relu{}); return 0;
+      case 3: of(Softplus{}); return 0;
+    }
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
+  return 2;
+}
+
+}  // namespace
+
+#define NC_EXPORT(T)                                                                                               \
+  int nc_particle_mean_##T(const NcNetworks* a, const T* Z, T* out) {                                              \
+    return with_activation(a->activation, [=](auto act) { particle_mean<decltype(act)>(*a, Z, out); });            \
+  }                                                                                                                \
+  int nc_sample_sums_##T(const NcNetworks* a, const T* B, const T* r, T* g_U, T* Z) {                              \
+    return with_activation(a->activation, [=](auto act) { sample_sums<decltype(act)>(*a, B, r, g_U, Z); });        \
+  }                                                                                                                \
+  int nc_advance_##T(const NcFlow* f) {                                                                            \
+    return with_activation(f->networks.activation, [=](auto act) { advance<decltype(act), T>(*f); });              \
+  }                                                                                                                \
+  int nc_normals_##T(int64_t seed, int64_t step, int64_t rows, int64_t blocks, T* out) {                           \
+    normals(uint64_t(seed), uint64_t(step), 0, rows, blocks, out);                                                 \
+    return 0;                                                                                                      \
+  }
+
+extern "C" {
+NC_EXPORT(float)
+NC_EXPORT(double)
+}

@@ -1,0 +1,156 @@
+"""The compiled passes and steps as functions of tensors."""
+
+import ctypes
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nc_sweeps.kernels.build import library
+
+#: Activations that ``flow.cpp`` knows, by its numbers for them.
+_ACTIVATIONS = {"tanh": 0, "sigmoid": 1, "relu": 2, "softplus": 3}
+_TYPES = {torch.float32: "float", torch.float64: "double"}
+
+
+class _Networks(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("runs", "n", "d", "N", "columns")),
+        ("X", ctypes.c_void_p),
+        ("U", ctypes.c_void_p),
+        ("X_stride", ctypes.c_int64),
+        ("activation", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+    )
+
+
+class _Flow(ctypes.Structure):
+    _fields_ = (
+        ("networks", _Networks),
+        *((name, ctypes.c_int64) for name in ("p", "Y_stride")),
+        *((name, ctypes.c_void_p) for name in ("Y", "U", "A", "W", "gamma", "particles", "head", "seeds")),
+        *((name, ctypes.c_double) for name in ("radius", "c0")),
+        *((name, ctypes.c_int64) for name in ("first", "last")),
+        ("order", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("order_stride", "batch", "position")),
+        ("heads", ctypes.c_void_p),
+    )
+
+
+def compiled(activation: str, like: Tensor) -> bool:
+    """Whether the compiled functions take tensors of this kind with this activation.
+
+    Under autocast they do not: PyTorch's operations know how to mix precisions.
+    """
+    fits = like.device.type == "cpu" and like.dtype in _TYPES and activation in _ACTIVATIONS
+    return fits and not torch.is_autocast_enabled("cpu") and library() is not None
+
+
+def particle_mean(
+    U: Float[Tensor, "run N d"], X: Float[Tensor, "run n d"], Z: Float[Tensor, "run N k"], activation: str
+) -> Float[Tensor, "run n k"]:
+    r""":math:`\sigma(X U^\top) Z / N`."""
+    U, Z = U.contiguous(), Z.contiguous()
+    out = X.new_empty(*X.shape[:2], Z.shape[2])
+    networks = _networks(U, X := _rows(X), Z.shape[2], activation)
+    _call("particle_mean", ctypes.byref(networks), Z, out, like=out)
+    return out
+
+
+def sample_sums(
+    U: Float[Tensor, "run N d"],
+    X: Float[Tensor, "run n d"],
+    B: Float[Tensor, "run N q"],
+    r: Float[Tensor, "run n q"],
+    activation: str,
+) -> tuple[Float[Tensor, "run N d"], Float[Tensor, "run N q"]]:
+    r""":math:`((B r^\top) \circ \sigma'(U X^\top)) X` and :math:`\sigma(U X^\top) r`."""
+    U, B, r = U.contiguous(), B.contiguous(), r.contiguous()
+    g_U, Z = torch.empty_like(U), torch.empty_like(B)
+    networks = _networks(U, X := _rows(X), B.shape[2], activation)
+    _call("sample_sums", ctypes.byref(networks), B, r, g_U, Z, like=U)
+    return g_U, Z
+
+
+def advance(
+    U: Float[Tensor, "run N d"],
+    A: Float[Tensor, "run N p"],
+    W: Float[Tensor, "run p q"],
+    X: Float[Tensor, "run n d"],
+    Y: Float[Tensor, "run n q"],
+    *,
+    activation: str,
+    gamma: Float[Tensor, "run"],
+    truncation: tuple[float, float],
+    particle_coefficients: Float[Tensor, "run 3"],
+    head_coefficients: Float[Tensor, "run 2"],
+    seeds: Int[Tensor, "run"],
+    first: int,
+    last: int,
+    order: Int[Tensor, "run samples"] | None = None,
+    batch: int = 0,
+    position: int = 0,
+    heads: Float[Tensor, "run steps p q"] | None = None,
+) -> None:
+    r"""Take steps ``first + 1`` … ``last`` of the flow, in place.
+
+    Args:
+        U, A, W: layers, contiguous; overwritten.
+        X, Y: training set of every run.
+        activation: σ by its name.
+        gamma: γ.
+        truncation: R and C₀; R = ∞: none.
+        particle_coefficients: :math:`\delta, c, s` of a step of the particles, float64.
+        head_coefficients: :math:`\delta, c` of a step of the head, float64.
+        seeds: of the noise, int64.
+        first, last: steps.
+        order: the samples of every run in the order in which mini-batches take them, epoch after epoch, from the
+            epoch of step ``first + 1`` on; None: all samples a step.
+        batch: samples a step; the last step of an epoch takes what is left.
+        position: samples that the first epoch has taken already.
+        heads: overwritten by W after every step.
+
+    Raises:
+        MemoryError: there is no room for the activations and sums of a step. Nothing has moved.
+    """
+    X, Y = _rows(X), _rows(Y)
+    gamma, particles, head = (z.double().contiguous() for z in (gamma, particle_coefficients, head_coefficients))
+    kept = (Y, U, A, W, gamma, particles, head, seeds.contiguous())
+    flow = _Flow(
+        _networks(U, X, W.shape[2], activation), A.shape[2], Y.stride(0), *(z.data_ptr() for z in kept), *truncation,
+        first, last, None if order is None else order.data_ptr(), 0 if order is None else order.stride(0), batch,
+        position, None if heads is None else heads.data_ptr(),
+    )  # fmt: skip
+    _call("advance", ctypes.byref(flow), like=U)
+
+
+def normals(seed: int, step: int, rows: int, components: int, dtype: torch.dtype) -> Float[Tensor, "rows components"]:
+    """The noise of one network at a step; the numbers of :func:`nc_sweeps.counters.normals` to rounding."""
+    blocks = -(-components // 4)
+    out = torch.empty(4 * (rows * blocks + 8), dtype=dtype)
+    _call("normals", *(ctypes.c_int64(value) for value in (seed, step, rows, blocks)), out, like=out)
+    return out[: rows * blocks * 4].reshape(rows, -1)[:, :components]
+
+
+def _rows(X: Tensor) -> Tensor:
+    """Samples of every run one after another; runs that share them may stay expanded."""
+    return X if X[0].is_contiguous() else X.contiguous()
+
+
+def _networks(U: Tensor, X: Tensor, columns: int, activation: str) -> _Networks:
+    runs, n, d = X.shape
+    return _Networks(
+        runs=runs, n=n, d=d, N=U.shape[1], columns=columns, X=X.data_ptr(), U=U.data_ptr(), X_stride=X.stride(0),
+        activation=_ACTIVATIONS[activation], threads=torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def _call(name: str, *arguments: Any, like: Tensor) -> None:
+    """Call a function in the precision of a tensor."""
+    loaded = library()
+    assert loaded is not None
+    function = loaded[f"nc_{name}_{_TYPES[like.dtype]}"]
+    pointers = (ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in arguments)
+    if function(*pointers) == 1:
+        raise MemoryError

@@ -1,0 +1,82 @@
+r"""The two passes through the first layer, which cost nearly all of a step.
+
+Forward, a mean over particles for every sample; backward, sums over samples for every particle:
+
+.. math::
+    \sigma(X U^\top) Z / N, \qquad
+    \big((B r^\top) \circ \sigma'(X U^\top)^\top\big) X \ \text{ and }\ \sigma(X U^\top)^\top r.
+
+Neither needs more of the activations than a block at a time, so memory does not grow with n × N.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nc_sweeps import kernels
+from nc_sweeps.models.activations import Activation
+
+#: Elements of a (run, particle, sample) block of activations: few enough to stay in a core's cache, …
+BLOCK_ELEMENTS = 2**18
+#: … but never so few particles that the matrix products become slow.
+MIN_BLOCK_PARTICLES = 64
+#: Activations that may be held from the forward to the backward pass, on a GPU and where there is no compiled step.
+KEPT_ELEMENTS = 2**25
+
+
+class FirstLayer:
+    r"""Activations :math:`S = \sigma(X U^\top)` of an ensemble on some inputs, never held as a whole.
+
+    Compiled code makes the passes where there is any (:mod:`nc_sweeps.kernels`), PyTorch's operations elsewhere. The
+    latter keep the activations of a forward pass for the backward pass while they are few.
+
+    Args:
+        U: first layer, (run, N, d).
+        X: inputs, (run, n, d).
+        activation: σ.
+    """
+
+    def __init__(self, U: Float[Tensor, "run N d"], X: Float[Tensor, "run n d"], activation: Activation) -> None:
+        self.U = U
+        self.X = X
+        self.activation = activation
+        self._compiled = kernels.compiled(activation.name, U)
+        self._keeps = U.shape[0] * U.shape[1] * X.shape[1] <= KEPT_ELEMENTS
+        self._kept: dict[int, Tensor] = {}
+
+    def particle_mean(self, Z: Float[Tensor, "run N k"]) -> Float[Tensor, "run n k"]:
+        r""":math:`S Z / N`: for every sample the mean over particles of :math:`\sigma(u_j^\top x) z_j`."""
+        if self._compiled:
+            return kernels.particle_mean(self.U, self.X, Z, self.activation.name)
+        mean = self.X.new_zeros(*self.X.shape[:2], Z.shape[2])
+        for block, S_T in self._blocks():
+            mean += torch.bmm(S_T.mT, Z[:, block])
+        return mean.div_(self.U.shape[1])
+
+    def sample_sums(
+        self, B: Float[Tensor, "run N q"], r: Float[Tensor, "run n q"]
+    ) -> tuple[Float[Tensor, "run N d"], Float[Tensor, "run N q"]]:
+        r""":math:`\big((B r^\top) \circ \sigma'(X U^\top)^\top\big) X` and :math:`S^\top r`."""
+        if self._compiled:
+            return kernels.sample_sums(self.U, self.X, B, r, self.activation.name)
+        slopes, sums = torch.empty_like(self.U), torch.empty_like(B)
+        for block, S_T in self._blocks():
+            sums[:, block] = torch.bmm(S_T, r)
+            delta_T = torch.bmm(B[:, block], r.mT).mul_(self.activation.slope(S_T))
+            slopes[:, block] = torch.bmm(delta_T, self.X)
+        return slopes, sums
+
+    def _blocks(self) -> Iterator[tuple[slice, Float[Tensor, "run block n"]]]:
+        """Blocks of particles with their activations, transposed: products read memory in order."""
+        runs, N, n = self.U.shape[0], self.U.shape[1], self.X.shape[1]
+        width = max(MIN_BLOCK_PARTICLES, BLOCK_ELEMENTS // (runs * n))
+        for start in range(0, N, width):
+            block = slice(start, min(start + width, N))
+            S_T = self._kept.get(start)
+            if S_T is None:
+                S_T = self.activation.value(torch.bmm(self.U[:, block], self.X.mT))
+                if self._keeps:
+                    self._kept[start] = S_T
+            yield block, S_T
