@@ -42,7 +42,7 @@ template <typename T> constexpr int kPanel = 2 * kLanes<T>;  // samples, or inpu
 constexpr int kTile = 6;                                     // particles of a tile: 12 accumulators in 16 registers
 
 constexpr long kCacheBytes = 128 << 10;   // of a block of U, and of a block of X, in the second-level cache
-constexpr long kBackwardPanels = 32;      // whose deltas are held at once, in the first-level cache
+constexpr int kBackwardPanels = 24;       // whose deltas are held at once, in the first-level cache
 constexpr long kUnitTiles = 4;            // of a unit, at least
 constexpr long kMostUnits = 64;
 constexpr long kUnitElements = 1 << 24;   // of the partial sums of all units
@@ -107,6 +107,17 @@ template <typename V> inline V exponential(V x, Element<V> factor) {
   return bits_of<V>(bits_of<Integers<V>>(sum) + (bits_of<Integers<V>>(shifted) << R::mantissa));
 }
 
+// 1/x, for x from 1 on.
+template <typename V> inline V reciprocal(V x) {
+#if defined(__AVX2__)
+  if constexpr (std::is_same_v<V, Vector<float, 8>>) {  // an estimate and a step of Newton's: a division takes twice as long
+    const V estimate = bits_of<V>(_mm256_rcp_ps(bits_of<__m256>(x)));
+    return estimate * (2 - x * estimate);
+  }
+#endif
+  return 1 / x;
+}
+
 // Natural logarithm of positive numbers, as 2 artanh((m - 1)/(m + 1)) of a mantissa m in [1/sqrt 2, sqrt 2).
 template <typename V> inline V logarithm(V x) {
   using R = Real<Element<V>>;
@@ -121,6 +132,15 @@ template <typename V> inline V logarithm(V x) {
 #pragma GCC unroll 16
   for (int k = R::logarithm_terms - 1; k >= 0; --k) sum = sum * s2 + Element<V>(1.0 / (2 * k + 1));
   return 2 * s * sum + __builtin_convertvector(exponent, V) * Element<V>(M_LN2);
+}
+
+template <typename V> inline Element<V> sum_of_lanes(V x) {
+  constexpr int lanes = sizeof(V) / sizeof(Element<V>);
+  Element<V> parts[lanes];
+  store(parts, x);
+  for (int half = lanes / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l) parts[l] += parts[l + half];
+  return parts[0];
 }
 
 template <typename V> inline V square_root(V x) {
@@ -217,11 +237,11 @@ template <typename T> void normals(uint64_t seed, uint64_t step, long first, lon
 // ---- Activations: the value, and the slope as a function of the value -----------------------------------------------
 
 struct Tanh {
-  template <typename V> static V value(V z) { return 1 - 2 / (exponential(z, 2) + 1); }
+  template <typename V> static V value(V z) { return 1 - 2 * reciprocal(exponential(z, 2) + 1); }
   template <typename V> static V slope(V s) { return 1 - s * s; }
 };
 struct Sigmoid {
-  template <typename V> static V value(V z) { return 1 / (exponential(z, -1) + 1); }
+  template <typename V> static V value(V z) { return reciprocal(exponential(z, -1) + 1); }
   template <typename V> static V slope(V s) { return s - s * s; }
 };
 struct Relu {
@@ -292,7 +312,8 @@ template <typename T> struct Workspace {
   Buffer<T> sums;         // over the particles of a unit, (unit, sample panel, columns, panel)
   Buffer<T> columns;      // what is summed over particles, (tile, columns, kTile)
   Buffer<T> activations;  // (tile, sample panel, kTile, panel), or nothing
-  Buffer<T> head_sums;    // A^T Z of a unit's particles, (unit, p, q)
+  Buffer<T> head;         // W^T, (q, p)
+  Buffer<T> head_sums;    // Z^T A of a unit's particles, (unit, q, p)
 
   Workspace(const Shape& s, bool forward, bool backward, long p = 0)
       : shape(s), at(s),
@@ -303,12 +324,15 @@ template <typename T> struct Workspace {
         sums(forward * at.units * at.sample_panels * s.columns * at.panel),
         columns(at.tiles * s.columns * kTile),
         activations(forward * backward * at.kept * at.tiles * kTile * at.sample_panels * at.panel),
+        head(p * s.columns),
         head_sums(at.units * p * s.columns) {}
 
-  T sum_of_units(long index) const {
-    T sum = 0;
-    for (long unit = 0; unit < at.units; ++unit) sum += sums[unit * at.sample_panels * shape.columns * at.panel + index];
-    return sum;
+  // The sums over all particles for a panel of samples and a column.
+  void sum_of_units(long panel, long column, T out[kPanel<T>]) const {
+    const T* from = sums + (panel * shape.columns + column) * at.panel;
+    std::fill_n(out, at.panel, T(0));
+    for (long unit = 0; unit < at.units; ++unit, from += at.sample_panels * shape.columns * at.panel)
+      for (int l = 0; l < at.panel; ++l) out[l] += from[l];
   }
 };
 
@@ -399,9 +423,11 @@ template <typename Act, typename T> void forward(const Workspace<T>& w, const T*
       }
 }
 
-// delta = (B r^T) * slope(S) of a tile and some panels, rows `stride` apart, and Z = S r summed up, lane by lane.
+template <typename T> constexpr int kDeltas = kBackwardPanels * kPanel<T>;  // of a particle
+
+// delta = (B r^T) * slope(S) of a tile and some panels, and Z = S r summed up, lane by lane.
 template <typename Act, typename T, typename V = Vector<T>>
-inline void deltas(const Workspace<T>& w, const T* U, long tile, long start, long panels, T* delta, long stride, V* Z) {
+inline void deltas(const Workspace<T>& w, const T* U, long tile, long start, long panels, T* delta, V* Z) {
   constexpr int L = kLanes<T>, panel = kPanel<T>;
   const long q = w.shape.columns, d = w.shape.d;
   const T* const columns = w.columns + tile * q * kTile;
@@ -426,15 +452,15 @@ inline void deltas(const Workspace<T>& w, const T* U, long tile, long start, lon
       }
     }
     for (int j = 0; j < kTile; ++j) {
-      store(delta + j * stride, t[j][0] * Act::slope(S[j][0]));
-      store(delta + j * stride + L, t[j][1] * Act::slope(S[j][1]));
+      store(delta + j * kDeltas<T>, t[j][0] * Act::slope(S[j][0]));
+      store(delta + j * kDeltas<T> + L, t[j][1] * Act::slope(S[j][1]));
     }
   }
 }
 
 // g_U += delta X of a tile and some samples, whose inputs begin at `inputs`.
 template <typename T>
-inline void outer_sums(const Workspace<T>& w, const T* inputs, long samples, const T* delta, long stride, T* gradient, long width) {
+inline void outer_sums(const Workspace<T>& w, const T* inputs, long samples, const T* delta, T* gradient, long width) {
   using V = Vector<T>;
   constexpr int L = kLanes<T>, panel = kPanel<T>;
   for (long k = 0; k < w.at.input_panels; ++k, inputs += w.at.sample_panels * panel * panel, gradient += panel) {
@@ -443,7 +469,7 @@ inline void outer_sums(const Workspace<T>& w, const T* inputs, long samples, con
     for (long i = 0; i < samples; ++i) {
       const V x0 = load<V>(inputs + i * panel), x1 = load<V>(inputs + i * panel + L);
 #pragma GCC unroll 8
-      for (int j = 0; j < kTile; ++j) sum[j][0] += delta[j * stride + i] * x0, sum[j][1] += delta[j * stride + i] * x1;
+      for (int j = 0; j < kTile; ++j) sum[j][0] += delta[j * kDeltas<T> + i] * x0, sum[j][1] += delta[j * kDeltas<T> + i] * x1;
     }
     for (int j = 0; j < kTile; ++j) store(gradient + j * width, sum[j][0]), store(gradient + j * width + L, sum[j][1]);
   }
@@ -457,7 +483,7 @@ template <typename Act, typename T, typename Emit> void backward(const Workspace
   const long panels_a_block = ceil_div(w.at.sample_panels, ceil_div(w.at.sample_panels, kBackwardPanels));
   static thread_local std::vector<T> delta, gradient, z;
   static thread_local std::vector<V> Z;
-  delta.resize(kTile * panels_a_block * panel), gradient.resize(tiles_a_block * kTile * width);
+  delta.resize(kTile * kDeltas<T>), gradient.resize(tiles_a_block * kTile * width);
   z.resize(kTile * q), Z.resize(tiles_a_block * kTile * q);
   const long last = w.at.first_tile(unit + 1);
   for (long block = w.at.first_tile(unit); block < last; block += tiles_a_block) {
@@ -465,21 +491,16 @@ template <typename Act, typename T, typename Emit> void backward(const Workspace
     std::fill_n(gradient.begin(), (end - block) * kTile * width, T(0));
     std::fill_n(Z.begin(), (end - block) * kTile * q, V{});
     for (long start = 0; start < w.at.sample_panels; start += panels_a_block) {
-      const long panels = std::min(panels_a_block, w.at.sample_panels - start), stride = panels_a_block * panel;
+      const long panels = std::min(panels_a_block, w.at.sample_panels - start);
       for (long tile = block; tile < end; ++tile) {
-        deltas<Act>(w, U, tile, start, panels, delta.data(), stride, Z.data() + (tile - block) * kTile * q);
-        outer_sums<T>(w, w.by_input + start * panel * panel, panels * panel, delta.data(), stride,
+        deltas<Act>(w, U, tile, start, panels, delta.data(), Z.data() + (tile - block) * kTile * q);
+        outer_sums<T>(w, w.by_input + start * panel * panel, panels * panel, delta.data(),
                       gradient.data() + (tile - block) * kTile * width, width);
       }
     }
     for (long tile = block; tile < end; ++tile) {
       for (int j = 0; j < kTile; ++j)
-        for (long c = 0; c < q; ++c) {
-          const V& lanes = Z[((tile - block) * q + c) * kTile + j];
-          T sum = 0;
-          for (int l = 0; l < kLanes<T>; ++l) sum += lanes[l];
-          z[j * q + c] = sum;
-        }
+        for (long c = 0; c < q; ++c) z[j * q + c] = sum_of_lanes(Z[((tile - block) * q + c) * kTile + j]);
       emit(tile * kTile, std::min<long>(kTile, w.shape.N - tile * kTile), gradient.data() + (tile - block) * kTile * width, z.data());
     }
   }
@@ -548,9 +569,13 @@ template <typename Act, typename T> void particle_mean(const NcNetworks& a, cons
     team.meet();
     for (long unit = team.rank; unit < w.at.units; unit += team.size) forward<Act>(w, of_run<T>(a.U, run, a.N * a.d), unit);
     team.meet();
-    for (long i = team.rank; i < a.n; i += team.size)
-      for (long c = 0; c < a.columns; ++c)
-        out[(run * a.n + i) * a.columns + c] = w.sum_of_units((i / panel * a.columns + c) * panel + i % panel) / T(a.N);
+    for (long i = team.rank; i < w.at.sample_panels; i += team.size)
+      for (long c = 0; c < a.columns; ++c) {
+        T sum[panel];
+        w.sum_of_units(i, c, sum);
+        for (long l = 0; l < std::min<long>(panel, a.n - i * panel); ++l)
+          out[(run * a.n + i * panel + l) * a.columns + c] = sum[l] / T(a.N);
+      }
   });
 }
 
@@ -578,12 +603,10 @@ template <typename T> struct Truncation {
   T radius, c0;
   T progress(T a) const { return std::clamp((std::abs(a) - radius) / (2 * c0), T(0), T(1)); }
   T value(T a) const {
-    if (std::isinf(radius)) return a;
     const T t = progress(a);
     return std::copysign(std::min(std::abs(a), radius) + 2 * c0 * (t - t * t * t + t * t * t * t / 2), a);
   }
   T slope(T a) const {
-    if (std::isinf(radius)) return 1;
     const T t = progress(a);
     return 1 - t * t * (3 - 2 * t);
   }
@@ -594,9 +617,10 @@ template <typename Act, typename T> class Flow {
   Flow(const NcFlow& f, long run, const Team& team, const Workspace<T>& w)
       : f_(f), a_(f.networks), run_(run), team_(team), w_(w), q_(f.networks.columns),
         U_(of_run<T>(f.U, run, a_.N * a_.d)), A_(of_run<T>(f.A, run, a_.N * f.p)), W_(of_run<T>(f.W, run, f.p * q_)),
-        truncation_{T(f.radius), T(f.c0)} {}
+        truncated_(std::isfinite(f.radius)), truncation_{T(f.radius), T(f.c0)} {}
 
   void advance() {
+    if (team_.rank == 0) transpose_head();
     if (!f_.order) take(nullptr, a_.n);
     long position = f_.position, epoch = 0;
     for (long step = f_.first + 1; step <= f_.last; ++step) {
@@ -623,14 +647,29 @@ template <typename Act, typename T> class Flow {
     team_.meet();
   }
 
+  // The second layer of a particle as the features see it.
+  const T* second_layer(long particle) const {
+    const T* const a = A_ + particle * f_.p;
+    if (!truncated_) return a;
+    static thread_local std::vector<T> values;
+    values.resize(f_.p);
+    for (long k = 0; k < f_.p; ++k) values[k] = truncation_.value(a[k]);
+    return values.data();
+  }
+
   void predict(long unit) {
-    for (long particle = w_.at.first_tile(unit) * kTile; particle < w_.at.first_tile(unit + 1) * kTile; ++particle)
+    const long p = f_.p;
+    for (long particle = w_.at.first_tile(unit) * kTile; particle < w_.at.first_tile(unit + 1) * kTile; ++particle) {
+      T* const columns = w_.columns + particle / kTile * q_ * kTile + particle % kTile;
+      const T* const a = second_layer(std::min(particle, a_.N - 1));
       for (long c = 0; c < q_; ++c) {
+        const T* const w = w_.head + c * p;
         T b = 0;
-        if (particle < a_.N)
-          for (long k = 0; k < f_.p; ++k) b += truncation_.value(A_[particle * f_.p + k]) * W_[k * q_ + c];
-        w_.columns[(particle / kTile * q_ + c) * kTile + particle % kTile] = b;
+#pragma omp simd reduction(+ : b)
+        for (long k = 0; k < p; ++k) b += a[k] * w[k];
+        columns[c * kTile] = particle < a_.N ? b : T(0);
       }
+    }
     forward<Act>(w_, U_, unit);
   }
 
@@ -638,11 +677,13 @@ template <typename Act, typename T> class Flow {
     constexpr int panel = kPanel<T>;
     const T gamma = T(f_.gamma[run_]), output = gamma / T(a_.N), scale = gamma / T(samples);
     for (long i = team_.rank; i < w_.at.sample_panels; i += team_.size)
-      for (long c = 0; c < q_; ++c)
-        for (long l = 0; l < panel; ++l) {
-          const long index = (i * q_ + c) * panel + l;
-          w_.residual[index] = i * panel + l < samples ? scale * (output * w_.sum_of_units(index) - w_.targets[index]) : T(0);
-        }
+      for (long c = 0; c < q_; ++c) {
+        T sum[panel];
+        w_.sum_of_units(i, c, sum);
+        const T* const y = w_.targets + (i * q_ + c) * panel;
+        T* const r = w_.residual + (i * q_ + c) * panel;
+        for (long l = 0; l < panel; ++l) r[l] = i * panel + l < samples ? scale * (output * sum[l] - y[l]) : T(0);
+      }
   }
 
   void move_particles(long unit, long step) {
@@ -652,33 +693,52 @@ template <typename Act, typename T> class Flow {
     static thread_local std::vector<T> xi;
     xi.resize(4 * (kTile * blocks + kCounters));
     if (noise == 0) std::fill(xi.begin(), xi.end(), T(0));
+    static thread_local std::vector<T> slope;
+    slope.resize(p);
     T* const head = w_.head_sums + unit * p * q_;
     std::fill_n(head, p * q_, T(0));
     backward<Act>(w_, U_, unit, [&](long first, long count, const T* gradient, const T* z) {
       if (noise != 0) normals(uint64_t(f_.seeds[run_]), uint64_t(step), first, count, blocks, xi.data());
+      T* const g = slope.data();
       for (long j = 0; j < count; ++j, gradient += width, z += q_) {
-        const T* const xi_j = xi.data() + j * blocks * 4;
-        T* const a = A_ + (first + j) * p;
-        for (long k = 0; k < p; ++k) {
-          const T value = truncation_.value(a[k]);
-          T g = 0;
-          for (long c = 0; c < q_; ++c) g += z[c] * W_[k * q_ + c], head[k * q_ + c] += value * z[c];
-          a[k] += growth * a[k] - rate * (g * truncation_.slope(a[k])) + noise * xi_j[k];
+        const T* const value = second_layer(first + j);
+        std::fill_n(g, p, T(0));
+        for (long c = 0; c < q_; ++c) {
+          const T* const w = w_.head + c * p;
+          T* const sum = head + c * p;
+#pragma omp simd
+          for (long k = 0; k < p; ++k) g[k] += z[c] * w[k], sum[k] += value[k] * z[c];
         }
-        T* const u = U_ + (first + j) * d;
-        for (long k = 0; k < d; ++k) u[k] += growth * u[k] - rate * gradient[k] + noise * xi_j[p + k];
+        T *const a = A_ + (first + j) * p, *const u = U_ + (first + j) * d;
+        if (truncated_)
+          for (long k = 0; k < p; ++k) g[k] *= truncation_.slope(a[k]);
+        move(a, g, xi.data() + j * blocks * 4, p, growth, rate, noise);
+        move(u, gradient, xi.data() + j * blocks * 4 + p, d, growth, rate, noise);
       }
     });
   }
 
+  // The increment is summed before it is added: parameters are rounded once a step.
+  static void move(T* z, const T* g, const T* xi, long size, T growth, T rate, T noise) {
+#pragma omp simd
+    for (long k = 0; k < size; ++k) z[k] += growth * z[k] - rate * g[k] + noise * xi[k];
+  }
+
+  void transpose_head() {
+    for (long k = 0; k < f_.p; ++k)
+      for (long c = 0; c < q_; ++c) w_.head[c * f_.p + k] = W_[k * q_ + c];
+  }
+
   void move_head(long step) {
     const T growth = T(f_.head[2 * run_]), rate = T(f_.head[2 * run_ + 1]);
-    const long size = f_.p * q_;
-    for (long k = 0; k < size; ++k) {
-      T g = 0;
-      for (long unit = 0; unit < w_.at.units; ++unit) g += w_.head_sums[unit * size + k];
-      W_[k] += growth * W_[k] - rate * (g / T(a_.N));
-    }
+    const long p = f_.p, size = p * q_;
+    for (long k = 0; k < p; ++k)
+      for (long c = 0; c < q_; ++c) {
+        T g = 0;
+        for (long unit = 0; unit < w_.at.units; ++unit) g += w_.head_sums[unit * size + c * p + k];
+        W_[k * q_ + c] += growth * W_[k * q_ + c] - rate * (g / T(a_.N));
+      }
+    transpose_head();
     if (f_.heads) std::copy_n(W_, size, static_cast<T*>(f_.heads) + (run_ * (f_.last - f_.first) + step - f_.first - 1) * size);
   }
 
@@ -689,6 +749,7 @@ template <typename Act, typename T> class Flow {
   const Workspace<T>& w_;
   const long q_;
   T *const U_, *const A_, *const W_;
+  const bool truncated_;
   const Truncation<T> truncation_;
 };
 
