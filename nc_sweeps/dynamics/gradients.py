@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nc_sweeps.models.first_layer import FirstLayer
 from nc_sweeps.models.mean_field import MeanFieldEnsemble
 
 
@@ -38,18 +39,31 @@ def loss_gradients(
     ensemble: MeanFieldEnsemble, X: Float[Tensor, "run n d"], Y: Float[Tensor, "run n q"]
 ) -> LossGradients:
     r"""Mean-field gradients of :math:`L_n` at the current state."""
-    gamma, W, A = ensemble.gamma[:, None, None], ensemble.W, ensemble.second_layer
+    gamma = ensemble.gamma[:, None, None]
     first_layer = ensemble.first_layer(X)
-    # Under mixed precision these small products stay in full precision: the residual is a difference that collapse
-    # makes small.
-    with torch.autocast(X.device.type, enabled=False):
-        B = torch.bmm(A, W)
-    F = gamma * first_layer.particle_mean(B)
-    r = (gamma / X.shape[1]) * (F - Y)
-    g_U, Z = first_layer.sample_sums(B, r)
-    with torch.autocast(X.device.type, enabled=False):
-        g_A = torch.bmm(Z, W.mT)
-        g_W = torch.bmm(A.mT, Z) / ensemble.particles
+    F = gamma * first_layer.particle_mean(_columns(ensemble))
+    return gradients_of_residual(ensemble, first_layer, (gamma / X.shape[1]) * (F - Y))
+
+
+def gradients_of_residual(
+    ensemble: MeanFieldEnsemble, first_layer: FirstLayer, r: Float[Tensor, "run n q"]
+) -> LossGradients:
+    r"""Mean-field gradients from :math:`r = (\gamma/n)(F - Y)`."""
+    g_U, Z = first_layer.sample_sums(_columns(ensemble), r)
+    with _full_precision(r):
+        g_A = torch.bmm(Z, ensemble.W.mT)
+        g_W = torch.bmm(ensemble.second_layer.mT, Z) / ensemble.particles
     if ensemble.truncation is not None:
         g_A *= ensemble.truncation.slope(ensemble.A)
     return LossGradients(A=g_A, U=g_U, W=g_W)
+
+
+def _columns(ensemble: MeanFieldEnsemble) -> Float[Tensor, "run N q"]:
+    """B."""
+    with _full_precision(ensemble.W):
+        return torch.bmm(ensemble.second_layer, ensemble.W)
+
+
+def _full_precision(like: Tensor) -> torch.autocast:
+    """Under mixed precision the small products stay in full precision: they carry a residual that collapse makes small."""
+    return torch.autocast(like.device.type, enabled=False)

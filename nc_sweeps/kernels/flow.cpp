@@ -5,7 +5,9 @@
 // multiply-adds and one activation, whatever p is.
 //
 // Vector lanes run over samples in the forward pass and over input dimensions in the backward pass, so inputs are packed
-// in panels of either kind. A tile of particles times a panel stays in registers.
+// in panels of either kind. A tile of particles times a panel stays in registers. The residual of a sample needs nothing
+// of other samples: a step goes through the samples block by block, both passes at a time, so that the activations of a
+// block stay in the cache between them and never need more memory than the parameters.
 //
 // Particles are cut into units, as a function of the shape alone, and every sum over particles is taken unit by unit in
 // order: no number depends on how many threads there are or on which networks are trained beside this one.
@@ -42,11 +44,13 @@ template <typename T> constexpr int kPanel = 2 * kLanes<T>;  // samples, or inpu
 constexpr int kTile = 6;                                     // particles of a tile: 12 accumulators in 16 registers
 
 constexpr long kCacheBytes = 128 << 10;   // of a block of U, and of a block of X, in the second-level cache
-constexpr int kBackwardPanels = 24;       // whose deltas are held at once, in the first-level cache
+constexpr int kDeltaPanels = 24;          // whose deltas are held at once, in the first-level cache
 constexpr long kUnitTiles = 4;            // of a unit, at least
 constexpr long kMostUnits = 64;
-constexpr long kUnitElements = 1 << 24;   // of the partial sums of all units
-constexpr long kKeptBytes = 64l << 20;    // activations are kept between the passes up to this size
+constexpr long kUnitElements = 1 << 22;   // of the partial sums of all units
+constexpr long kActivationBytes = 3 << 19;  // of a block of samples, more where that would be too few of them:
+constexpr long kFewestPanels = 6;           // too little work between two threads' meetings, ...
+constexpr long kSamplesAnInput = 2;         // ... or too little for what it costs to go through the gradients again
 
 constexpr long ceil_div(long a, long b) { return (a + b - 1) / b; }
 
@@ -270,18 +274,20 @@ struct Shape {
 
 template <typename T> struct Layout {
   static constexpr int panel = kPanel<T>;
-  long sample_panels, input_panels, tiles, units, tiles_a_block;
-  bool kept;
+  long sample_panels, input_panels, tiles, units, tiles_a_block, panels_a_block, blocks;
 
   explicit Layout(const Shape& s)
-      : sample_panels(ceil_div(s.n, panel)),
-        input_panels(ceil_div(s.d, panel)),
-        tiles(ceil_div(s.N, kTile)),
-        units(std::clamp(std::min(tiles / kUnitTiles, kUnitElements / (s.n * s.columns)), 1l, kMostUnits)),
-        tiles_a_block(std::max(1l, kCacheBytes / long(kTile * s.d * sizeof(T)))),
-        kept(tiles * kTile * sample_panels * panel * long(sizeof(T)) <= kKeptBytes) {}
+      : sample_panels(ceil_div(s.n, panel)), input_panels(ceil_div(s.d, panel)), tiles(ceil_div(s.N, kTile)),
+        tiles_a_block(std::clamp(kCacheBytes / long(kTile * s.d * sizeof(T)), 1l, tiles)) {
+    const long fitting = kActivationBytes / long(tiles * kTile * panel * sizeof(T));
+    const long most = std::max({fitting, kFewestPanels, ceil_div(kSamplesAnInput * s.d, panel)});
+    blocks = ceil_div(sample_panels, most);
+    panels_a_block = ceil_div(sample_panels, blocks);
+    units = std::clamp(std::min(tiles / kUnitTiles, kUnitElements / (panels_a_block * panel * s.columns)), 1l, kMostUnits);
+  }
 
   long first_tile(long unit) const { return unit * tiles / units; }
+  long first_panel(long block) const { return std::min(sample_panels, block * panels_a_block); }
 };
 
 struct Free {
@@ -309,9 +315,11 @@ template <typename T> struct Workspace {
   Buffer<T> by_input;     // inputs, (input panel, padded n, panel)
   Buffer<T> targets;      // (sample panel, columns, panel)
   Buffer<T> residual;     // (gamma/n)(F - Y), likewise
-  Buffer<T> sums;         // over the particles of a unit, (unit, sample panel, columns, panel)
   Buffer<T> columns;      // what is summed over particles, (tile, columns, kTile)
-  Buffer<T> activations;  // (tile, sample panel, kTile, panel), or nothing
+  Buffer<T> sums;         // of a block, over the particles of a unit, (unit, sample panel, columns, panel)
+  Buffer<T> activations;  // of a block, (tile, sample panel, kTile, panel), or nothing
+  Buffer<T> gradient;     // g_U of the blocks so far, (particle, padded d), or nothing for a single block
+  Buffer<T> Z;            // likewise, (particle, columns)
   Buffer<T> head;         // W^T, (q, p)
   Buffer<T> head_sums;    // Z^T A of a unit's particles, (unit, q, p)
 
@@ -321,18 +329,24 @@ template <typename T> struct Workspace {
         by_input(backward * at.input_panels * at.sample_panels * at.panel * at.panel),
         targets(forward * backward * at.sample_panels * s.columns * at.panel),
         residual(backward * at.sample_panels * s.columns * at.panel),
-        sums(forward * at.units * at.sample_panels * s.columns * at.panel),
         columns(at.tiles * s.columns * kTile),
-        activations(forward * backward * at.kept * at.tiles * kTile * at.sample_panels * at.panel),
+        sums(forward * at.units * at.panels_a_block * s.columns * at.panel),
+        activations(forward * backward * at.tiles * kTile * at.panels_a_block * at.panel),
+        gradient(backward * (at.blocks > 1) * at.tiles * kTile * at.input_panels * at.panel),
+        Z(backward * (at.blocks > 1) * at.tiles * kTile * s.columns),
         head(p * s.columns),
         head_sums(at.units * p * s.columns) {}
 
-  // The sums over all particles for a panel of samples and a column.
+  T* unit_sums(long unit) const { return sums + unit * at.panels_a_block * shape.columns * at.panel; }
+  T* tile_activations(long tile) const { return activations + tile * at.panels_a_block * kTile * at.panel; }
+
+  // The sums over all particles for a panel of a block of samples and a column.
   void sum_of_units(long panel, long column, T out[kPanel<T>]) const {
-    const T* from = sums + (panel * shape.columns + column) * at.panel;
     std::fill_n(out, at.panel, T(0));
-    for (long unit = 0; unit < at.units; ++unit, from += at.sample_panels * shape.columns * at.panel)
+    for (long unit = 0; unit < at.units; ++unit) {
+      const T* const from = unit_sums(unit) + (panel * shape.columns + column) * at.panel;
       for (int l = 0; l < at.panel; ++l) out[l] += from[l];
+    }
   }
 };
 
@@ -390,30 +404,31 @@ inline void activate(const T* const rows[kTile], const T* inputs, long d, V S[kT
   for (int j = 0; j < kTile; ++j) S[j][0] = Act::value(S[j][0]), S[j][1] = Act::value(S[j][1]);
 }
 
-// Sums over a unit's particles of their activations times their columns.
-template <typename Act, typename T> void forward(const Workspace<T>& w, const T* U, long unit) {
+// Sums over a unit's particles of their activations times their columns, for a block of samples.
+template <typename Act, typename T> void forward(const Workspace<T>& w, const T* U, long unit, long block) {
   using V = Vector<T>;
   constexpr int L = kLanes<T>, panel = kPanel<T>;
   const Shape& s = w.shape;
-  const long q = s.columns, panels_a_block = std::max(1l, kCacheBytes / long(s.d * panel * sizeof(T)));
-  T* const sums = w.sums + unit * w.at.sample_panels * q * panel;
-  std::fill(sums, sums + w.at.sample_panels * q * panel, T(0));
-  const long last = w.at.first_tile(unit + 1);
-  for (long block = w.at.first_tile(unit); block < last; block += w.at.tiles_a_block)
-    for (long start = 0; start < w.at.sample_panels; start += panels_a_block)
-      for (long tile = block; tile < std::min(last, block + w.at.tiles_a_block); ++tile) {
+  const long q = s.columns, begin = w.at.first_panel(block), end = w.at.first_panel(block + 1);
+  const long cached_panels = std::max(1l, kCacheBytes / long(s.d * panel * sizeof(T)));
+  const long first = w.at.first_tile(unit), last = w.at.first_tile(unit + 1);
+  T* const sums = w.unit_sums(unit);
+  std::fill_n(sums, (end - begin) * q * panel, T(0));
+  for (long tiles = first; tiles < last; tiles += w.at.tiles_a_block)
+    for (long start = begin; start < end; start += cached_panels)
+      for (long tile = tiles; tile < std::min(last, tiles + w.at.tiles_a_block); ++tile) {
         const T* rows[kTile];
         tile_rows(U, s, tile, rows);
         const T* const columns = w.columns + tile * q * kTile;
-        for (long i = start; i < std::min(w.at.sample_panels, start + panels_a_block); ++i) {
+        for (long i = start; i < std::min(end, start + cached_panels); ++i) {
           V S[kTile][2];
           activate<Act>(rows, w.by_sample + i * s.d * panel, s.d, S);
           if (w.activations) {
-            T* const kept = w.activations + (tile * w.at.sample_panels + i) * kTile * panel;
+            T* const kept = w.tile_activations(tile) + (i - begin) * kTile * panel;
             for (int j = 0; j < kTile; ++j) store(kept + j * panel, S[j][0]), store(kept + j * panel + L, S[j][1]);
           }
           for (long c = 0; c < q; ++c) {
-            T* const sum = sums + (i * q + c) * panel;
+            T* const sum = sums + ((i - begin) * q + c) * panel;
             V f0 = load<V>(sum), f1 = load<V>(sum + L);
 #pragma GCC unroll 8
             for (int j = 0; j < kTile; ++j) f0 += columns[c * kTile + j] * S[j][0], f1 += columns[c * kTile + j] * S[j][1];
@@ -423,11 +438,12 @@ template <typename Act, typename T> void forward(const Workspace<T>& w, const T*
       }
 }
 
-template <typename T> constexpr int kDeltas = kBackwardPanels * kPanel<T>;  // of a particle
+template <typename T> constexpr int kDeltas = kDeltaPanels * kPanel<T>;  // of a particle
 
-// delta = (B r^T) * slope(S) of a tile and some panels, and Z = S r summed up, lane by lane.
+// delta = (B r^T) * slope(S) of a tile and some panels, and Z = S r summed up, lane by lane. `kept` are the activations of
+// the tile from the first of the panels on, if there are any.
 template <typename Act, typename T, typename V = Vector<T>>
-inline void deltas(const Workspace<T>& w, const T* U, long tile, long start, long panels, T* delta, V* Z) {
+inline void deltas(const Workspace<T>& w, const T* U, long tile, long start, long panels, const T* kept, T* delta, V* Z) {
   constexpr int L = kLanes<T>, panel = kPanel<T>;
   const long q = w.shape.columns, d = w.shape.d;
   const T* const columns = w.columns + tile * q * kTile;
@@ -435,9 +451,9 @@ inline void deltas(const Workspace<T>& w, const T* U, long tile, long start, lon
   tile_rows(U, w.shape, tile, rows);
   for (long i = start; i < start + panels; ++i, delta += panel) {
     V S[kTile][2], t[kTile][2];
-    if (w.activations) {
-      const T* const kept = w.activations + (tile * w.at.sample_panels + i) * kTile * panel;
+    if (kept) {
       for (int j = 0; j < kTile; ++j) S[j][0] = load<V>(kept + j * panel), S[j][1] = load<V>(kept + j * panel + L);
+      kept += kTile * panel;
     } else {
       activate<Act>(rows, w.by_sample + i * d * panel, d, S);
     }
@@ -475,34 +491,44 @@ inline void outer_sums(const Workspace<T>& w, const T* inputs, long samples, con
   }
 }
 
-// For the particles of a unit, a tile at a time: emit(first, count, g_U without decay in rows `width` apart, Z in rows of q).
-template <typename Act, typename T, typename Emit> void backward(const Workspace<T>& w, const T* U, long unit, Emit emit) {
+// Adds a block of samples to g_U and Z of a unit's particles. After the last block, a tile at a time:
+// emit(first particle, count, g_U without decay in rows `width` apart, Z in rows of q).
+template <typename Act, typename T, typename Emit>
+void backward(const Workspace<T>& w, const T* U, long unit, long block, Emit emit) {
   using V = Vector<T>;
   constexpr int panel = kPanel<T>;
-  const long q = w.shape.columns, width = w.at.input_panels * panel, tiles_a_block = std::min(w.at.tiles_a_block, w.at.tiles);
-  const long panels_a_block = ceil_div(w.at.sample_panels, ceil_div(w.at.sample_panels, kBackwardPanels));
-  static thread_local std::vector<T> delta, gradient, z;
-  static thread_local std::vector<V> Z;
-  delta.resize(kTile * kDeltas<T>), gradient.resize(tiles_a_block * kTile * width);
-  z.resize(kTile * q), Z.resize(tiles_a_block * kTile * q);
+  const long q = w.shape.columns, width = w.at.input_panels * panel;
+  const long begin = w.at.first_panel(block), end = w.at.first_panel(block + 1);
+  const long panels_at_once = ceil_div(end - begin, ceil_div(end - begin, kDeltaPanels));
+  static thread_local std::vector<T> delta, local_gradient, local_Z;
+  static thread_local std::vector<V> lanes;
+  delta.resize(kTile * kDeltas<T>), lanes.resize(kTile * q);
+  if (!w.gradient) local_gradient.resize(w.at.tiles_a_block * kTile * width), local_Z.resize(w.at.tiles_a_block * kTile * q);
   const long last = w.at.first_tile(unit + 1);
-  for (long block = w.at.first_tile(unit); block < last; block += tiles_a_block) {
-    const long end = std::min(last, block + tiles_a_block);
-    std::fill_n(gradient.begin(), (end - block) * kTile * width, T(0));
-    std::fill_n(Z.begin(), (end - block) * kTile * q, V{});
-    for (long start = 0; start < w.at.sample_panels; start += panels_a_block) {
-      const long panels = std::min(panels_a_block, w.at.sample_panels - start);
-      for (long tile = block; tile < end; ++tile) {
-        deltas<Act>(w, U, tile, start, panels, delta.data(), Z.data() + (tile - block) * kTile * q);
+  for (long tiles = w.at.first_tile(unit); tiles < last; tiles += w.at.tiles_a_block) {
+    const long tiles_end = std::min(last, tiles + w.at.tiles_a_block);
+    T* const gradient = w.gradient ? w.gradient + tiles * kTile * width : local_gradient.data();
+    T* const Z = w.gradient ? w.Z + tiles * kTile * q : local_Z.data();
+    if (block == 0) {
+      std::fill_n(gradient, (tiles_end - tiles) * kTile * width, T(0));
+      std::fill_n(Z, (tiles_end - tiles) * kTile * q, T(0));
+    }
+    for (long start = begin; start < end; start += panels_at_once) {
+      const long panels = std::min(panels_at_once, end - start);
+      for (long tile = tiles; tile < tiles_end; ++tile) {
+        const T* const kept = w.activations ? w.tile_activations(tile) + (start - begin) * kTile * panel : nullptr;
+        std::fill(lanes.begin(), lanes.end(), V{});
+        deltas<Act>(w, U, tile, start, panels, kept, delta.data(), lanes.data());
+        for (int j = 0; j < kTile; ++j)
+          for (long c = 0; c < q; ++c) Z[((tile - tiles) * kTile + j) * q + c] += sum_of_lanes(lanes[c * kTile + j]);
         outer_sums<T>(w, w.by_input + start * panel * panel, panels * panel, delta.data(),
-                      gradient.data() + (tile - block) * kTile * width, width);
+                      gradient + (tile - tiles) * kTile * width, width);
       }
     }
-    for (long tile = block; tile < end; ++tile) {
-      for (int j = 0; j < kTile; ++j)
-        for (long c = 0; c < q; ++c) z[j * q + c] = sum_of_lanes(Z[((tile - block) * q + c) * kTile + j]);
-      emit(tile * kTile, std::min<long>(kTile, w.shape.N - tile * kTile), gradient.data() + (tile - block) * kTile * width, z.data());
-    }
+    if (block + 1 == w.at.blocks)
+      for (long tile = tiles; tile < tiles_end; ++tile)
+        emit(tile * kTile, std::min<long>(kTile, w.shape.N - tile * kTile), gradient + (tile - tiles) * kTile * width,
+             Z + (tile - tiles) * kTile * q);
   }
 }
 
@@ -567,15 +593,20 @@ template <typename Act, typename T> void particle_mean(const NcNetworks& a, cons
     pack<T>(w, team, of_run<T>(a.X, run, a.X_stride), nullptr, nullptr, nullptr, a.n);
     pack_columns(w, team, Z + run * a.N * a.columns);
     team.meet();
-    for (long unit = team.rank; unit < w.at.units; unit += team.size) forward<Act>(w, of_run<T>(a.U, run, a.N * a.d), unit);
-    team.meet();
-    for (long i = team.rank; i < w.at.sample_panels; i += team.size)
-      for (long c = 0; c < a.columns; ++c) {
-        T sum[panel];
-        w.sum_of_units(i, c, sum);
-        for (long l = 0; l < std::min<long>(panel, a.n - i * panel); ++l)
-          out[(run * a.n + i * panel + l) * a.columns + c] = sum[l] / T(a.N);
-      }
+    const T* const U = of_run<T>(a.U, run, a.N * a.d);
+    for (long block = 0; block < w.at.blocks; ++block) {
+      for (long unit = team.rank; unit < w.at.units; unit += team.size) forward<Act>(w, U, unit, block);
+      team.meet();
+      const long begin = w.at.first_panel(block);
+      for (long i = begin + team.rank; i < w.at.first_panel(block + 1); i += team.size)
+        for (long c = 0; c < a.columns; ++c) {
+          T sum[panel];
+          w.sum_of_units(i - begin, c, sum);
+          for (long l = 0; l < std::min<long>(panel, a.n - i * panel); ++l)
+            out[(run * a.n + i * panel + l) * a.columns + c] = sum[l] / T(a.N);
+        }
+      team.meet();
+    }
   });
 }
 
@@ -595,7 +626,9 @@ template <typename Act, typename T> void sample_sums(const NcNetworks& a, const 
         std::copy_n(z + j * q, q, Z + (run * a.N + first + j) * q);
       }
     };
-    for (long unit = team.rank; unit < w.at.units; unit += team.size) backward<Act>(w, of_run<T>(a.U, run, a.N * a.d), unit, emit);
+    const T* const U = of_run<T>(a.U, run, a.N * a.d);
+    for (long unit = team.rank; unit < w.at.units; unit += team.size)
+      for (long block = 0; block < w.at.blocks; ++block) backward<Act>(w, U, unit, block, emit);
   });
 }
 
@@ -630,11 +663,14 @@ template <typename Act, typename T> class Flow {
         take(f_.order + run_ * f_.order_stride + epoch * a_.n + position, samples);
         if ((position += samples) == a_.n) position = 0, ++epoch;
       }
-      for (long unit = team_.rank; unit < w_.at.units; unit += team_.size) predict(unit);
-      team_.meet();
-      find_residual(samples);
-      team_.meet();
-      for (long unit = team_.rank; unit < w_.at.units; unit += team_.size) move_particles(unit, step);
+      for (long unit = team_.rank; unit < w_.at.units; unit += team_.size) find_columns(unit);
+      for (long block = 0; block < w_.at.blocks; ++block) {
+        for (long unit = team_.rank; unit < w_.at.units; unit += team_.size) forward<Act>(w_, U_, unit, block);
+        team_.meet();
+        find_residual(block, samples);
+        team_.meet();
+        for (long unit = team_.rank; unit < w_.at.units; unit += team_.size) move_particles(unit, block, step);
+      }
       team_.meet();
       if (team_.rank == 0) move_head(step);
       team_.meet();
@@ -657,7 +693,7 @@ template <typename Act, typename T> class Flow {
     return values.data();
   }
 
-  void predict(long unit) {
+  void find_columns(long unit) {
     const long p = f_.p;
     for (long particle = w_.at.first_tile(unit) * kTile; particle < w_.at.first_tile(unit + 1) * kTile; ++particle) {
       T* const columns = w_.columns + particle / kTile * q_ * kTile + particle % kTile;
@@ -670,23 +706,24 @@ template <typename Act, typename T> class Flow {
         columns[c * kTile] = particle < a_.N ? b : T(0);
       }
     }
-    forward<Act>(w_, U_, unit);
   }
 
-  void find_residual(long samples) {
+  void find_residual(long block, long samples) {
     constexpr int panel = kPanel<T>;
     const T gamma = T(f_.gamma[run_]), output = gamma / T(a_.N), scale = gamma / T(samples);
-    for (long i = team_.rank; i < w_.at.sample_panels; i += team_.size)
+    const long begin = w_.at.first_panel(block);
+    for (long i = begin + team_.rank; i < w_.at.first_panel(block + 1); i += team_.size)
       for (long c = 0; c < q_; ++c) {
         T sum[panel];
-        w_.sum_of_units(i, c, sum);
+        w_.sum_of_units(i - begin, c, sum);
         const T* const y = w_.targets + (i * q_ + c) * panel;
         T* const r = w_.residual + (i * q_ + c) * panel;
         for (long l = 0; l < panel; ++l) r[l] = i * panel + l < samples ? scale * (output * sum[l] - y[l]) : T(0);
       }
   }
 
-  void move_particles(long unit, long step) {
+  // Adds a block of samples to the gradients of a unit's particles, and moves them after the last.
+  void move_particles(long unit, long block, long step) {
     const double* const coefficients = f_.particles + 3 * run_;
     const T growth = T(coefficients[0]), rate = T(coefficients[1]), noise = T(coefficients[2]);
     const long p = f_.p, d = a_.d, blocks = ceil_div(p + d, 4), width = w_.at.input_panels * kPanel<T>;
@@ -696,8 +733,8 @@ template <typename Act, typename T> class Flow {
     static thread_local std::vector<T> slope;
     slope.resize(p);
     T* const head = w_.head_sums + unit * p * q_;
-    std::fill_n(head, p * q_, T(0));
-    backward<Act>(w_, U_, unit, [&](long first, long count, const T* gradient, const T* z) {
+    if (block == 0) std::fill_n(head, p * q_, T(0));
+    backward<Act>(w_, U_, unit, block, [&](long first, long count, const T* gradient, const T* z) {
       if (noise != 0) normals(uint64_t(f_.seeds[run_]), uint64_t(step), first, count, blocks, xi.data());
       T* const g = slope.data();
       for (long j = 0; j < count; ++j, gradient += width, z += q_) {

@@ -65,8 +65,7 @@ def isotropic_entropy_bound(theta: Float[Tensor, "*run N D"]) -> Float[Tensor, "
     Args:
         theta: particles.
     """
-    total = _covariance(theta).diagonal(dim1=-2, dim2=-1).sum(dim=-1)
-    return moment_entropy_bound(total, theta.shape[-1])
+    return moment_entropy_bound(theta.var(dim=-2).sum(dim=-1), theta.shape[-1])
 
 
 def moment_entropy_bound(square_mean: Float[Tensor, "*run"], dimension: int) -> Float[Tensor, "*run"]:

@@ -33,14 +33,15 @@ def kernel_gradient_discrepancy(
     gram = theta @ theta.mT
     square = gram.diagonal(dim1=-2, dim2=-1)
     distance = (square[..., :, None] + square[..., None, :] - 2.0 * gram).clamp(min=0.0)
-    k = (1.0 + distance / D).rsqrt()
-    # With z = x − y: ∇_x k = −k³ z/D = −∇_y k and tr ∇_x∇_y k = k³ − 3 k⁵ ‖z‖²/D².
-    trace = k**3 - 3.0 * k**5 * distance / D**2
+    k_squared = 1.0 / (1.0 + distance / D)
+    k = k_squared.sqrt()
+    # With z = x − y: ∇_x k = −k³ z/D = −∇_y k and tr ∇_x∇_y k = k³ − 3 k⁵ ‖z‖²/D²; and k² ‖z‖²/D = 1 − k².
+    trace = 1.0 - 3.0 / D * (1.0 - k_squared)
     along = score @ theta.mT  # s_i · θ_j
     own = along.diagonal(dim1=-2, dim2=-1)
     # s_i·∇_y k + s_j·∇_x k = k³/D (s_i − s_j)·(θ_i − θ_j)
-    transport = k**3 / D * (own[..., :, None] + own[..., None, :] - along - along.mT)
-    terms = trace + transport + k * (score @ score.mT)
+    transport = (own[..., :, None] + own[..., None, :] - along - along.mT) / D
+    terms = k * (k_squared * (trace + transport) + score @ score.mT)
     total = terms.sum(dim=(-2, -1)) - terms.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
     mean: Tensor = total / (m * (m - 1))
     return mean if m > 1 else torch.full_like(mean, torch.nan)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nc_sweeps.dynamics.flow import Flow
-from nc_sweeps.dynamics.gradients import LossGradients, loss_gradients
+from nc_sweeps.dynamics.gradients import LossGradients, gradients_of_residual
 from nc_sweeps.metrics import collapse
 from nc_sweeps.metrics.centring import square_norm
 from nc_sweeps.metrics.errors import mean_square_loss
@@ -58,7 +58,9 @@ class Snapshot:
     @cached_property
     def gradients(self) -> LossGradients:
         """Full-batch gradients of the loss."""
-        return loss_gradients(self.ensemble, self.X, self.Y)
+        scale = self.gamma[:, None, None] / self.X.shape[1]
+        residual = (scale * (self.F - self.targets[0])).to(self.X.dtype)
+        return gradients_of_residual(self.ensemble, self.ensemble.first_layer(self.X), residual)
 
     @cached_property
     def H(self) -> Float[Tensor, "run n p"]:
@@ -153,16 +155,23 @@ class Snapshot:
         return torch.cat([self.ensemble.A, self.ensemble.U], dim=-1).double()
 
     @cached_property
-    def particle_gradients(self) -> Float[Tensor, "run N D"]:
-        """Gradients in θ_j, weight decay included."""
-        gradients = torch.cat([self.gradients.A, self.gradients.U], dim=-1).double()
-        return gradients + self.lambda_rho[:, None, None] * self.theta
+    def square_mean(self) -> Float[Tensor, "run"]:
+        """Mean of ‖θ_j‖² over particles."""
+        network = self.ensemble
+        squares = sum(Z.square().sum(dim=(-2, -1), dtype=torch.float64) for Z in (network.A, network.U))
+        return torch.as_tensor(squares) / network.particles
+
+    @cached_property
+    def particle_gradients(self) -> dict[str, Float[Tensor, "run N k"]]:
+        """Gradients in a_j and in u_j, weight decay included, by layer, in the network's own precision."""
+        decay = self.lambda_rho[:, None, None].to(self.X.dtype)
+        network, gradients = self.ensemble, self.gradients
+        return {"A": gradients.A + decay * network.A, "U": gradients.U + decay * network.U}
 
     def particle_gradient_norm(self, layer: str) -> Float[Tensor, "run"]:
         """Root mean square over particles of the gradient in one layer, weight decay included."""
-        p = self.ensemble.A.shape[2]
-        part = self.particle_gradients[..., :p] if layer == "A" else self.particle_gradients[..., p:]
-        return (square_norm(part) / self.ensemble.particles).sqrt()
+        squares = self.particle_gradients[layer].square().sum(dim=(-2, -1), dtype=torch.float64)
+        return (squares / self.ensemble.particles).sqrt()
 
     def head_gradient_norm(self) -> Float[Tensor, "run"]:
         """Frobenius norm of the gradient in W, weight decay included."""
@@ -171,21 +180,28 @@ class Snapshot:
     @cached_property
     def epsilon_squared(self) -> Float[Tensor, "run"]:
         """ε_S² (Definition 4.1), NaN with noise; and with a truncation, of which Theorem 4.2 does not speak."""
-        mean = square_norm(self.particle_gradients) / self.ensemble.particles
+        mean = self.particle_gradient_norm("A").square() + self.particle_gradient_norm("U").square()
         known = self.beta.isinf() if self.ensemble.truncation is None else torch.zeros_like(self.beta, dtype=torch.bool)
         return torch.where(known, mean, torch.nan)
 
     def score_free_residual(self) -> Float[Tensor, "run"]:
         r""":math:`\|R\|_F/\sqrt n`, :math:`R = \mathrm{mean}_j \sigma(Xu_j)\nabla_{a_j}^\top`."""
-        p = self.ensemble.A.shape[2]
-        R = self.ensemble.first_layer(self.X).particle_mean(self.particle_gradients[..., :p].to(self.X.dtype))
+        R = self.ensemble.first_layer(self.X).particle_mean(self.particle_gradients["A"])
         return (square_norm(R.double()) / self.X.shape[1]).sqrt()
 
     def kgd_squared(self) -> Float[Tensor, "run"]:
         """Kernel gradient discrepancy of a sub-sample, NaN without noise."""
+        if self.beta.isinf().all():
+            return torch.full_like(self.beta, torch.nan)
+        network, gradients = self.ensemble, self.particle_gradients
         some = slice(_KGD_PARTICLES)
-        score = -self.beta[:, None, None] * self.particle_gradients[:, some]
-        return torch.where(self.beta.isinf(), torch.nan, kernel_gradient_discrepancy(self.theta[:, some], score))
+        theta = torch.cat([network.A[:, some], network.U[:, some]], dim=-1).double()
+        gradient = torch.cat([gradients["A"][:, some], gradients["U"][:, some]], dim=-1).double()
+        score = -self.beta[:, None, None] * gradient
+        # Run by run: the kernel matrices of one fit into a core's cache.
+        clouds = zip(theta, score, strict=True)
+        discrepancy = torch.stack([kernel_gradient_discrepancy(cloud, own) for cloud, own in clouds])
+        return torch.where(self.beta.isinf(), torch.nan, discrepancy)
 
     @cached_property
     def regularised(self) -> Float[Tensor, "run"]:
@@ -201,15 +217,15 @@ class Snapshot:
 
     def estimated_entropy(self) -> Float[Tensor, "run"]:
         """Entropy of the particles by nearest neighbours, NaN in many dimensions."""
-        if self.theta.shape[-1] > _ESTIMATE_DIMENSIONS:
+        if self.ensemble.A.shape[-1] + self.ensemble.U.shape[-1] > _ESTIMATE_DIMENSIONS:
             return torch.full_like(self.beta, torch.nan)
         return torch.stack([free_energy.nearest_neighbour_entropy(cloud) for cloud in self.theta])
 
     def divergence_bound(self) -> Float[Tensor, "run"]:
         """Lower bound of D_KL(ρ‖ρ_∞)."""
-        square_mean, D = square_norm(self.theta) / self.ensemble.particles, self.theta.shape[-1]
-        entropy = free_energy.moment_entropy_bound(square_mean, D)
-        return free_energy.divergence_from_prior(square_mean, D, self.beta, self.lambda_rho, entropy)
+        D = self.ensemble.A.shape[-1] + self.ensemble.U.shape[-1]
+        entropy = free_energy.moment_entropy_bound(self.square_mean, D)
+        return free_energy.divergence_from_prior(self.square_mean, D, self.beta, self.lambda_rho, entropy)
 
     def theorem_4_2(self) -> Float[Tensor, "run"]:
         """Right-hand side of Theorem 4.2, NaN where it has none."""
