@@ -185,7 +185,9 @@ class _Checks:
             raise ConfigError(f"{key}={self._value(key)}: {expected}")
 
     def _choice(self, key: str, choices: Sequence[str]) -> None:
-        self._require(self._value(key) in choices, key, one_of(self._value(key), choices))
+        value = self._value(key)
+        if value not in choices:  # only then is it worth looking for the nearest
+            raise ConfigError(f"{key}={value}: {one_of(value, choices)}")
 
     def _positive(self, key: str) -> None:
         self._require(0 < self._value(key) <= _LARGEST, key, f"must be positive and at most {_LARGEST:g}")

@@ -65,5 +65,5 @@ def _columns(ensemble: MeanFieldEnsemble) -> Float[Tensor, "run N q"]:
 
 
 def _full_precision(like: Tensor) -> torch.autocast:
-    """Under mixed precision the small products stay in full precision: they carry a residual that collapse makes small."""
+    """Under mixed precision the small products stay exact: they carry a residual that collapse makes small."""
     return torch.autocast(like.device.type, enabled=False)

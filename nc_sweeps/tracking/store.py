@@ -54,6 +54,7 @@ class RunStore:
         self.config = config
         self.overrides = overrides
         self.rows: list[dict[str, int | float]] = []
+        self._written = 0
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
 
     @property
@@ -68,16 +69,23 @@ class RunStore:
 
     def append(self, row: dict[str, int | float]) -> None:
         """Keep one row of measurements; see :class:`nc_sweeps.training.callbacks.RunRecord`."""
+        self.rows.append(row)
+
+    def flush(self) -> None:
+        """Write the rows that are new."""
+        if self._written == len(self.rows):
+            return
         if not (self.directory / "config.yaml").exists():
             self.directory.mkdir(parents=True, exist_ok=True)
             _write(self.directory / "overrides.yaml", OmegaConf.to_yaml(self.overrides).encode())
             _write(self.directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(self.config)).encode())
-        self.rows.append(row)
         self._write_rows()
         self._write_summary("running", "")
+        self._written = len(self.rows)
 
     def save(self, state: "dict[str, Tensor]", step: int) -> None:
-        """Keep the state after a step."""
+        """Keep the state after a step, and before it the rows so far, from which a run goes on."""
+        self.flush()
         from safetensors.torch import save
 
         metadata = {"step": str(step), "signature": signature(self.config)}
@@ -86,6 +94,7 @@ class RunStore:
 
     def finish(self, status: str, reason: str = "") -> None:
         """Close the run as ``completed`` or ``diverged``."""
+        self.flush()
         self._write_summary(status, reason)
 
     def resume(self) -> "tuple[int, dict[str, Tensor] | None, float]":

@@ -1,5 +1,6 @@
 """Callbacks around the flow: measure, record, checkpoint, show progress."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
@@ -16,13 +17,20 @@ class RunRecord(Protocol):
     """Where the numbers of one run go."""
 
     def append(self, row: dict[str, int | float]) -> None:
-        """Keep one row of measurements."""
+        """Take one row of measurements."""
+
+    def flush(self) -> None:
+        """Keep the rows so far."""
 
     def save(self, state: dict[str, Tensor], step: int) -> None:
-        """Keep the state after a step, to go on from."""
+        """Keep the rows so far and the state after a step, to go on from."""
 
     def finish(self, status: str, reason: str = "") -> None:
-        """Close the run."""
+        """Keep the rows so far and close the run."""
+
+
+#: Share of the time that writing rows may take: small networks are measured faster than files are written.
+_WRITING = 0.05
 
 
 class Record(pl.Callback):
@@ -60,6 +68,7 @@ class Record(pl.Callback):
         """Measure the initial state; a resumed run has measured it already."""
         assert isinstance(pl_module, FlowModule)
         self._start = self._saved = time.monotonic()
+        self._next_flush = -math.inf
         self._last_measured = pl_module.step
         if pl_module.step == 0:
             self._measure(pl_module)
@@ -106,8 +115,19 @@ class Record(pl.Callback):
                     **{name: column[run] for name, column in values.items()},
                 }
             )
+        self._flush()
         self.latest = {name: [x for x, alive in zip(v, self.alive, strict=True) if alive] for name, v in values.items()}
         self._last_measured = module.step
+
+    def _flush(self) -> None:
+        begin = time.monotonic()
+        if begin < self._next_flush:
+            return
+        for record, alive in zip(self.records, self.alive, strict=True):
+            if alive:
+                record.flush()
+        end = time.monotonic()
+        self._next_flush = end + (end - begin) / _WRITING
 
     def _save(self, module: FlowModule) -> None:
         for run, record in enumerate(self.records):

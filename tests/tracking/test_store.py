@@ -28,15 +28,17 @@ def filled(directory: Path, config=None, steps=(0, 1, 4)) -> RunStore:
     store = RunStore(directory, config or tiny(), ["seed=0"])
     for step in steps:
         store.append(row(step, **{"nc1/train": 1 / (1 + step), "certificate/tightness": 0.1 * step}))
+        store.flush()
     return store
 
 
-def test_a_run_is_readable_after_every_row(tmp_path):
+def test_a_run_is_readable_whenever_its_rows_are_written(tmp_path):
     store = RunStore(tmp_path / "run", tiny(), ["seed=0", "width.particles=12"])
     assert store.status is None
     assert not store.directory.exists()
     for count, step in enumerate((0, 1, 4), start=1):
         store.append(row(step, **{"nc1/train": 1.0}))
+        store.flush()
         assert read_metrics(store.directory)["step"].to_list() == [0, 1, 4][:count]
         assert store.status == "running"
     store.finish("completed")
@@ -86,6 +88,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
                 store.save({"W": torch.ones(3)}, 4)
             with pytest.raises(KeyboardInterrupt):
                 store.append(row(5, **{"nc1/train": 0.0, "certificate/tightness": 0.0}))
+                store.flush()
         assert {path.name: path.read_bytes() for path in store.directory.iterdir()} == before
 
 
@@ -101,6 +104,7 @@ def test_resume_drops_rows_that_are_ahead_of_the_checkpoint(tmp_path):
     assert loaded.keys() == state.keys()
     assert all(torch.equal(loaded[name], value) for name, value in state.items())
     again.append(row(3, **{"nc1/train": 0.5, "certificate/tightness": 0.2}))
+    again.save(state, 3)
     assert read_metrics(again.directory)["step"].to_list() == [0, 1, 3]
 
 

@@ -31,6 +31,9 @@ class Memory:
     def append(self, row):
         self.rows.append(row)
 
+    def flush(self):
+        pass
+
     def save(self, state, step):
         self.state, self.step = {name: value.clone() for name, value in state.items()}, step
         if step >= self.stop_at:

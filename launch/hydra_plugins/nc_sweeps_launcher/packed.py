@@ -12,6 +12,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrid
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
+from hydra_plugins.nc_sweeps_launcher.composer import SweepComposer
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class PackedLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """See :class:`hydra.plugins.launcher.Launcher`."""
+        # The sweeper's check of all jobs, which comes next, takes the loader from here too.
+        hydra_context.config_loader = SweepComposer(hydra_context.config_loader)  # type: ignore[assignment, arg-type]
         self.hydra_context = hydra_context
         self.task_function = task_function
         self.config = config
@@ -104,13 +107,13 @@ def _set_output_dir(config: DictConfig) -> None:
 
 
 def _job_return(config: DictConfig, value: object) -> JobReturn:
-    task_config, hydra_config = deepcopy(config), deepcopy(config)
+    task_config = deepcopy(config)
     with read_write(task_config), open_dict(task_config):
         del task_config["hydra"]
     result = JobReturn(
         overrides=OmegaConf.to_container(config.hydra.overrides.task),  # type: ignore[arg-type]
         cfg=task_config,
-        hydra_cfg=OmegaConf.masked_copy(hydra_config, ["hydra"]),
+        hydra_cfg=OmegaConf.masked_copy(config, ["hydra"]),
         working_dir=config.hydra.runtime.output_dir,
         task_name=config.hydra.job.name,
         status=JobStatus.COMPLETED,
