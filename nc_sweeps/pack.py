@@ -1,7 +1,7 @@
 """A pack: the runs that one worker process executes."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ def train_pack(jobs: Sequence[Job], max_runs_per_ensemble: int | None = None) ->
 
     Raises:
         DataError: a data set cannot be had. Nothing was started.
-        ConfigError: a run is too short for a step. Nothing was started.
+        ConfigError: a run is too short for a step or too large for the memory. Nothing was started.
         StoreError: a stored file is damaged. Nothing was started.
         SystemExit: the process was told to stop; the runs can be resumed.
     """
@@ -50,17 +50,16 @@ def train_pack(jobs: Sequence[Job], max_runs_per_ensemble: int | None = None) ->
     if len(waiting) < len(stores):
         print(f"{len(stores) - len(waiting)} of {len(stores)} runs are done already", file=sys.stderr)
     if waiting:
-        from nc_sweeps.data import load
+        from nc_sweeps.data import load_all
 
-        datasets = {repr(store.config.dataset): store.config.dataset for store in waiting}
-        data = {name: load(config) for name, config in datasets.items()}
+        data = load_all([store.config.dataset for store in waiting])
 
         # Here and not above: neither a pack that is done nor an error in the data need wait for Lightning.
         from nc_sweeps.report.progress import PackProgress
-        from nc_sweeps.training.engine import Ensemble, Run
+        from nc_sweeps.training.engine import Run, ensembles_of
 
-        runs = [Run(store.config, data[repr(store.config.dataset)], store, *store.resume()) for store in waiting]
-        ensembles = [Ensemble(group) for group in _groups(runs, max_runs_per_ensemble)]
+        runs = [Run(store.config, own, store, *store.resume()) for store, own in zip(waiting, data, strict=True)]
+        ensembles = [part for group in _groups(runs) for part in ensembles_of(group, max_runs_per_ensemble)]
         try:
             with PackProgress(len(runs), sum(ensemble.work for ensemble in ensembles)) as progress:
                 for ensemble in ensembles:
@@ -72,11 +71,9 @@ def train_pack(jobs: Sequence[Job], max_runs_per_ensemble: int | None = None) ->
     return [stores[job.directory].last(job.config.optimized_metric) for job in jobs]
 
 
-def _groups(runs: "Sequence[Run]", limit: int | None) -> "Iterator[list[Run]]":
+def _groups(runs: "Sequence[Run]") -> "Iterable[list[Run]]":
     """Runs of equal shape that stand at the same step, in the order in which they were asked for."""
     groups: dict[tuple[str, int], list[Run]] = {}
     for run in runs:
         groups.setdefault((ensemble_key(run.config), run.step), []).append(run)
-    for group in groups.values():
-        size = limit or len(group)
-        yield from (group[start : start + size] for start in range(0, len(group), size))
+    return groups.values()

@@ -75,6 +75,8 @@ class _Checks:
         self._at_least("width.particles", 1)
         self._choice("compute.precision", PRECISIONS)
         self._require(0 <= config.compute.threads <= 1024, "compute.threads", "must lie between 0 (all cores) and 1024")
+        memory = config.compute.memory
+        self._require(memory is None or 0 < memory <= _LARGEST, "compute.memory", "must be positive, or null")
         self._at_least("compute.checkpoint_seconds", 0)
 
     def dataset(self) -> None:

@@ -56,6 +56,11 @@ class DatasetConfig(ABC):
     def class_count(self) -> int:
         """Number of classes q."""
 
+    @property
+    def sampled(self) -> bool:
+        """Whether the seed has a say in which samples there are."""
+        return True
+
 
 @dataclass
 class SyntheticConfig(DatasetConfig):
@@ -111,6 +116,11 @@ class MnistConfig(ImageConfig):
 
     data_dir: str = place("folder that holds MNIST/raw")
     modulus: int | None = shape("relabel digit → digit mod modulus; null keeps the ten digits")
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the seed has a say in which samples there are."""
+        return self.train_per_class is not None or self.test_per_class is not None
 
     @property
     def class_count(self) -> int:
@@ -204,6 +214,7 @@ class ComputeConfig:
     accelerator: str = place("as Lightning's Trainer: auto, cpu, gpu, …")
     precision: str = shape(f"as Lightning's Trainer: {', '.join(PRECISIONS)}")
     threads: int = place("CPU threads; 0: all cores given to this process")
+    memory: float | None = place("GiB that this process may take, to which ensembles are cut; null: what is free")
     checkpoint_seconds: float = place("least time between two checkpoints of a run")
 
 

@@ -4,7 +4,8 @@ Each set is a function of its configuration alone; training and test samples com
 counter-based Philox generator, keyed by the data set's seed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from nc_sweeps.data.images import digits, mnist
 from nc_sweeps.data.separable import separable
 from nc_sweeps.data.split import Dataset, Split
 
-__all__ = ["LOADERS", "Dataset", "Split", "load"]
+__all__ = ["LOADERS", "Dataset", "Split", "load", "load_all"]
 
 
 def _generator(config: DatasetConfig, stream: int) -> np.random.Generator:
@@ -77,3 +78,19 @@ def load(config: DatasetConfig) -> Dataset:
         DataError: it cannot be read or sampled.
     """
     return LOADERS[config.name](config)
+
+
+def load_all(configs: Sequence[DatasetConfig]) -> list[Dataset]:
+    """The data sets of several runs; what is the same is loaded once and shared.
+
+    Raises:
+        DataError: one cannot be read or sampled.
+    """
+    loaded: dict[str, Dataset] = {}
+    names = []
+    for config in configs:
+        own = config if config.sampled else replace(config, seed=0)
+        names.append(repr(own))
+        if names[-1] not in loaded:
+            loaded[names[-1]] = load(own)
+    return [loaded[name] for name in names]

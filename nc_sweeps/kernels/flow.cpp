@@ -297,7 +297,7 @@ struct Free {
 // Aligned memory, zero at first. Throws std::bad_alloc.
 template <typename T> class Buffer {
  public:
-  explicit Buffer(long size = 0) : data_(size ? static_cast<T*>(std::aligned_alloc(64, ceil_div(size * sizeof(T), 64) * 64)) : nullptr) {
+  explicit Buffer(long size) : data_(size ? static_cast<T*>(std::aligned_alloc(64, ceil_div(size * sizeof(T), 64) * 64)) : nullptr) {
     if (size && !data_) throw std::bad_alloc();
     if (size) std::memset(data_.get(), 0, size * sizeof(T));
   }
@@ -307,7 +307,31 @@ template <typename T> class Buffer {
   std::unique_ptr<T, Free> data_;
 };
 
-// What one team of threads needs for one network at a time.
+// Numbers that one team of threads needs for one network at a time.
+template <typename T> struct Needs {
+  long by_sample, by_input, targets, residual, columns, sums, activations, gradient, Z, head, head_sums;
+
+  Needs(const Shape& s, const Layout<T>& at, bool forward, bool backward, long p) {
+    const long samples = at.sample_panels * at.panel, particles = at.tiles * kTile, a_block = at.panels_a_block * at.panel;
+    by_sample = samples * s.d;
+    by_input = backward * at.input_panels * at.panel * samples;
+    targets = forward * backward * samples * s.columns;
+    residual = backward * samples * s.columns;
+    columns = particles * s.columns;
+    sums = forward * at.units * a_block * s.columns;
+    activations = forward * backward * particles * a_block;
+    gradient = backward * (at.blocks > 1) * particles * at.input_panels * at.panel;
+    Z = backward * (at.blocks > 1) * particles * s.columns;
+    head = p * s.columns;
+    head_sums = at.units * p * s.columns;
+  }
+
+  long bytes() const {
+    const long count = by_sample + by_input + targets + residual + columns + sums + activations + gradient + Z + head + head_sums;
+    return count * long(sizeof(T));
+  }
+};
+
 template <typename T> struct Workspace {
   Shape shape;
   Layout<T> at;
@@ -324,18 +348,12 @@ template <typename T> struct Workspace {
   Buffer<T> head_sums;    // Z^T A of a unit's particles, (unit, q, p)
 
   Workspace(const Shape& s, bool forward, bool backward, long p = 0)
-      : shape(s), at(s),
-        by_sample(at.sample_panels * s.d * at.panel),
-        by_input(backward * at.input_panels * at.sample_panels * at.panel * at.panel),
-        targets(forward * backward * at.sample_panels * s.columns * at.panel),
-        residual(backward * at.sample_panels * s.columns * at.panel),
-        columns(at.tiles * s.columns * kTile),
-        sums(forward * at.units * at.panels_a_block * s.columns * at.panel),
-        activations(forward * backward * at.tiles * kTile * at.panels_a_block * at.panel),
-        gradient(backward * (at.blocks > 1) * at.tiles * kTile * at.input_panels * at.panel),
-        Z(backward * (at.blocks > 1) * at.tiles * kTile * s.columns),
-        head(p * s.columns),
-        head_sums(at.units * p * s.columns) {}
+      : Workspace(s, Layout<T>(s), Needs<T>(s, Layout<T>(s), forward, backward, p)) {}
+
+  Workspace(const Shape& s, const Layout<T>& layout, const Needs<T>& need)
+      : shape(s), at(layout), by_sample(need.by_sample), by_input(need.by_input), targets(need.targets),
+        residual(need.residual), columns(need.columns), sums(need.sums), activations(need.activations),
+        gradient(need.gradient), Z(need.Z), head(need.head), head_sums(need.head_sums) {}
 
   T* unit_sums(long unit) const { return sums + unit * at.panels_a_block * shape.columns * at.panel; }
   T* tile_activations(long tile) const { return activations + tile * at.panels_a_block * kTile * at.panel; }
@@ -823,6 +841,10 @@ template <typename Of> int with_activation(int activation, Of of) {
   }                                                                                                                \
   int nc_advance_##T(const NcFlow* f) {                                                                            \
     return with_activation(f->networks.activation, [=](auto act) { advance<decltype(act), T>(*f); });              \
+  }                                                                                                                \
+  int64_t nc_step_bytes_##T(int64_t n, int64_t d, int64_t N, int64_t p, int64_t q) {                              \
+    const Shape shape{n, d, N, q};                                                                                 \
+    return Needs<T>(shape, Layout<T>(shape), true, true, p).bytes();                                               \
   }                                                                                                                \
   int nc_normals_##T(int64_t seed, int64_t step, int64_t rows, int64_t blocks, T* out) {                           \
     normals(uint64_t(seed), uint64_t(step), 0, rows, blocks, out);                                                 \

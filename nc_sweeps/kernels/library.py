@@ -125,6 +125,19 @@ def advance(
     _call("advance", ctypes.byref(flow), like=U)
 
 
+def step_bytes(n: int, d: int, N: int, p: int, q: int, dtype: torch.dtype) -> int:
+    """Memory in bytes that a step of one network takes besides parameters and data; 0 where nothing is compiled.
+
+    As many networks as there are threads are in hand at a time.
+    """
+    loaded = library()
+    if loaded is None:
+        return 0
+    function = loaded[f"nc_step_bytes_{_TYPES[dtype]}"]
+    function.restype = ctypes.c_int64
+    return int(function(*(ctypes.c_int64(value) for value in (n, d, N, p, q))))
+
+
 def normals(seed: int, step: int, rows: int, components: int, dtype: torch.dtype) -> Float[Tensor, "rows components"]:
     """The noise of one network at a step; the numbers of :func:`nc_sweeps.counters.normals` to rounding."""
     blocks = -(-components // 4)

@@ -106,11 +106,16 @@ def initial_ensemble(
         truncation: τ_R; None: R = ∞.
     """
     key = torch.tensor(list(seeds), dtype=torch.int64)
-    theta = normals(key, Stream.PARTICLES, 0, torch.arange(particles), features + dimension, torch.float64)
+    U = torch.empty(len(key), particles, dimension, dtype=dtype)
+    A = torch.empty(len(key), particles, features, dtype=dtype)
+    which, width = torch.arange(particles), features + dimension
+    for run in range(len(key)):  # one at a time: float64 numbers and their counters are wide
+        theta = normals(key[[run]], Stream.PARTICLES, 0, which, width, torch.float64)[0]
+        U[run], A[run] = scale_u[run] * theta[:, features:], scale_a[run] * theta[:, :features]
     head = _orthonormal(normals(key, Stream.HEAD, 0, torch.arange(features), classes, torch.float64))
     return MeanFieldEnsemble(
-        U=(_column(scale_u) * theta[..., features:]).to(dtype),
-        A=(_column(scale_a) * theta[..., :features]).to(dtype),
+        U=U,
+        A=A,
         W=(_column(scale_w) * head).to(dtype),
         gamma=torch.tensor(list(gamma), dtype=dtype),
         activation=activation,

@@ -24,6 +24,7 @@ from nc_sweeps.models.activations import ACTIVATIONS
 from nc_sweeps.models.mean_field import MeanFieldEnsemble, initial_ensemble, one_hot
 from nc_sweeps.models.truncation import Truncation
 from nc_sweeps.training.callbacks import Progress, Record, RunRecord
+from nc_sweeps.training.cost import Size, budget_bytes
 from nc_sweeps.training.module import FlowModule, Segments
 from nc_sweeps.training.references import References
 
@@ -56,6 +57,11 @@ class Run:
         """The steps of the run."""
         return Schedule.of(self.config.dynamics, len(self.data.train.labels))
 
+    @property
+    def size(self) -> Size:
+        """What decides the cost of the run."""
+        return Size.of(self.config, self.data, self.schedule, self.step)
+
 
 class Ensemble:
     """Runs of one shape that train together from a common step to the end.
@@ -68,17 +74,12 @@ class Ensemble:
         self.runs = runs
         self.config = runs[0].config
         self.begin = runs[0].step
+        self.size = runs[0].size
 
     @property
     def work(self) -> int:
-        """Steps to take, in units of one (sample, particle) pair: proportional to the time that they cost."""
-        return (self.runs[0].schedule.total - self.begin) * self._work_per_step
-
-    @property
-    def _work_per_step(self) -> int:
-        samples = len(self.runs[0].data.train.labels)
-        batch = min(self.config.dynamics.batch_size or samples, samples)
-        return len(self.runs) * batch * self.config.width.particles
+        """Multiply-adds of the steps to take: proportional to the time that they cost."""
+        return self.size.steps * len(self.runs) * self.size.step_work
 
     def train(self, report: Callable[[int, dict[str, list[float]]], None] | None = None) -> None:
         """Train to the end.
@@ -100,7 +101,8 @@ class Ensemble:
         )
         callbacks: list[pl.Callback] = [record]
         if report is not None:
-            callbacks.append(Progress(lambda steps, metrics: report(steps * self._work_per_step, metrics), record))
+            a_step = len(self.runs) * self.size.step_work
+            callbacks.append(Progress(lambda steps, metrics: report(steps * a_step, metrics), record))
         _trainer(self.config, callbacks).fit(self._module(), datamodule=Segments(_stops(steps, self.begin)))
 
     def _module(self) -> FlowModule:
@@ -157,11 +159,37 @@ class Ensemble:
         return torch.tensor([getattr(run.config.dynamics, key) for run in self.runs], dtype=torch.float64)
 
     def _inputs(self, split: str, dtype: torch.dtype) -> Tensor:
+        if all(run.data is self.runs[0].data for run in self.runs):  # shared, and held once
+            return torch.from_numpy(getattr(self.runs[0].data, split).x).to(dtype).expand(len(self.runs), -1, -1)
         return torch.stack([torch.from_numpy(getattr(run.data, split).x).to(dtype) for run in self.runs])
 
     def _targets(self, split: str, dtype: torch.dtype) -> Tensor:
         labels = torch.from_numpy(np.stack([getattr(run.data, split).labels for run in self.runs]))
         return one_hot(labels, self.runs[0].data.classes, dtype)
+
+
+def ensembles_of(runs: Sequence[Run], max_runs: int | None) -> list[Ensemble]:
+    """Cut runs of one shape and one step into ensembles that the memory holds.
+
+    Args:
+        runs: in the order in which they were asked for.
+        max_runs: largest ensemble; None: no limit.
+
+    Raises:
+        ConfigError: not one run fits into ``compute.memory``.
+    """
+    size, config = runs[0].size, runs[0].config
+    budget, threads = budget_bytes(config), config.compute.threads or _cores()
+    limit = max_runs or len(runs)
+    most = next((count for count in range(limit, 0, -1) if size.peak_bytes(count, threads) <= budget), 0)
+    if most == 0 and config.compute.memory is not None:
+        needed = (size.peak_bytes(1, threads) - budget) / 2**30 + config.compute.memory
+        raise ConfigError(
+            f"compute.memory={config.compute.memory:g}: a run of {size.particles} particles needs {needed:.2g} GiB, "
+            "with what the process holds already"
+        )
+    most = max(most, 1)  # what is free is a guess: let a run that needs more than that try
+    return [Ensemble(runs[start : start + most]) for start in range(0, len(runs), most)]
 
 
 def _stops(measurements: Sequence[int], begin: int) -> list[int]:

@@ -72,8 +72,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "gradient_norm/w": lambda s: s.head_gradient_norm(),
     "stationarity/score_free": lambda s: s.score_free_residual(),
     "stationarity/kgd_squared": lambda s: s.kgd_squared(),
-    "free_energy/gaussian_bound": lambda s: s.free_energy(lambda: free_energy.gaussian_entropy_bound(s.theta)),
-    "free_energy/isotropic_bound": lambda s: s.free_energy(lambda: free_energy.isotropic_entropy_bound(s.theta)),
+    "free_energy/gaussian_bound": lambda s: s.free_energy(lambda: s.of_clouds(free_energy.gaussian_entropy_bound)),
+    "free_energy/isotropic_bound": lambda s: s.free_energy(lambda: s.of_clouds(free_energy.isotropic_entropy_bound)),
     "free_energy/estimate": lambda s: s.free_energy(s.estimated_entropy),
     "free_energy/divergence_bound": lambda s: s.divergence_bound(),
     "oracle/distance": lambda s: s.of_oracle(

@@ -149,10 +149,10 @@ class Snapshot:
         """Weight decay of the head."""
         return self.flow.law.lambda_w
 
-    @cached_property
-    def theta(self) -> Float[Tensor, "run N D"]:
-        """Particles θ_j = (a_j, u_j)."""
-        return torch.cat([self.ensemble.A, self.ensemble.U], dim=-1).double()
+    def of_clouds(self, of: Callable[[Float[Tensor, "N D"]], Float[Tensor, ""]]) -> Float[Tensor, "run"]:
+        """A number of every run's particles θ_j = (a_j, u_j), of which one run's at a time are held in float64."""
+        layers = zip(self.ensemble.A, self.ensemble.U, strict=True)
+        return torch.stack([of(torch.cat([A, U], dim=-1).double()) for A, U in layers])
 
     @cached_property
     def square_mean(self) -> Float[Tensor, "run"]:
@@ -219,7 +219,7 @@ class Snapshot:
         """Entropy of the particles by nearest neighbours, NaN in many dimensions."""
         if self.ensemble.A.shape[-1] + self.ensemble.U.shape[-1] > _ESTIMATE_DIMENSIONS:
             return torch.full_like(self.beta, torch.nan)
-        return torch.stack([free_energy.nearest_neighbour_entropy(cloud) for cloud in self.theta])
+        return self.of_clouds(free_energy.nearest_neighbour_entropy)
 
     def divergence_bound(self) -> Float[Tensor, "run"]:
         """Lower bound of D_KL(ρ‖ρ_∞)."""

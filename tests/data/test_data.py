@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from nc_sweeps.data import LOADERS, load
+from nc_sweeps.data import LOADERS, load, load_all
 from nc_sweeps.data.separable import bayes_error, separable
 from nc_sweeps.errors import DataError
 from tests.conftest import config_of
@@ -144,3 +144,13 @@ def test_mnist_mod3_relabels(mnist_dir):
     assert np.array_equal(thirds.test.x, digits.test.x)
     assert thirds.train.x.shape == (30_000, 784)
     assert thirds.train.x.max() == 1.0
+
+
+def test_what_is_the_same_is_loaded_once(mnist_dir):
+    overrides = ["dataset=mnist", f"data_dir={mnist_dir}"]
+    whole = load_all([config_of(*overrides, f"seed={seed}").dataset for seed in (1, 2)])
+    assert whole[0] is whole[1]
+    some = [*overrides, "dataset.train_per_class=5"]
+    drawn = load_all([config_of(*some, f"seed={seed}").dataset for seed in (1, 2, 1)])
+    assert drawn[0] is drawn[2]
+    assert not np.array_equal(drawn[0].train.x, drawn[1].train.x)

@@ -86,8 +86,8 @@ def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
             patch.setattr(store_module.os, stage, interrupted)
             with pytest.raises(KeyboardInterrupt):
                 store.save({"W": torch.ones(3)}, 4)
+            store.append(row(5, **{"nc1/train": 0.0, "certificate/tightness": 0.0}))
             with pytest.raises(KeyboardInterrupt):
-                store.append(row(5, **{"nc1/train": 0.0, "certificate/tightness": 0.0}))
                 store.flush()
         assert {path.name: path.read_bytes() for path in store.directory.iterdir()} == before
 

@@ -10,9 +10,11 @@ from polars.testing import assert_frame_equal
 
 from nc_sweeps.config import DATASETS, ensemble_key, signature
 from nc_sweeps.data import load
+from nc_sweeps.errors import ConfigError
 from nc_sweeps.metrics.catalogue import METRICS
 from nc_sweeps.pack import Job, train_pack
 from nc_sweeps.tracking.store import read_metrics
+from nc_sweeps.training import engine
 from nc_sweeps.training.engine import Ensemble, Run
 from nc_sweeps.training.measurements import MEASUREMENTS, measure
 from tests.conftest import tiny
@@ -255,3 +257,35 @@ def test_a_pack_mixes_shapes_skips_what_is_done_and_goes_on_with_the_rest(tmp_pa
 
 def test_measurements_cover_the_catalogue():
     assert tuple(MEASUREMENTS) == tuple(METRICS)
+
+
+def test_ensembles_are_cut_to_the_memory_they_may_take(monkeypatch):
+    runs = [Run(config, load(config.dataset), Memory()) for config in (tiny(f"seed={seed}") for seed in range(10))]
+    taken = [runs[0].size.peak_bytes(count, 1) for count in range(1, 11)]
+
+    def sizes(budget, max_runs=None):
+        monkeypatch.setattr(engine, "budget_bytes", lambda _: budget)
+        return [len(ensemble.runs) for ensemble in engine.ensembles_of(runs, max_runs)]
+
+    assert sizes(taken[9]) == [10]
+    assert sizes(taken[9], max_runs=4) == [4, 4, 2]
+    assert sizes(taken[2]) == [3, 3, 3, 1]
+    assert sizes(0) == [1] * 10  # what is free is a guess
+
+
+def test_a_run_that_does_not_fit_into_the_memory_is_refused():
+    config = tiny("compute.memory=0.001")
+    with pytest.raises(ConfigError, match=r"compute.memory=0.001: a run of 12 particles needs .* GiB"):
+        engine.ensembles_of([Run(config, load(config.dataset), Memory())], None)
+
+
+def test_runs_with_the_same_data_hold_it_once():
+    configs = [tiny(f"seed={seed}", "dataset.seed=3") for seed in range(3)]
+    data = load(configs[0].dataset)
+    shared = Ensemble([Run(config, data, Memory()) for config in configs])
+    assert shared._module().X.stride(0) == 0
+    own = Ensemble([Run(config, load(config.dataset), Memory()) for config in configs])
+    shared.train()
+    own.train()
+    for one, other in zip(shared.runs, own.runs, strict=True):
+        assert_frame_equal(one.record.frame(), other.record.frame(), check_exact=True)

@@ -1,7 +1,7 @@
 """Composes the configs of a sweep in a fraction of the time that Hydra takes.
 
-Hydra reads and merges every file of the configuration for every job, and does so twice: once to see that all jobs can be
-composed, once to launch them. The jobs of a sweep differ in a few values.
+Hydra reads and merges every file of the configuration for every job, and does so twice: once to see that all jobs can
+be composed, once to launch them. The jobs of a sweep differ in a few values.
 """
 
 from collections.abc import Sequence

@@ -1,0 +1,1 @@
+"""What the package costs, measured beside what else one could use: ``python -m benchmarks``."""

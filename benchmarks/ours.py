@@ -1,0 +1,42 @@
+"""The package's own way of taking steps."""
+
+import torch
+
+from benchmarks.problem import STEP_SIZE, Problem
+from nc_sweeps.dynamics.flow import Flow, Hyperparameters
+from nc_sweeps.dynamics.integrators import INTEGRATORS
+from nc_sweeps.dynamics.schedule import Piece, Schedule
+from nc_sweeps.models.activations import ACTIVATIONS
+from nc_sweeps.models.mean_field import MeanFieldEnsemble
+
+#: More steps than any benchmark takes.
+_ENDLESS = 10**9
+
+
+class Ours:
+    """:class:`nc_sweeps.dynamics.flow.Flow` as the engine calls it: many steps a call, the imbalance law included."""
+
+    def __init__(self, problem: Problem) -> None:
+        runs = problem.runs
+        self.X, self.Y = problem.data
+        self.ensemble = MeanFieldEnsemble(*problem.state(), torch.ones(runs), ACTIVATIONS["tanh"])
+        decay = torch.full((runs,), problem.decay, dtype=torch.float64)
+        hyperparameters = Hyperparameters(
+            seeds=torch.arange(runs),
+            beta=torch.full((runs,), problem.beta, dtype=torch.float64),
+            lambda_rho=decay,
+            lambda_w=decay,
+            schedules=(Schedule((Piece(0, _ENDLESS, STEP_SIZE),), -(-problem.n // problem.samples)),) * runs,
+        )
+        no_stage_one = torch.zeros(runs, dtype=torch.int64)
+        self.flow = Flow(INTEGRATORS["euler_maruyama"], hyperparameters, problem.batch, no_stage_one)
+        self.step = 0
+
+    def take(self, steps: int) -> None:
+        """Go on by so many steps."""
+        self.flow.advance(self.ensemble, self.X, self.Y, self.step, self.step + steps)
+        self.step += steps
+
+    def state(self) -> tuple[torch.Tensor, ...]:
+        """U, A, W."""
+        return self.ensemble.U, self.ensemble.A, self.ensemble.W

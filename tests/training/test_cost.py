@@ -1,0 +1,89 @@
+"""Memory that is predicted and taken, and ensembles cut to it. Seconds: see benchmarks."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from nc_sweeps.data import load
+from nc_sweeps.dynamics.schedule import Schedule
+from nc_sweeps.training.cost import Size, available_bytes
+from tests.conftest import config_of
+
+#: Trains an ensemble and prints the bytes that the process took beyond what it held before, and the prediction.
+_MEASURE = """
+import gc, json, sys
+from pathlib import Path
+from nc_sweeps.data import load
+from nc_sweeps.training.engine import Ensemble, Run
+from tests.conftest import config_of, tiny
+from tests.training.test_engine import Memory
+
+def resident(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
+
+def runs(configs):
+    return [Run(config, load(config.dataset), Memory()) for config in configs]
+
+Ensemble(runs([tiny()])).train()  # what loads with the first ensemble belongs to none
+count, *overrides = json.loads(sys.argv[1])
+ensemble = Ensemble(runs([config_of(f"seed={seed}", *overrides) for seed in range(count)]))
+gc.collect()
+Path("/proc/self/clear_refs").write_text("5")
+before = resident("VmRSS")
+ensemble.train()
+print(json.dumps([resident("VmHWM") - before, ensemble.size.peak_bytes(count, 2)]))
+"""
+
+SHORT = ["dynamics.horizon=2", "dynamics.horizon_unit=steps", "metrics.points=2", "compute.threads=2"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the resident set from /proc")
+@pytest.mark.parametrize(
+    ("runs", "overrides"),
+    [
+        (4, ["width.particles=16384", "dataset.dimension=256", "dynamics=noisy_gradient_flow"]),
+        (1, ["width.particles=16384", "dataset.dimension=1024", "dynamics=noisy_gradient_flow"]),
+        (8, ["width.particles=64", "dataset.dimension=64", "dataset.train_per_class=10000"]),
+        (8, ["width.particles=8192", "dataset.dimension=64", "model.activation=erf", "dynamics=noisy_gradient_flow"]),
+    ],
+    ids=["many wide", "one wide", "many samples", "not compiled"],
+)
+def test_memory_is_predicted(runs, overrides):
+    """Within 30 % of what ensembles of some hundred MiB take."""
+    command = [sys.executable, "-c", _MEASURE, json.dumps([runs, *overrides, *SHORT])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    taken, predicted = json.loads(done.stdout.splitlines()[-1])
+    assert taken > 150 * 2**20
+    assert 0.7 < predicted / taken < 1.3, (taken, predicted)
+
+
+def test_sizes_are_those_of_the_run():
+    config = config_of("dynamics=noisy_sgd", "dynamics.horizon=3", "dataset.train_per_class=50", "width.particles=9")
+    data = load(config.dataset)
+    size = Size.of(config, data, Schedule.of(config.dynamics, 150), step=3)
+    assert (size.samples, size.test_samples, size.batch, size.steps, size.noisy) == (150, 600, 64, 9 - 3, True)
+    assert size.measurements < len(Schedule.of(config.dynamics, 150).measurements(config.metrics))
+    assert size.compiled
+    assert not Size.of(config_of("model.activation=erf"), data, Schedule.of(config.dynamics, 150), 0).compiled
+
+
+def test_more_of_anything_takes_more():
+    def predicted(runs=4, threads=2, **changes):
+        config = config_of(*(f"{key}={value}" for key, value in changes.items()))
+        data = load(config.dataset)
+        schedule = Schedule.of(config.dynamics, len(data.train.labels))
+        return Size.of(config, data, schedule, 0).peak_bytes(runs, threads)
+
+    base = predicted()
+    assert predicted(runs=5) > base
+    assert predicted(**{"width.particles": 4096}) > base
+    assert predicted(**{"dataset.train_per_class": 500}) > base
+    assert predicted(**{"dataset.test_per_class": 500}) > base
+    assert predicted(**{"compute.precision": "64-true"}) > base
+
+
+def test_there_is_memory():
+    assert 2**27 < available_bytes() < 2**50
