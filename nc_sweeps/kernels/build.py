@@ -4,6 +4,7 @@ The library is plain C++ with a C interface, so that neither PyTorch's headers n
 seconds by any GCC or Clang, and several processes may build it at once, since the finished file is moved into place.
 """
 
+import atexit
 import ctypes
 import hashlib
 import os
@@ -89,4 +90,6 @@ def _folder() -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError:
-        return Path(tempfile.mkdtemp(prefix="nc-sweeps-"))
+        scratch = tempfile.mkdtemp(prefix="nc-sweeps-")
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        return Path(scratch)

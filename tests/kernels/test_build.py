@@ -1,0 +1,72 @@
+"""Where the compiled code comes from, and what happens where it cannot be had."""
+
+import os
+import stat
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from nc_sweeps.kernels import build
+from tests.conftest import TINY
+
+
+def rows(folder: Path) -> pl.DataFrame:
+    (path,) = folder.glob("results/sweep/*/metrics.parquet")
+    return pl.read_parquet(path).drop("seconds")
+
+
+def test_without_a_compiler_training_says_so_once_and_gives_the_same_numbers(run_command, tmp_path):
+    arguments = [*TINY, "compute.precision=64-true", "dynamics=noisy_sgd", "dynamics.batch_size=7"]
+    arguments += ["dynamics.horizon_unit=steps", "dynamics.horizon=30"]
+    done = run_command(*arguments, CXX="no-such-compiler", XDG_CACHE_HOME=str(tmp_path / "empty"))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("no compiled step on this machine (no no-such-compiler)") == 1
+    plain = rows(tmp_path)
+    done = run_command(*arguments, "output_dir=compiled/results")
+    assert done.returncode == 0, done.stderr
+    assert "no compiled step" not in done.stderr
+    # 30 steps of float64, whose sums are taken in another order.
+    assert_frame_equal(rows(tmp_path / "compiled"), plain, rel_tol=1e-9, abs_tol=1e-12)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "nc-sweeps"
+
+
+def compiler_that(does: str, folder: Path) -> str:
+    path = folder / "compiler"
+    path.write_text(f'#!/bin/sh\nif [ "$1" = --version ]; then echo 1.0; exit; fi\n{does}\n')
+    path.chmod(path.stat().st_mode | stat.S_IEXEC)
+    return str(path)
+
+
+def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(own_cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", compiler_that("echo 'flow.cpp:1: no such thing' >&2; exit 1", tmp_path))
+    with pytest.raises(build.BuildError, match=r"flow\.cpp:1: no such thing"):
+        build._built()
+    assert list(own_cache.iterdir()) == []
+
+
+def test_what_is_built_is_kept(own_cache, tmp_path, monkeypatch, capsys):
+    counted = tmp_path / "calls"
+    monkeypatch.setenv("CXX", compiler_that(f'echo >> {counted}\nwhile [ "$1" != -o ]; do shift; done; touch "$2"', tmp_path))
+    first, second = build._built(), build._built()
+    assert first == second
+    assert [path.name for path in own_cache.iterdir()] == [first.name]
+    assert len(counted.read_text().splitlines()) == 1
+    assert capsys.readouterr().err.count("compiling the step") == 1
+    monkeypatch.setattr(build, "_processor", lambda: "another one")
+    assert build._built() != first
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a folder that cannot be made")
+def test_a_cache_that_cannot_be_written_is_replaced_by_a_folder_of_the_process(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    folder = build._folder()
+    assert folder.is_dir()
+    assert tmp_path not in folder.parents
