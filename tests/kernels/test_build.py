@@ -53,7 +53,9 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(own_cache, tmp_path,
 
 def test_what_is_built_is_kept(own_cache, tmp_path, monkeypatch, capsys):
     counted = tmp_path / "calls"
-    monkeypatch.setenv("CXX", compiler_that(f'echo >> {counted}\nwhile [ "$1" != -o ]; do shift; done; touch "$2"', tmp_path))
+    monkeypatch.setenv(
+        "CXX", compiler_that(f'echo >> {counted}\nwhile [ "$1" != -o ]; do shift; done; touch "$2"', tmp_path)
+    )
     first, second = build._built(), build._built()
     assert first == second
     assert [path.name for path in own_cache.iterdir()] == [first.name]

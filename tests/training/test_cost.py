@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from nc_sweeps.data import load
 from nc_sweeps.dynamics.schedule import Schedule
+from nc_sweeps.training.calibration import measured_speed
 from nc_sweeps.training.cost import Size, available_bytes
 from tests.conftest import config_of
 
@@ -87,3 +89,16 @@ def test_more_of_anything_takes_more():
 
 def test_there_is_memory():
     assert 2**27 < available_bytes() < 2**50
+
+
+def test_speed_is_measured_and_adds_up():
+    speed = measured_speed()
+    assert speed.work > 0
+    assert min(speed.normal, speed.step, speed.measurement, speed.measured_run) >= 0
+    config = config_of("dynamics=noisy_gradient_flow")
+    size = Size.of(config, load(config.dataset), Schedule.of(config.dynamics, 300), 0)
+    one, four = speed.seconds(size, 1), speed.seconds(size, 4)
+    assert one < four <= 4 * one  # what a measurement costs whatever the runs is paid once
+    half = replace(size, steps=size.steps // 2, measurements=size.measurements // 2)
+    assert speed.seconds(half, 1) == pytest.approx(one / 2, rel=1e-12)
+    assert speed.seconds(replace(size, noisy=False), 1) <= one

@@ -1,0 +1,89 @@
+"""Measures how fast this machine trains, for :class:`~nc_sweeps.training.cost.Speed`."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+
+from nc_sweeps.dynamics.flow import Flow, Hyperparameters
+from nc_sweeps.dynamics.integrators import INTEGRATORS
+from nc_sweeps.dynamics.schedule import Piece, Schedule
+from nc_sweeps.metrics.catalogue import METRICS
+from nc_sweeps.models.activations import ACTIVATIONS
+from nc_sweeps.models.mean_field import initial_ensemble, one_hot
+from nc_sweeps.training.cost import Size, Speed
+from nc_sweeps.training.measurements import measure
+from nc_sweeps.training.references import References
+from nc_sweeps.training.snapshot import Snapshot
+
+_STEPS = 2**40  # more than are ever taken
+_TIMED_SECONDS = 0.05
+_REPEATS = 5
+
+
+def measured_speed() -> Speed:
+    """Time steps and measurements of small ensembles on all threads, and solve for the constants; takes seconds."""
+    tiny = _size(16, 4, 6)
+    sizes = [tiny, _size(256, 8, 512), _size(256, 64, 512), _size(64, 512, 512), _size(256, 64, 512, noisy=True)]
+    rows = [(size.step_work, size.noisy * size.particles * (size.dimension + size.features), 1.0) for size in sizes]
+    seconds = np.array([_seconds_a_step(size) for size in sizes])
+    # Every row weighs the same in relative error.
+    (work, normal, step), _ = nnls(np.array(rows) / seconds[:, None], np.ones(len(sizes)))
+    one, eight = (_seconds_a_measurement(tiny, runs) for runs in (1, 8))
+    a_run = max(0.0, (eight - one) / 7)
+    return Speed(work=work, normal=normal, step=step, measurement=max(0.0, one - a_run), measured_run=a_run)
+
+
+def _size(samples: int, dimension: int, particles: int, noisy: bool = False) -> Size:
+    return Size(
+        samples=samples, test_samples=samples, dimension=dimension, particles=particles, features=8, classes=3,
+        batch=samples, steps=0, measurements=0, noisy=noisy, compiled=True, dtype=torch.float32,
+    )  # fmt: skip
+
+
+def _snapshot(size: Size, runs: int) -> Snapshot:
+    ensemble = initial_ensemble(
+        range(runs), particles=size.particles, dimension=size.dimension, features=size.features, classes=size.classes,
+        scale_u=[size.dimension**-0.5] * runs, scale_a=[1.0] * runs, scale_w=[1.0] * runs, gamma=[1.0] * runs,
+        activation=ACTIVATIONS["tanh"], dtype=size.dtype,
+    )  # fmt: skip
+    beta, decay = (torch.full((runs,), x, dtype=torch.float64) for x in (1e3 if size.noisy else math.inf, 1e-3))
+    schedule = Schedule((Piece(0, _STEPS, 0.1),), 1)
+    hyperparameters = Hyperparameters(torch.arange(runs), beta, decay, decay, (schedule,) * runs)
+    flow = Flow(INTEGRATORS["exponential"], hyperparameters, None, torch.zeros(runs, dtype=torch.int64))
+    flow.begin(ensemble)
+    X = torch.linspace(-1, 1, runs * size.samples * size.dimension).reshape(runs, size.samples, size.dimension)
+    Y = one_hot((torch.arange(size.samples) % size.classes).expand(runs, -1), size.classes, size.dtype)
+    return Snapshot(ensemble, X, Y, X, Y, flow, 0, cast(References, None))  # no metric that is timed asks for one
+
+
+def _seconds_a_step(size: Size) -> float:
+    state = _snapshot(size, 1)
+
+    def steps(count: int) -> None:
+        state.flow.advance(state.ensemble, state.X, state.Y, 0, count)
+
+    steps(1)
+    count = max(1, int(_TIMED_SECONDS / _seconds(lambda: steps(3)) * 3))
+    return statistics.median(_seconds(lambda: steps(count)) for _ in range(_REPEATS)) / count
+
+
+def _seconds_a_measurement(size: Size, runs: int) -> float:
+    names = [name for name in METRICS if not name.startswith(("oracle/", "data/"))]
+
+    def once() -> None:
+        measure(_snapshot(size, runs), names)
+
+    once()
+    return statistics.median(_seconds(once) for _ in range(_REPEATS))
+
+
+def _seconds(of: Callable[[], None]) -> float:
+    begin = time.perf_counter()
+    of()
+    return time.perf_counter() - begin
