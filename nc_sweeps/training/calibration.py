@@ -4,7 +4,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from typing import cast
 
 import numpy as np
 import torch
@@ -36,7 +35,9 @@ def measured_speed() -> Speed:
     (work, normal, step), _ = nnls(np.array(rows) / seconds[:, None], np.ones(len(sizes)))
     one, eight = (_seconds_a_measurement(tiny, runs) for runs in (1, 8))
     a_run = max(0.0, (eight - one) / 7)
-    return Speed(work=work, normal=normal, step=step, measurement=max(0.0, one - a_run), measured_run=a_run)
+    return Speed(
+        work=float(work), normal=float(normal), step=float(step), measurement=max(0.0, one - a_run), measured_run=a_run
+    )
 
 
 def _size(samples: int, dimension: int, particles: int, noisy: bool = False) -> Size:
@@ -59,7 +60,7 @@ def _snapshot(size: Size, runs: int) -> Snapshot:
     flow.begin(ensemble)
     X = torch.linspace(-1, 1, runs * size.samples * size.dimension).reshape(runs, size.samples, size.dimension)
     Y = one_hot((torch.arange(size.samples) % size.classes).expand(runs, -1), size.classes, size.dtype)
-    return Snapshot(ensemble, X, Y, X, Y, flow, 0, cast(References, None))  # no metric that is timed asks for one
+    return Snapshot(ensemble, X, Y, X, Y, flow, 0, References([], []))  # no metric that is timed asks them
 
 
 def _seconds_a_step(size: Size) -> float:
