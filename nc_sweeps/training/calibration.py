@@ -35,9 +35,7 @@ def measured_speed() -> Speed:
     (work, normal, step), _ = nnls(np.array(rows) / seconds[:, None], np.ones(len(sizes)))
     one, eight = (_seconds_a_measurement(tiny, runs) for runs in (1, 8))
     a_run = max(0.0, (eight - one) / 7)
-    return Speed(
-        work=float(work), normal=float(normal), step=float(step), measurement=max(0.0, one - a_run), measured_run=a_run
-    )
+    return Speed(float(work), float(normal), float(step), measurement=max(0.0, one - a_run), measured_run=a_run)
 
 
 def _size(samples: int, dimension: int, particles: int, noisy: bool = False) -> Size:

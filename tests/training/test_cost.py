@@ -99,6 +99,6 @@ def test_speed_is_measured_and_adds_up():
     size = Size.of(config, load(config.dataset), Schedule.of(config.dynamics, 300), 0)
     one, four = speed.seconds(size, 1), speed.seconds(size, 4)
     assert one < four <= 4 * one  # what a measurement costs whatever the runs is paid once
-    half = replace(size, steps=size.steps // 2, measurements=size.measurements // 2)
-    assert speed.seconds(half, 1) == pytest.approx(one / 2, rel=1e-12)
+    twice = replace(size, steps=2 * size.steps, measurements=2 * size.measurements)
+    assert speed.seconds(twice, 1) == pytest.approx(2 * one, rel=1e-12)
     assert speed.seconds(replace(size, noisy=False), 1) <= one
