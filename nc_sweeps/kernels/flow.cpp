@@ -140,11 +140,25 @@ template <typename V> inline V logarithm(V x) {
 
 template <typename V> inline Element<V> sum_of_lanes(V x) {
   constexpr int lanes = sizeof(V) / sizeof(Element<V>);
-  Element<V> parts[lanes];
-  store(parts, x);
-  for (int half = lanes / 2; half > 0; half /= 2)
-    for (int l = 0; l < half; ++l) parts[l] += parts[l + half];
-  return parts[0];
+  if constexpr (lanes == 2) {
+    return x[0] + x[1];
+  } else {
+    using Half = Vector<Element<V>, lanes / 2>;
+    Half halves[2];
+    std::memcpy(halves, &x, sizeof x);
+    return sum_of_lanes<Half>(halves[0] + halves[1]);
+  }
+}
+
+template <typename T> inline T dot(const T* a, const T* b, long size) {
+  using V = Vector<T>;
+  constexpr int L = kLanes<T>;
+  V sums{};
+  long k = 0;
+  for (; k + L <= size; k += L) sums += load<V>(a + k) * load<V>(b + k);
+  T rest = 0;
+  for (; k < size; ++k) rest += a[k] * b[k];
+  return sum_of_lanes(sums) + rest;
 }
 
 template <typename V> inline V square_root(V x) {
@@ -716,13 +730,7 @@ template <typename Act, typename T> class Flow {
     for (long particle = w_.at.first_tile(unit) * kTile; particle < w_.at.first_tile(unit + 1) * kTile; ++particle) {
       T* const columns = w_.columns + particle / kTile * q_ * kTile + particle % kTile;
       const T* const a = second_layer(std::min(particle, a_.N - 1));
-      for (long c = 0; c < q_; ++c) {
-        const T* const w = w_.head + c * p;
-        T b = 0;
-#pragma omp simd reduction(+ : b)
-        for (long k = 0; k < p; ++k) b += a[k] * w[k];
-        columns[c * kTile] = particle < a_.N ? b : T(0);
-      }
+      for (long c = 0; c < q_; ++c) columns[c * kTile] = particle < a_.N ? dot<T>(a, w_.head + c * p, p) : T(0);
     }
   }
 
