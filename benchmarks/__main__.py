@@ -11,6 +11,7 @@ SECTIONS = {
     "step": "a step: the compiled kernel, autograd, JAX, the roofline",
     "sweep": "the reference sweep, against three ways of using Lightning and Hydra; agreement with a float64 loop",
     "scaling": "slopes of the cost against width, samples and runs",
+    "cost": "seconds of ensembles against the cost model",
     "metrics": "NC1–NC3 in one pass against two passes",
     "startup": "from command to first step",
 }

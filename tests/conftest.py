@@ -39,6 +39,14 @@ def tiny(*overrides: str) -> RunConfig:
     return config_of(*TINY, *overrides)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def compiled_step():
+    """Built before the first test, so that no command has to say that it builds."""
+    from nc_sweeps.kernels.build import library
+
+    library()
+
+
 @pytest.fixture(autouse=True)
 def single_thread():
     import torch

@@ -90,6 +90,8 @@ def test_tab_completion(run_command, line, expected):
         (["particles=5"], "unknown key 'particles'; the nearest key is 'width.particles'"),
         (["output_dir=file"], "file/sweep"),
         (["compute.accelerator=abacus"], "compute.accelerator=abacus"),
+        (["compute.memory=0"], "compute.memory=0.0: must be positive, or null"),
+        (["compute.memory=0.1"], "compute.memory=0.1: a run of 256 particles needs"),
         (["compute.accelerator=tpu"], "compute.accelerator=tpu"),
         (["width.particles=2000000000", "dataset.dimension=2000000"], "out of memory; take fewer particles"),
         (["-m", "hydra/launcher=packed", "hydra.launcher.max_runs_per_ensemble=0"], "must be at least 1"),

@@ -1,6 +1,7 @@
 """Rule 3: who a run is packed with, where it is stopped and in what order its particles stand does not matter."""
 
 import math
+import time
 from pathlib import Path
 
 import polars as pl
@@ -289,3 +290,22 @@ def test_runs_with_the_same_data_hold_it_once():
     own.train()
     for one, other in zip(shared.runs, own.runs, strict=True):
         assert_frame_equal(one.record.frame(), other.record.frame(), check_exact=True)
+
+
+def test_rows_are_written_as_they_are_made_where_that_is_cheap():
+    """Writing that takes longer than training is put off; the end, a checkpoint and a divergence write what is left."""
+
+    class Slow(Memory):
+        written = 0
+
+        def flush(self):
+            self.written += 1
+            time.sleep(0.2)
+
+    config = tiny()
+    quick, slow = Memory(), Slow()
+    quick.flush = lambda: setattr(quick, "written", getattr(quick, "written", 0) + 1)
+    for record in (quick, slow):
+        Ensemble([Run(config, load(config.dataset), record)]).train()
+    assert len(quick.rows) == len(slow.rows) == quick.written
+    assert slow.written == 1  # the first row; the next would have come four seconds later

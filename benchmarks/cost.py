@@ -1,0 +1,72 @@
+"""Section ``cost``: seconds that ensembles take from their first to their last step, measurements included, against the
+cost model after its calibration on this machine. Bytes are held to their prediction by the tests.
+"""
+
+import time
+from statistics import median
+
+from hydra import compose, initialize_config_module
+from torch import Tensor
+
+import nc_sweeps.train  # noqa: F401 (registers the resolvers of conf/)
+from benchmarks.neighbours import wait_for_quiet
+from benchmarks.report import promise, table
+from nc_sweeps.config import RunConfig, parse
+from nc_sweeps.data import load_all
+from nc_sweeps.training.calibration import measured_speed
+from nc_sweeps.training.engine import Ensemble, Run
+
+#: Runs of an ensemble and what each of them is, besides its seed.
+ENSEMBLES: tuple[tuple[int, tuple[str, ...]], ...] = (
+    (8, ("width.particles=64",)),
+    (8, ("width.particles=1024", "dynamics=noisy_gradient_flow", "dynamics.horizon=1000")),
+    (2, ("width.particles=4096", "dataset.dimension=64", "dynamics.horizon=500")),
+    (1, ("width.particles=6272", "dataset.dimension=784", "dynamics=sgd", "dynamics.horizon=60")),
+    (16, ("width.particles=256", "dynamics=noisy_sgd")),
+)
+_TOLERANCE = 0.3
+_REPEATS = 3
+
+
+class Nowhere:
+    """Takes what a run hands out and keeps nothing."""
+
+    def append(self, row: dict[str, int | float]) -> None:
+        """Take a row."""
+
+    def flush(self) -> None:
+        """Write nothing."""
+
+    def save(self, state: dict[str, Tensor], step: int) -> None:
+        """Take a state."""
+
+    def finish(self, status: str, reason: str = "") -> None:
+        """Take the end."""
+
+
+def main(quick: bool) -> None:
+    """Calibrate, predict, train, compare."""
+    rows, worst = [], 0.0
+    for runs, overrides in ENSEMBLES:
+        configs = [_config(f"seed={seed}", *overrides) for seed in range(runs)]
+        data = load_all([config.dataset for config in configs])
+        ratios, taken = [], []
+        for _ in range(1 if quick else _REPEATS):
+            wait_for_quiet()
+            members = [Run(config, own, Nowhere()) for config, own in zip(configs, data, strict=True)]
+            ensemble = Ensemble(members)
+            predicted = measured_speed().seconds(ensemble.size, runs)
+            begin = time.perf_counter()
+            ensemble.train()
+            taken.append(time.perf_counter() - begin)
+            ratios.append(predicted / taken[-1])
+        ratio = median(ratios)
+        worst = max(worst, abs(ratio - 1))
+        rows.append([f"{runs}", " ".join(overrides), f"{median(taken):.2f}", f"{ratio:.2f}"])
+    table("Seconds of an ensemble", ("runs", "of", "seconds", "predicted / seconds"), rows, left=(1,))
+    promise("largest relative error", worst, most=_TOLERANCE)
+
+
+def _config(*overrides: str) -> RunConfig:
+    with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
+        return parse(compose("config", overrides=list(overrides)))
