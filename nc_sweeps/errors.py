@@ -15,3 +15,22 @@ class DataError(UserError):
 
 class StoreError(UserError):
     """A stored file that cannot be read."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory of the machine or of a GPU was not enough."""
+    # torch raises a bare RuntimeError for main memory and a subclass of it for a GPU's.
+    told = str(error).lower()
+    allocation = "can't allocate memory" in told or "out of memory" in told
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and allocation)
+
+
+def reason(error: BaseException) -> str:
+    """One line for any error."""
+    if is_out_of_memory(error):
+        return "out of memory; take fewer particles, features, dimensions or samples a class"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; set output_dir to a folder that can be written"
+    lines = str(error).splitlines()
+    first = lines[0] if lines else ""
+    return first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"

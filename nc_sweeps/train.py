@@ -20,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nc_sweeps.config import explain, parse, signature
-from nc_sweeps.errors import UserError
-from nc_sweeps.pack import Job, train_pack
+from nc_sweeps.errors import UserError, is_out_of_memory, reason
+from nc_sweeps.pack import Job, Pack
 
 
 def _overrides(config: DictConfig) -> list[str]:
@@ -37,40 +37,39 @@ OmegaConf.register_new_resolver("signature", _signature, replace=True)
 OmegaConf.register_new_resolver("inverse", lambda value: 1.0 / value if value else value, replace=True)
 
 
-def train_jobs(configs: Sequence[DictConfig], max_runs_per_ensemble: int | None = None) -> list[float]:
-    """Train the runs of several composed Hydra configs in this process, those of equal shape as one ensemble.
-
-    Args:
-        configs: with their ``hydra`` node, whose ``runtime.output_dir`` is set.
-        max_runs_per_ensemble: largest ensemble; None: no limit.
-
-    Returns:
-        Last value of each run's ``optimized_metric``.
-    """
-    jobs = [
-        Job(parse(config, _overrides(config)), _overrides(config), Path(config.hydra.runtime.output_dir))
-        for config in configs
-    ]
-    return train_pack(jobs, max_runs_per_ensemble)
-
-
 def train(config: DictConfig) -> float:
     """Train one run: the task that Hydra calls."""
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
     job = Job(parse(config, overrides), overrides, Path(hydra_config.runtime.output_dir))
+    from rich.console import Console
+
+    from nc_sweeps.report.progress import PackProgress
+
+    is_new = not (job.directory / "summary.json").exists()
     try:
-        return train_pack([job])[0]
+        with PackProgress(Console(stderr=True)) as progress:
+            return Pack([job]).train(progress)[0]
     except Exception as error:
         _remove_if_empty(job.directory)
         if hydra_config.mode == RunMode.RUN and _is_for_the_user(error):
             # Hydra would put a line of its own before the error of a task.
             raise SystemExit(_line(error)) from error
         raise
+    finally:
+        if is_new and (job.directory / "summary.json").exists():
+            _record(job)
 
 
-# A launcher that can execute many jobs in one process finds the way to do so here.
-train.many = train_jobs  # type: ignore[attr-defined]
+def _record(job: Job) -> None:
+    from nc_sweeps.tracking import manifest
+    from nc_sweeps.tracking.store import environment
+
+    manifest.write(job.directory.parent, [job], {"overrides": job.overrides}, environment())
+
+
+# Tells the launchers of this project that its jobs are runs, which can be packed.
+train.is_packable = True  # type: ignore[attr-defined]
 
 
 def _remove_if_empty(directory: Path) -> None:
@@ -81,7 +80,7 @@ def _remove_if_empty(directory: Path) -> None:
 
 
 class SweepCallback(Callback):
-    """Keeps the sweep's manifest and prints the table at the end."""
+    """Shows the results at the end."""
 
     def __init__(self) -> None:
         self.directories: list[Path] = []
@@ -94,48 +93,55 @@ class SweepCallback(Callback):
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Close a single run."""
-        self._close_or_exit(config, {"overrides": _overrides(config)})
+        self._close_or_exit(config)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Close a sweep."""
-        sweep = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}))
-        self._close_or_exit(config, {"overrides": _overrides(config), "sweep": sweep})
+        self._close_or_exit(config)
 
-    def _close_or_exit(self, config: DictConfig, invocation: dict[str, Any]) -> None:
+    def _close_or_exit(self, config: DictConfig) -> None:
         # Hydra turns the exceptions of callbacks into warnings; only this one gets through.
         try:
-            diverged = self._close(config, invocation)
+            all_well = not self.directories or show_results(self.directories, config.figure.x, list(config.figure.y))
         except Exception as error:
             if not _is_for_the_user(error):
                 traceback.print_exc()
             raise SystemExit(_line(error)) from error
-        if diverged:
+        if not all_well:
             raise SystemExit(1)
 
-    def _close(self, config: DictConfig, invocation: dict[str, Any]) -> bool:
-        """Write the manifest, show the results and return whether any run diverged."""
-        if not self.directories:
-            return False
-        from rich.console import Console
 
-        from nc_sweeps.report.table import sweep_table
-        from nc_sweeps.tracking.store import load_runs, read_summary, write_manifest
+def show_results(directories: Sequence[Path], x: str, y: Sequence[str]) -> bool:
+    """Print the table of a sweep, what went wrong, and where things lie; draw its picture.
 
-        sweep = self.directories[0].parent
-        write_manifest(sweep, invocation)
-        table = load_runs(self.directories)
+    Args:
+        directories: of its runs, at least one.
+        x, y: of the picture, as in ``figure``.
+
+    Returns:
+        Whether no run diverged or failed.
+    """
+    from rich.console import Console
+
+    from nc_sweeps.report.table import sweep_table
+    from nc_sweeps.tracking.store import is_measured, load_runs, read_summary
+
+    sweep = directories[0].parent
+    measured = [directory for directory in directories if is_measured(directory)]
+    if measured:
+        table = load_runs(measured)
         Console().print(sweep_table(table))
-        summaries = {directory: read_summary(directory) for directory in self.directories}
-        diverged = {directory: s["reason"] for directory, s in summaries.items() if s["status"] == "diverged"}
-        for directory, reason in diverged.items():
-            print(f"diverged: {_shown(directory)}: {reason}")
-        if len(summaries) > 1:
-            from nc_sweeps.report.figures import sweep_figure
+    bad = [(run, s) for run in directories if (s := read_summary(run))["status"] in {"diverged", "failed"}]
+    for run, summary in bad:
+        log = f" (log: {_shown(Path(summary['log']))})" if summary.get("log") else ""
+        print(f"{summary['status']}: {_shown(run)}: {summary['reason']}{log}")
+    if len(measured) > 1:
+        from nc_sweeps.report.figures import sweep_figure
 
-            sweep_figure(table, config.figure.x, list(config.figure.y)).save(sweep / "figure.svg")
-            print(f"picture: {_shown(sweep / 'figure.svg')}")
-        print(f"results: {_shown(sweep if len(summaries) > 1 else self.directories[0])}")
-        return bool(diverged)
+        sweep_figure(table, x, list(y)).save(sweep / "figure.svg")
+        print(f"picture: {_shown(sweep / 'figure.svg')}")
+    print(f"results: {_shown(sweep if len(directories) > 1 else directories[0])}")
+    return not bad
 
 
 def _shown(path: Path) -> str:
@@ -167,20 +173,9 @@ def _is_for_the_user(error: Exception) -> bool:
     origin = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     refused = isinstance(error, ValueError) and origin.is_relative_to(Path(hydra.__file__).parent)
     mendable = isinstance(error, UserError | HydraException | OmegaConfBaseException | OSError)
-    return mendable or refused or _is_out_of_memory(error)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch raises a bare RuntimeError for main memory and a subclass of it for a GPU's.
-    told = str(error).lower()
-    allocation = "can't allocate memory" in told or "out of memory" in told
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and allocation)
+    return mendable or refused or is_out_of_memory(error)
 
 
 def _line(error: Exception) -> str:
-    if _is_out_of_memory(error):
-        return "nc-train: out of memory; take fewer particles, features, dimensions or samples a class"
-    if isinstance(error, OSError) and error.filename:
-        reason = f"{error.strerror}; set output_dir to a folder that can be written"
-        return f"nc-train: {error.filename}: {reason}"
-    return f"nc-train: {explain(error)}"
+    known = is_out_of_memory(error) or (isinstance(error, OSError) and error.filename)
+    return f"nc-train: {reason(error) if known else explain(error)}"

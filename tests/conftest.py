@@ -30,6 +30,19 @@ TINY = (
 )
 
 
+class Silence:
+    """Listens to the training of a pack and says nothing."""
+
+    def begin(self, runs, work):
+        pass
+
+    def advance(self, work, metrics):
+        pass
+
+    def finished(self, runs):
+        pass
+
+
 def config_of(*overrides: str) -> RunConfig:
     with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
         return parse(compose("config", overrides=list(overrides)))

@@ -1,6 +1,5 @@
 """The command as a user meets it: in a process of its own, in an empty directory."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,8 +13,9 @@ from polars.testing import assert_frame_equal
 from safetensors import safe_open
 
 import nc_sweeps
-from nc_sweeps.pack import Job, train_pack
-from tests.conftest import TINY, config_of
+from nc_sweeps.pack import Job, Pack
+from nc_sweeps.tracking import manifest
+from tests.conftest import TINY, Silence, config_of
 
 
 def test_help_teaches_without_torch(run_command):
@@ -94,7 +94,7 @@ def test_tab_completion(run_command, line, expected):
         (["compute.memory=0.1"], "compute.memory=0.1: a run of 256 particles needs"),
         (["compute.accelerator=tpu"], "compute.accelerator=tpu"),
         (["width.particles=2000000000", "dataset.dimension=2000000"], "out of memory; take fewer particles"),
-        (["-m", "hydra/launcher=packed", "hydra.launcher.max_runs_per_ensemble=0"], "must be at least 1"),
+        (["-m", "hydra/launcher=packed", "hydra.launcher.runs_per_gpu=0"], "must be at least 1"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(run_command, tmp_path, arguments, message):
@@ -120,8 +120,7 @@ def test_a_sweep_ends_with_a_table_and_its_files(run_command, tmp_path):
     assert "results: results/small" in done.stdout
     sweep = tmp_path / "results" / "small"
     assert (sweep / "figure.svg").read_text().startswith("<svg")
-    manifest = json.loads((sweep / "manifest.json").read_text())
-    assert len(manifest["runs"]) == 8
+    assert len(manifest.jobs_of(sweep)) == 8
     table = nc_sweeps.load_sweep(sweep)
     assert set(table["width.particles"]) == {8, 16}
     assert (table["nc1/train"] <= table["certificate/nc1_bound"] * (1 + 1e-3)).all()
@@ -131,7 +130,7 @@ def test_a_sweep_ends_with_a_table_and_its_files(run_command, tmp_path):
     assert again.returncode == 0, again.stderr
     assert again.stderr.count("1 of 1 runs are done already") == 8
     assert_frame_equal(nc_sweeps.load_sweep(sweep), table)
-    assert len(json.loads((sweep / "manifest.json").read_text())["invocations"]) == 2
+    assert len(manifest.jobs_of(sweep)) == 8
 
 
 def test_a_run_stopped_in_every_way_ends_as_if_nothing_had_happened(run_command, tmp_path):
@@ -196,7 +195,7 @@ def test_a_diverged_run_is_reported_and_the_exit_code_says_so(run_command):
 
 def test_the_return_value_is_the_optimized_metric(tmp_path):
     config = config_of(*TINY, "optimized_metric=loss/test")
-    (value,) = train_pack([Job(config, [], tmp_path / "run")])
+    (value,) = Pack([Job(config, [], tmp_path / "run")]).train(Silence())
     assert value == pl.read_parquet(tmp_path / "run" / "metrics.parquet")["loss/test"][-1]
 
 

@@ -4,7 +4,7 @@
 """
 
 from nc_sweeps.config.identity import ensemble_key, signature
-from nc_sweeps.config.parsing import explain, parse
+from nc_sweeps.config.parsing import Variations, explain, parse
 from nc_sweeps.config.schema import (
     DATASETS,
     DatasetConfig,
@@ -30,6 +30,7 @@ __all__ = [
     "RunConfig",
     "StepSizeChange",
     "SyntheticConfig",
+    "Variations",
     "declared_keys",
     "ensemble_key",
     "explain",

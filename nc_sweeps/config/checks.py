@@ -78,6 +78,7 @@ class _Checks:
         memory = config.compute.memory
         self._require(memory is None or 0 < memory <= _LARGEST, "compute.memory", "must be positive, or null")
         self._at_least("compute.checkpoint_seconds", 0)
+        self._positive("compute.lease_seconds")
 
     def dataset(self) -> None:
         dataset = self.config.dataset

@@ -216,6 +216,7 @@ class ComputeConfig:
     threads: int = place("CPU threads; 0: all cores given to this process")
     memory: float | None = place("GiB that this process may take, to which ensembles are cut; null: what is free")
     checkpoint_seconds: float = place("least time between two checkpoints of a run")
+    lease_seconds: float = place("silence of a process after which others may take its runs over")
 
 
 @dataclass

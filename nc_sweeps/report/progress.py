@@ -14,15 +14,13 @@ class PackProgress:
     """A bar with the time left and the medians of loss, NC1 and its bound; plain lines where there is no terminal.
 
     Args:
-        runs: how many the pack trains.
-        work: of all of them, in any unit.
+        console: where it is shown.
     """
 
-    def __init__(self, runs: int, work: int) -> None:
-        self.runs = runs
-        self.finished_runs = 0
+    def __init__(self, console: Console) -> None:
+        self.runs = self.finished_runs = 0
         self.latest = ""
-        self.console = Console(stderr=True)
+        self.console = console
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -33,7 +31,7 @@ class PackProgress:
             disable=not self.console.is_terminal,
             expand=True,
         )
-        self.task = self.progress.add_task(self._description(), total=work, metrics="")
+        self.task = self.progress.add_task("", total=None, metrics="")
 
     def __enter__(self) -> "PackProgress":
         self.progress.start()
@@ -43,6 +41,12 @@ class PackProgress:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.stop()
+
+    def begin(self, runs: int, work: int) -> None:
+        """Take note of what is ahead."""
+        self.runs = self.finished_runs + runs
+        done = self.progress.tasks[0].completed
+        self.progress.update(self.task, total=done + work, description=self._description())
 
     def advance(self, work: int, metrics: dict[str, list[float]]) -> None:
         """Take note of work done and of the latest metrics of the live runs."""

@@ -15,10 +15,8 @@ one. Rows may be ahead of the checkpoint; those are dropped and measured again w
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -33,6 +31,8 @@ from yaml import YAMLError
 from nc_sweeps.config import RunConfig, signature
 from nc_sweeps.errors import StoreError
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
+from nc_sweeps.tracking import files
+from nc_sweeps.tracking.files import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,19 +47,22 @@ class RunStore:
         directory: of the run.
         config: of the run.
         overrides: what the user typed.
+        log: where the process that trains it says more; None: on the user's terminal.
     """
 
-    def __init__(self, directory: Path, config: RunConfig, overrides: list[str]) -> None:
+    def __init__(self, directory: Path, config: RunConfig, overrides: list[str], log: Path | None = None) -> None:
         self.directory = directory
         self.config = config
         self.overrides = overrides
+        self.log = log
+        self.steps: int | None = None
         self.rows: list[dict[str, int | float]] = []
         self._written = 0
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
 
     @property
     def status(self) -> str | None:
-        """``running``, ``completed``, ``diverged``, or None if the run was never begun."""
+        """``running``, ``completed``, ``diverged``, ``failed``, or None if the run was never begun."""
         if not (self.directory / "summary.json").exists():
             return None
         summary = read_summary(self.directory)
@@ -75,13 +78,16 @@ class RunStore:
         """Write the rows that are new."""
         if self._written == len(self.rows):
             return
-        if not (self.directory / "config.yaml").exists():
-            self.directory.mkdir(parents=True, exist_ok=True)
-            _write(self.directory / "overrides.yaml", OmegaConf.to_yaml(self.overrides).encode())
-            _write(self.directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(self.config)).encode())
+        self._begin()
         self._write_rows()
         self._write_summary("running", "")
         self._written = len(self.rows)
+
+    def _begin(self) -> None:
+        if not (self.directory / "config.yaml").exists():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            files.write(self.directory / "overrides.yaml", OmegaConf.to_yaml(self.overrides).encode())
+            files.write(self.directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(self.config)).encode())
 
     def save(self, state: "dict[str, Tensor]", step: int) -> None:
         """Keep the state after a step, and before it the rows so far, from which a run goes on."""
@@ -90,11 +96,12 @@ class RunStore:
 
         metadata = {"step": str(step), "signature": signature(self.config)}
         tensors = {name: value.contiguous() for name, value in state.items()}
-        _write(self.directory / "checkpoint.safetensors", save(tensors, metadata))
+        files.write(self.directory / "checkpoint.safetensors", save(tensors, metadata))
 
     def finish(self, status: str, reason: str = "") -> None:
-        """Close the run as ``completed`` or ``diverged``."""
+        """Close the run as ``completed``, ``diverged`` or ``failed``."""
         self.flush()
+        self._begin()
         self._write_summary(status, reason)
 
     def resume(self) -> "tuple[int, dict[str, Tensor] | None, float]":
@@ -125,16 +132,10 @@ class RunStore:
         self.started = read_summary(self.directory)["started"]
         return step, state, self.rows[-1]["seconds"]
 
-    def last(self, metric: str) -> float:
-        """Last value of a metric; NaN where it is undefined and for a run that diverged."""
-        summary = read_summary(self.directory)
-        value = summary["metrics"].get(metric, {}).get("last")
-        return math.nan if value is None or summary["status"] == "diverged" else float(value)
-
     def _write_rows(self) -> None:
         schema = {name: pl.Int64 if name == "step" else pl.Float64 for name in self.rows[0]}
         frame = pl.DataFrame(self.rows, schema=schema)
-        _replace(self.directory / "metrics.parquet", frame.write_parquet)
+        files.replace(self.directory / "metrics.parquet", frame.write_parquet)
 
     def _write_summary(self, status: str, reason: str) -> None:
         last = self.rows[-1] if self.rows else {}
@@ -142,13 +143,14 @@ class RunStore:
             "signature": signature(self.config),
             "status": status,
             "reason": reason,
+            "log": None if self.log is None else str(self.log),
             "started": self.started,
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
-            "progress": {name: last.get(name) for name in CLOCKS},
+            "progress": {"steps": self.steps} | {name: last.get(name) for name in CLOCKS},
             "metrics": {name: self._extremes(name) for name in METRICS if name in last},
             "environment": environment(),
         }
-        _write(self.directory / "summary.json", json.dumps(summary, indent=1, allow_nan=False).encode())
+        files.write(self.directory / "summary.json", json.dumps(summary, indent=1, allow_nan=False).encode())
 
     def _extremes(self, name: str) -> dict[str, Any]:
         """First, last and best value; null where undefined, with the reason."""
@@ -198,14 +200,14 @@ def load_sweep(directory: Path | str) -> pl.DataFrame:
         >>> import nc_sweeps
         >>> table = nc_sweeps.load_sweep("results/first_light")  # doctest: +SKIP
     """
-    directories = run_directories(directory)
+    directories = [run for run in run_directories(directory) if is_measured(run)]
     if not directories:
-        raise StoreError(f"{directory}: no runs here; expected folders with a summary.json")
+        raise StoreError(f"{directory}: no runs here; expected folders with a metrics.parquet")
     return load_runs(directories)
 
 
 def load_runs(directories: Sequence[Path]) -> pl.DataFrame:
-    """The given runs, at least one, as :func:`load_sweep` would load them."""
+    """The given runs, at least one and all measured, as :func:`load_sweep` would load them."""
     frames = []
     for directory in directories:
         summary = read_summary(directory)
@@ -226,36 +228,25 @@ def run_directories(sweep: Path | str) -> list[Path]:
     return sorted(path.parent for path in Path(sweep).glob("*/summary.json"))
 
 
+def last_value(directory: Path, metric: str) -> float:
+    """Last value of a run's metric; NaN where it is undefined and for a run that did not complete."""
+    summary = read_summary(directory)
+    value = summary["metrics"].get(metric, {}).get("last")
+    return math.nan if value is None or summary["status"] != "completed" else float(value)
+
+
+def is_measured(directory: Path) -> bool:
+    """Whether a run has measurements; one that failed before it began has none."""
+    return (directory / "metrics.parquet").exists()
+
+
 def read_summary(directory: Path) -> dict[str, Any]:
     """A run's ``summary.json``.
 
     Raises:
         StoreError: it cannot be read.
     """
-    return _read_json(directory / "summary.json", {"signature", "status", "reason", "started", "metrics"})
-
-
-def write_manifest(directory: Path, invocation: dict[str, Any]) -> None:
-    """Add what was asked for to the sweep's ``manifest.json`` and list the runs that are there.
-
-    Args:
-        directory: of the sweep.
-        invocation: the overrides, and for a multirun the sweep, of one command.
-    """
-    path = directory / "manifest.json"
-    earlier = _read_json(path, {"invocations"})["invocations"] if path.exists() else []
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    runs = []
-    for run in run_directories(directory):
-        summary = read_summary(run)
-        entry = {"signature": summary["signature"], "directory": run.name, "status": summary["status"]}
-        runs.append(entry | {"overrides": _read_yaml(run, "overrides")})
-    manifest = {
-        "name": directory.name,
-        "invocations": [*earlier, {"time": now, **invocation, "environment": environment()}],
-        "runs": runs,
-    }
-    _write(path, json.dumps(manifest, indent=1).encode())
+    return read_json(directory / "summary.json", {"signature", "status", "reason", "started", "metrics"})
 
 
 @cache
@@ -302,38 +293,3 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _read_json(path: Path, keys: set[str]) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read ({error})") from error
-    missing = keys - set(content if isinstance(content, dict) else ())
-    if missing:
-        raise StoreError(f"{path}: damaged, has no {', '.join(sorted(missing))}")
-    return content  # type: ignore[no-any-return]
-
-
-def _write(path: Path, content: bytes) -> None:
-    _replace(path, lambda file: file.write(content))
-
-
-def _replace(path: Path, write: Any) -> None:
-    """Replace a file in one piece: write a neighbour, flush it to disk, rename."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o666 & ~_UMASK)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-
-
-# Temporary files are private; results should be as readable as any other file of the user. The mask can only be read
-# by setting it, which is safe while a module is imported.
-_UMASK = os.umask(0)
-os.umask(_UMASK)

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import pytorch_lightning as pl
 from torch import Tensor
 
+from nc_sweeps.interruption import Interruption
 from nc_sweeps.training.measurements import measure
 from nc_sweeps.training.module import FlowModule
 
@@ -45,6 +46,7 @@ class Record(pl.Callback):
         steps: at which to measure.
         seconds: training time already spent by each run before this process.
         checkpoint_seconds: least time between two checkpoints; the last state is always kept.
+        interruption: asks to stop; the runs are then saved and left open.
     """
 
     def __init__(
@@ -54,19 +56,23 @@ class Record(pl.Callback):
         steps: Sequence[int],
         seconds: Sequence[float],
         checkpoint_seconds: float,
+        interruption: Interruption,
     ) -> None:
         self.records = records
         self.metrics = metrics
         self.steps = frozenset(steps)
         self.seconds = seconds
         self.checkpoint_seconds = checkpoint_seconds
+        self.interruption = interruption
         self.alive = [True] * len(records)
         self.latest: dict[str, list[float]] = {}
+        self.interrupted = False
         self._last_measured = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the initial state; a resumed run has measured it already."""
         assert isinstance(pl_module, FlowModule)
+        self.interruption.own()
         self._start = self._saved = time.monotonic()
         self._next_flush = -math.inf
         self._last_measured = pl_module.step
@@ -82,13 +88,17 @@ class Record(pl.Callback):
             self._measure(pl_module)
         if time.monotonic() - self._saved >= self.checkpoint_seconds:
             self._save(pl_module)
-        if not any(self.alive):
+        # All processes of a trainer stop at the same step.
+        self.interrupted = trainer.strategy.reduce_boolean_decision(self.interruption.signal is not None, all=False)
+        if self.interrupted or not any(self.alive):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the last state and close the runs."""
+        """Keep the last state and close the runs that came to their end."""
         assert isinstance(pl_module, FlowModule)
         self._save(pl_module)
+        if pl_module.step < max(self.steps):
+            return
         for record, alive in zip(self.records, self.alive, strict=True):
             if alive:
                 record.finish("completed")

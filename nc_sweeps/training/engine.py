@@ -20,6 +20,7 @@ from nc_sweeps.dynamics.flow import NEVER, Flow, Hyperparameters
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Schedule
 from nc_sweeps.errors import ConfigError
+from nc_sweeps.interruption import InterruptedTraining, Interruption
 from nc_sweeps.models.activations import ACTIVATIONS
 from nc_sweeps.models.mean_field import MeanFieldEnsemble, initial_ensemble, one_hot
 from nc_sweeps.models.truncation import Truncation
@@ -28,8 +29,10 @@ from nc_sweeps.training.cost import Size, budget_bytes
 from nc_sweeps.training.module import FlowModule, Segments
 from nc_sweeps.training.references import References
 
-#: Stops on the way in which progress is shown and checkpoints may be taken.
+#: Stops on the way in which progress is shown, checkpoints may be taken and signals are answered: at least so many,
+#: and one whenever a run has done so many multiply-adds, a fraction of a second.
 _STOPS = 100
+_WORK_A_STOP = 10**10
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,21 @@ class Ensemble:
         """Multiply-adds of the steps to take: proportional to the time that they cost."""
         return self.size.steps * len(self.runs) * self.size.step_work
 
-    def train(self, report: Callable[[int, dict[str, list[float]]], None] | None = None) -> None:
-        """Train to the end.
+    def train(
+        self,
+        interruption: Interruption | None = None,
+        report: Callable[[int, dict[str, list[float]]], None] | None = None,
+    ) -> None:
+        """Train to the end, or until told to stop.
 
         Args:
+            interruption: tells to; None: nobody does.
             report: called with the work done since the last call and the latest metrics of the live runs.
+
+        Raises:
+            InterruptedTraining: it was told to stop. All runs are saved.
         """
+        interruption = interruption or Interruption()
         if self.work == 0:  # stopped after the last step and before it could say so
             for run in self.runs:
                 run.record.finish("completed")
@@ -98,12 +110,21 @@ class Ensemble:
             steps,
             [run.seconds for run in self.runs],
             self.config.compute.checkpoint_seconds,
+            interruption,
         )
         callbacks: list[pl.Callback] = [record]
         if report is not None:
             a_step = len(self.runs) * self.size.step_work
             callbacks.append(Progress(lambda steps, metrics: report(steps * a_step, metrics), record))
-        _trainer(self.config, callbacks).fit(self._module(), datamodule=Segments(_stops(steps, self.begin)))
+        _trainer(self.config, callbacks).fit(self._module(), datamodule=Segments(self._stops(steps)))
+        if record.interrupted and interruption.signal is not None:
+            raise InterruptedTraining(interruption.signal)
+
+    def _stops(self, measurements: Sequence[int]) -> list[int]:
+        """Steps between which the flow is left alone: the same for a run alone, packed or resumed."""
+        total = measurements[-1]
+        apart = min(math.ceil(total / _STOPS), max(1, _WORK_A_STOP // self.size.step_work))
+        return sorted({self.begin} | {step for step in {*measurements, *range(0, total, apart)} if step > self.begin})
 
     def _module(self) -> FlowModule:
         dtype = torch.float64 if self.config.compute.precision == "64-true" else torch.float32
@@ -192,12 +213,6 @@ def ensembles_of(runs: Sequence[Run], max_runs: int | None) -> list[Ensemble]:
     return [Ensemble(runs[start : start + most]) for start in range(0, len(runs), most)]
 
 
-def _stops(measurements: Sequence[int], begin: int) -> list[int]:
-    total = measurements[-1]
-    grid = range(0, total, math.ceil(total / _STOPS))
-    return sorted({begin} | {step for step in {*measurements, *grid} if step > begin})
-
-
 def _cores() -> int:
     """Cores given to this process, where the system tells (Linux), else all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -207,7 +222,7 @@ def _trainer(config: RunConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
     torch.set_num_threads(config.compute.threads or _cores())
     # Lightning announces hardware and hints at data loaders and loggers that are not in use here.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     accelerator = config.compute.accelerator
     if accelerator == "auto" and not torch.cuda.is_available():
         accelerator = "cpu"  # the metrics need float64, which Apple's GPUs do not have

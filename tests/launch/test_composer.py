@@ -1,16 +1,21 @@
 """The fast composition against Hydra's own."""
 
+import re
+from copy import deepcopy
+
 import pytest
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
-from hydra_plugins.nc_sweeps_launcher.composer import SweepComposer
+from hydra_plugins.nc_sweeps_launcher.composer import SweepComposer, output_directory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 import nc_sweeps.train  # noqa: F401 (registers the resolvers)
+from nc_sweeps.config import parse
+from nc_sweeps.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -28,23 +33,30 @@ overrides = st.tuples(
 ).flatmap(st.permutations)
 
 
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(jobs=st.lists(overrides, min_size=1, max_size=4))
-def test_configs_are_those_of_hydra(loader, jobs):
+def test_configs_and_runs_are_those_of_hydra(loader, jobs):
     master = loader.load_configuration("config", ["hydra.verbose=false"], run_mode=RunMode.MULTIRUN)
-    composer = SweepComposer(loader)
+    composer = SweepComposer(loader, master)
     for job in jobs:
         expected = loader.load_sweep_config(master, job)
-        for _ in range(2):  # as the sweeper's check and as the launcher's composition
-            found = composer.load_sweep_config(master, job)
-            assert OmegaConf.to_container(found) == OmegaConf.to_container(expected)
-            for node in ("hydra", "dynamics", "metrics"):
-                assert OmegaConf.is_struct(found[node]) == OmegaConf.is_struct(expected[node])
+        try:
+            run = parse(expected, list(expected.hydra.overrides.task))
+        except ConfigError as error:
+            with pytest.raises(ConfigError, match=f"^{re.escape(str(error))}$"):
+                composer.load_sweep_config(master, job)
+            continue
+        composer.load_sweep_config(master, job)
+        assert composer.run(job) == (run, output_directory(deepcopy(expected)))
+        found = composer.compose(job)
+        assert OmegaConf.to_container(found) == OmegaConf.to_container(expected)
+        for node in ("hydra", "dynamics", "metrics"):
+            assert OmegaConf.is_struct(found[node]) == OmegaConf.is_struct(expected[node])
 
 
 def test_errors_are_those_of_hydra(loader):
     master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
-    composer = SweepComposer(loader)
+    composer = SweepComposer(loader, master)
     composer.load_sweep_config(master, ["seed=1"])
     for wrong in ("sede=2", "nothing.at.all=2"):
         with pytest.raises(ConfigCompositionException) as expected:
@@ -54,12 +66,13 @@ def test_errors_are_those_of_hydra(loader):
         assert str(found.value) == str(expected.value)
 
 
-def test_no_config_is_shared(loader):
+def test_no_composed_config_is_shared(loader):
     """The launcher writes into the configs it gets."""
     master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
-    composer = SweepComposer(loader)
+    composer = SweepComposer(loader, master)
     for _ in range(4):
-        config = composer.load_sweep_config(master, ["seed=1"])
+        composer.run(["seed=1"])
+        config = composer.compose(["seed=1"])
         assert config.seed == 1
         config.seed = 5
-    assert composer.load_sweep_config(master, ["seed=2"]).seed == 2
+    assert composer.compose(["seed=2"]).seed == 2

@@ -9,8 +9,8 @@ import torch
 import nc_sweeps
 from nc_sweeps.config import signature
 from nc_sweeps.errors import StoreError
-from nc_sweeps.tracking import store as store_module
-from nc_sweeps.tracking.store import RunStore, read_metrics, run_directories, write_manifest
+from nc_sweeps.tracking import files
+from nc_sweeps.tracking.store import RunStore, last_value, read_metrics
 from tests.conftest import config_of, tiny
 
 STATE = {
@@ -59,7 +59,7 @@ def test_summary(tmp_path):
     summary = json.loads((store.directory / "summary.json").read_text())
     assert (summary["status"], summary["reason"]) == ("diverged", "too fast")
     assert summary["signature"] == signature(config)
-    assert summary["progress"] == {"step": 9, "time": 4.5, "epoch": 9.0, "seconds": pytest.approx(0.9)}
+    assert summary["progress"] == {"steps": None, "step": 9, "time": 4.5, "epoch": 9.0, "seconds": pytest.approx(0.9)}
     assert summary["metrics"]["nc1/train"] == {
         "first": 1.0,
         "last": None,
@@ -83,7 +83,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
 
     for stage in ("fsync", "replace"):
         with monkeypatch.context() as patch:
-            patch.setattr(store_module.os, stage, interrupted)
+            patch.setattr(files.os, stage, interrupted)
             with pytest.raises(KeyboardInterrupt):
                 store.save({"W": torch.ones(3)}, 4)
             store.append(row(5, **{"nc1/train": 0.0, "certificate/tightness": 0.0}))
@@ -162,9 +162,10 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
 
 def test_a_diverged_run_has_no_last_value(tmp_path):
     store = filled(tmp_path / "run")
-    assert store.last("nc1/train") == 0.2
+    store.finish("completed")
+    assert last_value(store.directory, "nc1/train") == 0.2
     store.finish("diverged", "too fast")
-    assert math.isnan(store.last("nc1/train"))
+    assert math.isnan(last_value(store.directory, "nc1/train"))
 
 
 def test_a_folder_with_brackets_is_read(tmp_path):
@@ -176,14 +177,3 @@ def test_a_folder_with_brackets_is_read(tmp_path):
 def test_load_sweep_of_nothing_says_so(tmp_path):
     with pytest.raises(StoreError, match="no runs here"):
         nc_sweeps.load_sweep(tmp_path)
-
-
-def test_manifest_grows_by_invocation(tmp_path):
-    for seed in (1, 2):
-        config = tiny(f"seed={seed}")
-        filled(tmp_path / signature(config), config).finish("completed")
-        write_manifest(tmp_path, {"overrides": [f"seed={seed}"]})
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert [invocation["overrides"] for invocation in manifest["invocations"]] == [["seed=1"], ["seed=2"]]
-    assert {run["signature"] for run in manifest["runs"]} == {path.name for path in run_directories(tmp_path)}
-    assert {run["status"] for run in manifest["runs"]} == {"completed"}

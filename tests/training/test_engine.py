@@ -13,12 +13,12 @@ from nc_sweeps.config import DATASETS, ensemble_key, signature
 from nc_sweeps.data import load
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.metrics.catalogue import METRICS
-from nc_sweeps.pack import Job, train_pack
+from nc_sweeps.pack import Job, Pack
 from nc_sweeps.tracking.store import read_metrics
 from nc_sweeps.training import engine
 from nc_sweeps.training.engine import Ensemble, Run
 from nc_sweeps.training.measurements import MEASUREMENTS, measure
-from tests.conftest import tiny
+from tests.conftest import Silence, tiny
 
 
 class Memory:
@@ -245,12 +245,14 @@ def test_a_pack_mixes_shapes_skips_what_is_done_and_goes_on_with_the_rest(tmp_pa
         return Job(config, list(overrides), tmp_path / signature(config))
 
     jobs = [job("seed=0"), job("width.particles=5"), job("seed=1"), job("seed=0")]
-    values = train_pack(jobs, max_runs_per_ensemble=1)
+    values = Pack(jobs, max_runs_per_ensemble=1).train(Silence())
     assert values[0] == values[3]
     assert len({*values}) == 3
     before = {path: path.read_bytes() for path in tmp_path.glob("*/metrics.parquet")}
     assert len(before) == 3
-    assert train_pack([*jobs, job("seed=2")]) == [*values, train_pack([job("seed=2")])[0]]
+    more = Pack([*jobs, job("seed=2")]).train(Silence())
+    assert more[:4] == values
+    assert more[4:] == Pack([job("seed=2")]).train(Silence())
     assert "3 of 4 runs are done already" in capsys.readouterr().err
     assert all(path.read_bytes() == content for path, content in before.items())
     assert read_metrics(jobs[0].directory)["nc1/test"][-1] == values[0]

@@ -6,64 +6,145 @@ be composed, once to launch them. The jobs of a sweep differ in a few values.
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from nc_sweeps.config import RunConfig, Variations, signature
+
+
+@dataclass(frozen=True)
+class _Base:
+    """Jobs that choose the same files and give the same keys."""
+
+    config: DictConfig
+    variations: Variations
+    sweep: Path | None  # folder in which their runs are named by signature; None: Hydra has to say where each lies
 
 
 class SweepComposer:
-    """Stands in for Hydra's config loader. Jobs that choose the same files are composed once; what is left, plain
-    ``key=value`` overrides, is set on copies. The result is what Hydra's loader would have returned.
+    """Stands in for Hydra's config loader while a sweeper checks jobs and a launcher makes runs of them.
+
+    Jobs that choose the same files are composed once; what is left, plain ``key=value`` overrides, varies the result.
 
     Args:
         loader: Hydra's own.
+        master: configuration of the sweep.
     """
 
-    def __init__(self, loader: ConfigLoaderImpl) -> None:
+    def __init__(self, loader: ConfigLoaderImpl, master: DictConfig) -> None:
         self._loader = loader
-        self._parser = OverridesParser.create(config_loader=loader)
-        self._bases: dict[tuple[str, ...], DictConfig] = {}
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._master = master
+        self._parse_override = cache(lambda text: OverridesParser.create(config_loader=loader).parse_override(text))
+        self._bases: dict[tuple[str, ...], _Base] = {}
+        self._runs: dict[tuple[str, ...], tuple[RunConfig, Path]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
-    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
-        """See :meth:`hydra.core.config_loader.ConfigLoader.load_sweep_config`."""
-        key = tuple(sweep_overrides)
-        if key in self._composed:  # the sweeper has checked it, now the launcher wants it
-            return self._composed.pop(key)
-        self._composed[key] = self._compose(master_config, list(sweep_overrides))
-        return deepcopy(self._composed[key])
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:  # noqa: ARG002
+        """What a sweeper calls to see that a job can be composed.
 
-    def _compose(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        overrides = self._parser.parse_overrides(sweep_overrides)
-        files = tuple(o.key_or_group if self._is_value(o) else str(o.input_line) for o in overrides)
-        if len({o.key_or_group for o in overrides}) < len(overrides):  # a key set twice: the order matters
-            return self._loader.load_sweep_config(master_config, sweep_overrides)
-        if files not in self._bases:
-            self._bases[files] = self._loader.load_sweep_config(master_config, sweep_overrides)
-            return deepcopy(self._bases[files])
-        config = deepcopy(self._bases[files])
-        self._loader._apply_overrides_to_config([o for o in overrides if self._is_value(o)], config)
-        given = [o for o in overrides if not o.is_hydra_override()]
+        Returns:
+            A config that chooses the same files; sweepers look no closer.
+        """
+        self.run(sweep_overrides)
+        return self._bases[self._files(sweep_overrides)].config
+
+    def run(self, overrides: Sequence[str]) -> tuple[RunConfig, Path]:
+        """The run that a job asks for, and its directory.
+
+        Raises:
+            ConfigError: it cannot be run.
+            HydraException: it cannot be composed.
+        """
+        key = tuple(overrides)
+        if key not in self._runs:
+            self._runs[key] = self._run(overrides)
+        return self._runs[key]
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The config of a job, as Hydra's loader would have returned it."""
+        parsed = [self._parse_override(text) for text in overrides]
+        base = self._bases.get(self._files(overrides))
+        if base is None or _has_doubles(parsed):
+            return self._loader.load_sweep_config(self._master, list(overrides))
+        config = deepcopy(base.config)
+        self._loader._apply_overrides_to_config([o for o in parsed if self._is_value(o)], config)
+        given = [o for o in parsed if not o.is_hydra_override()]
         config.hydra.overrides.task = [o.input_line for o in given]
         config.hydra.overrides.hydra = [
-            *master_config.hydra.overrides.hydra,
-            *(o.input_line for o in overrides if o.is_hydra_override()),
+            *self._master.hydra.overrides.hydra,
+            *(o.input_line for o in parsed if o.is_hydra_override()),
         ]
         dirname = config.hydra.job.config.override_dirname
         config.hydra.job.override_dirname = get_overrides_dirname(
             overrides=given, kv_sep=dirname.kv_sep, item_sep=dirname.item_sep, exclude_keys=dirname.exclude_keys
         )
-        OmegaConf.copy_cache(from_config=master_config, to_config=config)
+        OmegaConf.copy_cache(from_config=self._master, to_config=config)
         return config
+
+    def _run(self, overrides: Sequence[str]) -> tuple[RunConfig, Path]:
+        parsed = [self._parse_override(text) for text in overrides]
+        files = self._files(overrides)
+        if files not in self._bases:
+            config = self._loader.load_sweep_config(self._master, list(overrides))
+            variations = Variations(config)
+            run = variations.parse({}, task_overrides(config))
+            directory = output_directory(deepcopy(config))
+            plain = not any(self._is_value(o) and o.key_or_group.split(".")[0] in _PLACES for o in parsed)
+            named = directory.name == signature(run) and plain and not _has_doubles(parsed)
+            self._bases[files] = _Base(config, variations, directory.parent if named else None)
+            return run, directory
+        base = self._bases[files]
+        if base.sweep is None:
+            config = self._loader.load_sweep_config(self._master, list(overrides))
+            return Variations(config).parse({}, task_overrides(config)), output_directory(config)
+        values = {o.key_or_group: o.value() for o in parsed if self._is_value(o)}
+        given = [str(o.input_line) for o in parsed if not o.is_hydra_override()]
+        run = base.variations.parse(values, [*self._master.hydra.overrides.task, *given])
+        return run, base.sweep / signature(run)
+
+    def _files(self, overrides: Sequence[str]) -> tuple[str, ...]:
+        parsed = [self._parse_override(text) for text in overrides]
+        return tuple(o.key_or_group if self._is_value(o) else str(o.input_line) for o in parsed)
 
     def _is_value(self, override: Override) -> bool:
         """Whether an override sets a number or a word and chooses no file."""
         plain = override.type is OverrideType.CHANGE and override.package is None
         scalar = not isinstance(override.value(), dict | list)
         return plain and scalar and not self._loader.repository.group_exists(override.key_or_group)
+
+
+#: Keys that may move the folder of a sweep.
+_PLACES = {"hydra", "output_dir", "name"}
+
+
+def _has_doubles(overrides: Sequence[Override]) -> bool:
+    """Whether a key is set twice, so that the order matters."""
+    return len({o.key_or_group for o in overrides}) < len(overrides)
+
+
+def task_overrides(config: DictConfig) -> list[str]:
+    """What the user typed for a job."""
+    return list(config.hydra.overrides.task)
+
+
+def output_directory(config: DictConfig) -> Path:
+    """Where :func:`hydra.core.utils.run_job` would have a job of a sweep work; entered in the config."""
+    previous = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)
+    try:
+        directory = Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)).absolute()
+    finally:
+        HydraConfig.instance().cfg = previous
+    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+        config.hydra.runtime.output_dir = str(directory)
+    return directory

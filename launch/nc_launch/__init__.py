@@ -1,0 +1,1 @@
+"""Where runs go: plans, submissions, workers, and the command ``nc-sweep``."""

@@ -1,0 +1,107 @@
+"""``nc-sweep``: look after a sweep that was launched."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nc_sweeps.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=__doc__)
+
+Sweep = Annotated[Path, typer.Argument(help="folder of the sweep, <output_dir>/<name>", metavar="DIR")]
+
+
+@app.command()
+def status(sweep: Sweep) -> None:
+    """Show how a sweep stands: runs, jobs, NC1 so far, time left. Only reads."""
+    from rich.console import Console
+
+    from nc_launch.status import status as shown
+
+    Console().print(shown(sweep), highlight=False)
+
+
+@app.command()
+def attach(sweep: Sweep) -> None:
+    """Wait for the latest submission of a sweep, as its launcher would have, and show the results."""
+    from rich.console import Console
+
+    from nc_launch.submission import submissions
+    from nc_launch.watch import watch
+
+    found = submissions(sweep)
+    if not found:
+        raise UserError(f"{sweep}: nothing was submitted here")
+    _finish(watch(found[-1], Console(stderr=True)))
+
+
+@app.command()
+def resume(
+    sweep: Sweep,
+    launcher: Annotated[str, typer.Option(help="packed, slurm, or as: the way it was launched last")] = "as",
+) -> None:
+    """Go on with all that was asked for and is not done, from the manifest alone."""
+    from rich.console import Console
+
+    from nc_launch.launching import launch
+    from nc_launch.places import PLACES
+    from nc_launch.submission import submissions
+    from nc_sweeps.tracking import manifest
+
+    jobs = manifest.jobs_of(sweep.absolute())
+    if not jobs:
+        raise UserError(f"{sweep}: no manifest here; expected the folder of a sweep")
+    latest = submissions(sweep.absolute())
+    place, settings = latest[-1].origin if latest else ("packed", None)
+    if launcher not in {"as", place}:
+        place, settings = launcher, None
+    if place not in PLACES:
+        raise UserError(f"--launcher={launcher}: must be one of {', '.join(PLACES)}")
+    console = Console(stderr=True)
+    launch(jobs, place, (settings or _defaults(place)) | {"wait": True, "dry_run": False}, {"resume": True}, console)
+    _finish(jobs)
+
+
+@app.command()
+def cancel(sweep: Sweep) -> None:
+    """Have all jobs of a sweep save their runs and end."""
+    from nc_launch.submission import submissions
+
+    stopped = 0
+    for submission in submissions(sweep):
+        alive = submission.place.states(list(submission.jobs))
+        if alive:
+            submission.cancel()
+        stopped += len(alive)
+    print(f"{stopped} jobs cancelled; nc-sweep resume {sweep} goes on with what is not done")
+
+
+def _finish(jobs: list[Any]) -> None:
+    from nc_sweeps.train import show_results
+
+    figure = jobs[0].config.figure
+    directories = [job.directory for job in jobs if (job.directory / "summary.json").exists()]
+    if directories and not show_results(directories, figure.x, figure.y):
+        raise SystemExit(1)
+
+
+def _defaults(place: str) -> dict[str, Any]:
+    """Settings of a launcher of which nothing is known."""
+    import dataclasses
+
+    from hydra_plugins.nc_sweeps_launcher.launchers import PackedConf, SlurmConf
+
+    settings = dataclasses.asdict({"packed": PackedConf, "slurm": SlurmConf}[place]())
+    return {name: value for name, value in settings.items() if name != "_target_"}
+
+
+def main() -> None:
+    """Run ``nc-sweep``; every error that a user can mend is one line on stderr and exit code 1."""
+    try:
+        app()
+    except UserError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        raise SystemExit(f"nc-sweep: {error}") from None

@@ -1,0 +1,86 @@
+"""From runs that were asked for to runs that are done: plan, submit, wait."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from nc_sweeps.pack import Job
+
+#: Files that a message names.
+_NAMED = 4
+
+
+def launch(
+    jobs: Sequence[Job], place: str, settings: dict[str, Any], invocation: dict[str, Any], console: Console
+) -> None:
+    """Train runs in packs, except those that are done.
+
+    Args:
+        jobs: the runs, of one sweep.
+        place: where: a key of :data:`nc_launch.places.PLACES`.
+        settings: the keys of ``hydra.launcher``.
+        invocation: what the user typed, for the manifest.
+        console: for progress.
+
+    Raises:
+        SystemExit: nothing is to be waited for: a dry run, a detached sweep; or the user interrupted.
+        LaunchError: the jobs cannot be started.
+    """
+    from nc_launch.places import PLACES
+    from nc_sweeps.tracking import manifest
+    from nc_sweeps.tracking.store import FINAL, RunStore, environment
+
+    unique = list({job.directory: job for job in jobs}.values())
+    waiting = [job for job in unique if RunStore(job.directory, job.config, job.overrides).status not in FINAL]
+    done = len(unique) - len(waiting)
+    if not waiting:
+        console.print(f"all {done} runs are done already", highlight=False)
+        return
+    where = PLACES[place](settings)
+    at_once = where.packs_at_once
+    if settings["dry_run"] or at_once > 1:
+        from nc_launch.plan import kinds_of, packs_of
+
+        kinds = kinds_of(waiting, settings["runs_per_gpu"])
+        seconds = sum(len(kind.jobs) * kind.seconds for kind in kinds)
+        worth = math.ceil(seconds / 60 / settings["pack_minutes"]) if settings["pack_minutes"] else len(waiting)
+        packs = packs_of(kinds, max(1, min(at_once, worth, len(waiting))), settings["max_runs_per_pack"])
+        if settings["dry_run"]:
+            from nc_launch.plan import Plan
+
+            Console().print(Plan(packs, kinds, done).table())
+            raise SystemExit(0)
+    else:
+        most = settings["max_runs_per_pack"] or len(waiting)
+        packs = [waiting[start : start + most] for start in range(0, len(waiting), most)]
+
+    from nc_launch.submission import Submission
+    from nc_launch.watch import detached, watch
+
+    sweep = waiting[0].directory.parent
+    console.print(
+        f"{len(waiting)} runs in {len(packs)} packs" + (f"; {done} are done" if done else ""), highlight=False
+    )
+    path = manifest.write(sweep, unique, invocation, environment())
+    submission = Submission.create(place, settings, path, packs)
+    if submission.untracked:
+        names = [*submission.untracked[:_NAMED], *["…"] * (len(submission.untracked) > _NAMED)]
+        console.print(f"code that is in no commit goes along: {', '.join(names)}", highlight=False)
+    if not settings["wait"]:
+        console.print(detached(sweep), highlight=False)
+        raise SystemExit(0)
+    watch(submission, console)
+    tell_outcome(unique, done, console)
+
+
+def tell_outcome(jobs: Sequence[Job], done: int, console: Console) -> None:
+    """One line: how many runs ended how."""
+    from nc_sweeps.tracking.store import read_summary
+
+    ends = Counter(read_summary(job.directory)["status"] for job in jobs if (job.directory / "summary.json").exists())
+    ends["completed"] -= done
+    told = [f"{done} done before"] * bool(done) + [f"{count} {end}" for end, count in ends.items() if count > 0]
+    console.print(f"{len(jobs)} runs: {', '.join(told)}", highlight=False)

@@ -1,0 +1,241 @@
+"""The two places where packs run: this machine and a SLURM cluster. Both start jobs through submitit."""
+
+import glob
+import os
+import re
+import signal
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from submitit import LocalExecutor, SlurmExecutor
+
+from nc_launch.worker import Task
+from nc_sweeps.errors import UserError
+
+_MINUTES_A_YEAR = 525_600
+
+
+class LaunchError(UserError):
+    """Runs that cannot be launched."""
+
+
+class Place(ABC):
+    """Starts jobs and knows about them by their ids alone, from any process.
+
+    Args:
+        settings: the keys of ``hydra.launcher``.
+    """
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+
+    @property
+    @abstractmethod
+    def packs_at_once(self) -> int:
+        """Packs that may run at the same time."""
+
+    @abstractmethod
+    def start(self, tasks: Sequence[Task], logs: Path) -> list[str]:
+        """Start jobs.
+
+        Args:
+            tasks: one a job.
+            logs: folder of their output.
+
+        Returns:
+            Their ids.
+
+        Raises:
+            LaunchError: they cannot be started.
+        """
+
+    @abstractmethod
+    def states(self, jobs: Sequence[str]) -> dict[str, str]:
+        """Jobs that wait or run, with a word on each. What is missing has ended."""
+
+    @abstractmethod
+    def cancel(self, jobs: Sequence[str]) -> None:
+        """Ask jobs to save their runs and end."""
+
+    @abstractmethod
+    def end_of(self, job: str) -> str:
+        """How a job ended, as far as is known."""
+
+    @property
+    def tasks_a_job(self) -> int:
+        """Packs that one job takes."""
+        return 1
+
+    #: Whether jobs are meant to go on when their launcher is told to end and nobody can be asked.
+    outlives_launcher = False
+
+
+class ThisMachine(Place):
+    """One worker for each visible GPU, which sees no other; without GPUs one worker on all cores."""
+
+    @property
+    def packs_at_once(self) -> int:
+        """See :class:`Place`."""
+        return max(1, len(_visible_gpus()))
+
+    def start(self, tasks: Sequence[Task], logs: Path) -> list[str]:
+        """See :class:`Place`."""
+        gpus = _visible_gpus()
+        started = []
+        for number, task in enumerate(tasks):
+            executor = LocalExecutor(logs)
+            executor.update_parameters(timeout_min=_MINUTES_A_YEAR)
+            if gpus:
+                executor.update_parameters(gpus_per_node=1, visible_gpus=[gpus[number % len(gpus)]])
+            with _deaf_to_the_terminal():
+                started.append(str(executor.submit(task).job_id))
+        return started
+
+    def states(self, jobs: Sequence[str]) -> dict[str, str]:
+        """See :class:`Place`."""
+        return {job: "running" for job in jobs if self._process(job) is not None}
+
+    def cancel(self, jobs: Sequence[str]) -> None:
+        """See :class:`Place`."""
+        for job in jobs:
+            process = self._process(job)
+            if process is not None:
+                process.send_signal(signal.SIGTERM)
+
+    def end_of(self, job: str) -> str:  # noqa: ARG002
+        """See :class:`Place`."""
+        return "its process ended"
+
+    @staticmethod
+    def _process(job: str) -> psutil.Process | None:
+        """A job's controller, unless its number belongs to another process by now."""
+        try:
+            process = psutil.Process(int(job))
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            return process if alive and "submitit.local._local" in process.cmdline() else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+class Slurm(Place):
+    """Job arrays; a job may take several packs, one for each of its GPUs."""
+
+    outlives_launcher = True
+
+    @property
+    def packs_at_once(self) -> int:
+        """See :class:`Place`."""
+        return int(self.settings["array_parallelism"]) * self.tasks_a_job
+
+    @property
+    def tasks_a_job(self) -> int:
+        """See :class:`Place`."""
+        return max(1, int(self.settings["gpus_per_node"]) * int(self.settings["nodes"]))
+
+    def start(self, tasks: Sequence[Task], logs: Path) -> list[str]:
+        """See :class:`Place`."""
+        started: list[str] = []
+        for first in range(0, len(tasks), size := self._largest_array()):
+            with self.executor(logs) as executor:
+                jobs = [executor.submit(task) for task in tasks[first : first + size]]
+            started += [str(job.job_id) for job in jobs]
+        return started
+
+    @contextmanager
+    def executor(self, logs: Path) -> Iterator[SlurmExecutor]:
+        """What is submitted to it becomes one array.
+
+        Raises:
+            LaunchError: the cluster refuses.
+        """
+        try:
+            executor = SlurmExecutor(logs, max_num_timeout=10**6, python=self.settings["python"])
+            executor.update_parameters(**self._parameters())
+            with executor.batch():
+                yield executor
+        except (ValueError, RuntimeError) as error:
+            raise LaunchError(f"hydra/launcher=slurm: {' '.join(str(error).split())}") from error
+
+    def _parameters(self) -> dict[str, Any]:
+        own = self.settings
+        parameters = {
+            name: own[name]
+            for name in ("partition", "account", "qos", "constraint", "nodes", "cpus_per_task", "array_parallelism")
+            if own[name] is not None
+        }
+        parameters |= {"time": own["timeout_min"], "signal_delay_s": own["signal_delay_s"]}
+        parameters |= {"job_name": own["job_name"], "ntasks_per_node": max(1, own["gpus_per_node"])}
+        if own["mem_gb"] is not None:
+            parameters["mem"] = f"{own['mem_gb']}GB"
+        srun = list(own["srun_args"])
+        if own["gpus_per_node"] > 0:
+            kind = f"{own['gpu_type']}:" if own["gpu_type"] else ""
+            parameters["gres"] = f"gpu:{kind}{own['gpus_per_node']}"
+            srun.append("--gpu-bind=single:1")  # every task sees a GPU of its own
+        if own["container_image"] is not None:
+            srun.append(f"--container-image={own['container_image']}")
+        parameters["setup"] = list(own["setup"])
+        return parameters | {"srun_args": srun, "additional_parameters": dict(own["additional_parameters"])}
+
+    @staticmethod
+    def _largest_array() -> int:
+        """The cluster's ``MaxArraySize`` caps the index of a task."""
+        told = _output(["scontrol", "show", "config"]) or ""
+        found = re.search(r"MaxArraySize\s*=\s*(\d+)", told)
+        return max(1, int(found[1]) - 1) if found else 1000
+
+    def states(self, jobs: Sequence[str]) -> dict[str, str]:
+        """See :class:`Place`; a cluster that does not answer has all of them."""
+        told = _output(["squeue", "--me", "--noheader", "--array", "--format=%i|%T|%R"])
+        if told is None:
+            return dict.fromkeys(jobs, "unknown")
+        queue = {}
+        for line in told.splitlines():
+            job, state, why = line.strip().split("|", 2)
+            queue[job] = f"{state.lower()} {why}" if state == "PENDING" else state.lower()
+        return {job: queue[job] for job in jobs if job in queue}
+
+    def cancel(self, jobs: Sequence[str]) -> None:
+        """See :class:`Place`."""
+        if jobs:
+            subprocess.run(["scancel", *jobs], check=False)
+
+    def end_of(self, job: str) -> str:
+        """See :class:`Place`."""
+        told = _output(["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=State"])
+        return told.strip().splitlines()[-1].lower() if told and told.strip() else "its job ended"
+
+
+def _output(command: list[str]) -> str | None:
+    """What a command says; None if it fails or takes too long."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _visible_gpus() -> list[int]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [int(name) for name in visible.split(",") if name.strip().isdigit()]
+    return list(range(len(glob.glob("/dev/nvidia[0-9]*"))))
+
+
+@contextmanager
+def _deaf_to_the_terminal() -> Iterator[None]:
+    """Processes that start here hear neither Ctrl-C nor the end of the session: the launcher speaks for the user."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+#: By the name in ``hydra/launcher``.
+PLACES: dict[str, type[Place]] = {"packed": ThisMachine, "slurm": Slurm}

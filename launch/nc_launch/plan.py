@@ -1,0 +1,121 @@
+"""From runs to packs: which runs one worker gets, and what that will cost."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+
+from nc_sweeps.config import ensemble_key
+from nc_sweeps.pack import Job
+
+#: Runs that train at once as far as the prediction goes, where nobody says how many.
+_TYPICAL_ENSEMBLE = 32
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Runs of one shape.
+
+    Args:
+        jobs: the runs.
+        seconds: predicted for each on this machine.
+        bytes: of memory that an ensemble of them takes.
+        at_once: runs in an ensemble.
+    """
+
+    jobs: Sequence[Job]
+    seconds: float
+    bytes: int
+    at_once: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be launched.
+
+    Args:
+        packs: runs of each worker.
+        kinds: the same runs by shape.
+        done: runs that were asked for and are done.
+    """
+
+    packs: Sequence[Sequence[Job]]
+    kinds: Sequence[Kind]
+    done: int
+
+    @property
+    def seconds(self) -> float:
+        """Predicted time of all packs one after another on this machine."""
+        return sum(len(kind.jobs) * kind.seconds for kind in self.kinds)
+
+    def table(self) -> Table:
+        """The plan, a line a shape."""
+        table = Table(box=box.SIMPLE_HEAD, title=f"{sum(map(len, self.packs))} runs in {len(self.packs)} packs")
+        for heading in ("particles", "dimension", "features", "runs", "at once", "ensembles", "GiB", "hours"):
+            table.add_column(heading, justify="right")
+        for kind in self.kinds:
+            config = kind.jobs[0].config
+            table.add_row(
+                str(config.width.particles),
+                str(getattr(config.dataset, "dimension", config.dataset.name)),
+                str(config.model.features),
+                str(len(kind.jobs)),
+                str(kind.at_once),
+                str(math.ceil(len(kind.jobs) / kind.at_once)),
+                f"{kind.bytes / 2**30:.2g}",
+                f"{len(kind.jobs) * kind.seconds / 3600:.2g}",
+            )
+        return table
+
+
+def kinds_of(jobs: Sequence[Job], at_once: int | None) -> list[Kind]:
+    """Runs by shape, the most expensive first, with predictions from the engine's cost model, calibrated here and now.
+
+    Args:
+        jobs: the runs.
+        at_once: runs in an ensemble; None: as many as memory holds.
+
+    Raises:
+        DataError: a data set cannot be had.
+    """
+    from nc_sweeps.data import load
+    from nc_sweeps.dynamics.schedule import Schedule
+    from nc_sweeps.training.calibration import measured_speed
+    from nc_sweeps.training.cost import Size, budget_bytes
+
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(ensemble_key(job.config), []).append(job)
+    speed = measured_speed()
+    kinds = []
+    for group in groups.values():
+        config = group[0].config
+        data = load(config.dataset)
+        size = Size.of(config, data, Schedule.of(config.dynamics, len(data.train.labels)), 0)
+        runs = min(at_once or _TYPICAL_ENSEMBLE, len(group))
+        while runs > 1 and size.peak_bytes(runs, 1) > budget_bytes(config):
+            runs //= 2
+        kinds.append(Kind(group, speed.seconds(size, runs) / runs, size.peak_bytes(runs, 1), runs))
+    return sorted(kinds, key=lambda kind: -kind.seconds)
+
+
+def packs_of(kinds: Sequence[Kind], packs: int, max_runs: int | None) -> list[list[Job]]:
+    """Share runs out evenly: each pack gets about the same work, and runs of one shape stay together.
+
+    Args:
+        kinds: the runs and their cost.
+        packs: how many there should be.
+        max_runs: most runs in a pack, which may make it more packs; None: no limit.
+    """
+    total = sum(len(kind.jobs) * kind.seconds for kind in kinds)
+    shares: list[list[Job]] = [[] for _ in range(packs)]
+    before = 0.0
+    for kind in kinds:
+        for job in kind.jobs:
+            middle = (before + kind.seconds / 2) / total if total > 0 else 0.0
+            shares[min(int(middle * packs), packs - 1)].append(job)
+            before += kind.seconds
+    most = max_runs or max(len(share) for share in shares)
+    return [share[start : start + most] for share in shares if share for start in range(0, len(share), most)]

@@ -1,0 +1,212 @@
+"""Watches a submission until all its runs are closed, and sends packs out again that came back undone."""
+
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from nc_launch.submission import Submission
+from nc_sweeps.pack import Job
+from nc_sweeps.tracking import manifest
+from nc_sweeps.tracking.store import FINAL, RunStore, read_summary
+
+#: States in which nobody will go on with a run by himself.
+CLOSED = (*FINAL, "failed")
+#: Seconds between two looks at the queue and the reports.
+_LOOK = 1.0
+#: Looks at the queue at which a job must be missing before it is believed to have ended.
+_MISSES = 2
+
+
+#: Behind every place that a pack can have reached: minus its undone runs, and their steps.
+_NOWHERE = (-(10**9), 0)
+
+
+class _Stop(BaseException):
+    """The user, or the system, wants the watcher to end."""
+
+    def __init__(self, number: int) -> None:
+        self.signal = signal.Signals(number)
+
+
+@dataclass
+class Watch:
+    """Waits for a submission.
+
+    Args:
+        submission: what to wait for.
+        jobs: its runs.
+        console: where progress is shown.
+    """
+
+    submission: Submission
+    jobs: list[Job]
+    console: Console
+    _missed: Counter[str] = field(default_factory=Counter)
+    _finished: Counter[int] = field(default_factory=Counter)
+    _told: set[str] = field(default_factory=set)
+    _reached: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def sweep(self) -> Path:
+        """Folder of the runs."""
+        return self.submission.folder.parent.parent
+
+    def wait(self) -> None:
+        """Return when every run is closed, or the submission was cancelled.
+
+        Raises:
+            SystemExit: the user detached or cancelled.
+        """
+        before = {number: signal.signal(number, _raise_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with self._progress() as progress:
+                task = progress.add_task("", total=None, shown="")
+                while self._look():
+                    self._show(progress, task)
+                    time.sleep(_LOOK)
+                self._show(progress, task)
+        except _Stop as stop:
+            self._leave(stop)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _look(self) -> bool:
+        """Attend to what ended; return whether anything is still to come."""
+        submission = self.submission
+        alive = submission.place.states(list(submission.jobs))
+        open_packs = {pack for job, packs in submission.jobs.items() if job in alive for pack in packs}
+        waiting = bool(alive)
+        latest = {submission.job_of(pack) for pack in range(len(submission.packs))}
+        for job, packs in list(submission.jobs.items()):
+            if job in alive:
+                self._missed[job] = 0
+                continue
+            if job not in latest:
+                continue
+            self._missed[job] += 1
+            undone = [pack for pack in packs if pack not in open_packs and self._undone(pack)]
+            if undone and not submission.is_cancelled:
+                waiting = True
+                if self._missed[job] >= _MISSES:
+                    self._missed[job] = 0
+                    self._again(undone)
+        self._tell_failures()
+        return waiting
+
+    def _undone(self, pack: int) -> list[str]:
+        return [name for name in self.submission.packs[pack] if self._status(name) not in CLOSED]
+
+    def _status(self, run: str) -> str | None:
+        directory = self.sweep / run
+        return read_summary(directory)["status"] if (directory / "summary.json").exists() else None
+
+    def _again(self, packs: list[int]) -> None:
+        """Send packs out once more: as they are if they came further than last time, else in halves."""
+        restart = []
+        for pack in packs:
+            undone = self._undone(pack)
+            reached = (-len(undone), sum(self._step(name) for name in undone))
+            ended = self.submission.place.end_of(self.submission.job_of(pack))
+            if self.submission.report(pack).get("state") == "interrupted" or reached > self._reached.get(
+                pack, _NOWHERE
+            ):
+                restart.append(pack)
+            elif len(undone) > 1:
+                halves = self.submission.split(pack)
+                self._reached |= dict.fromkeys(halves, _NOWHERE)
+                restart += halves
+            else:
+                self._fail(undone[0], pack, ended)
+                continue
+            self._reached[pack] = reached
+            self.console.print(f"pack {pack}: {ended}; {len(undone)} runs go on", highlight=False)
+        if restart:
+            self.submission.start(restart)
+
+    def _step(self, run: str) -> int:
+        directory = self.sweep / run
+        return (read_summary(directory)["progress"]["step"] or 0) if (directory / "summary.json").exists() else 0
+
+    def _fail(self, run: str, pack: int, ended: str) -> None:
+        job = next(job for job in self.jobs if job.directory.name == run)
+        store = RunStore(job.directory, job.config, job.overrides, self.submission.log_of(pack))
+        store.resume()
+        store.finish("failed", f"{ended}, and it got no further when tried again")
+
+    def _tell_failures(self) -> None:
+        for pack in range(len(self.submission.packs)):
+            finished = self.submission.report(pack).get("finished", 0)
+            if finished == self._finished[pack]:
+                continue
+            self._finished[pack] = finished
+            for name in self.submission.packs[pack]:
+                if name not in self._told and self._status(name) in {"diverged", "failed"}:
+                    self._told.add(name)
+                    summary = read_summary(self.sweep / name)
+                    self.console.print(f"{summary['status']}: {name}: {summary['reason']}", highlight=False)
+
+    def _progress(self) -> Progress:
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[shown]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            expand=True,
+        )
+
+    def _show(self, progress: Progress, task: Any) -> None:
+        reports = [self.submission.report(pack) for pack in range(len(self.submission.packs))]
+        begun = [report for report in reports if report]
+        work, total = sum(r["work"] for r in begun), sum(r["total"] for r in begun)
+        ranges = [r["metrics"]["nc1/train"] for r in begun if "nc1/train" in r["metrics"]]
+        shown = f"NC1 {min(x for x, _ in ranges):.2g} … {max(x for _, x in ranges):.2g}" if ranges else ""
+        finished = sum(r["finished"] for r in begun)
+        description = f"{finished}/{sum(map(len, self.submission.packs))} runs"
+        progress.update(task, completed=work, total=total or None, description=description, shown=shown)
+
+    def _leave(self, stop: _Stop) -> NoReturn:
+        """Detach or cancel, as the user wishes; nobody to ask: this machine's jobs end, a cluster's stay."""
+        choice = "d" if self.submission.place.outlives_launcher else "c"
+        if stop.signal is signal.SIGINT and sys.stdin.isatty():
+            self.console.print("\\[d]etach and leave the jobs to themselves, or \\[c]ancel them? ", end="")
+            choice = (input() or choice).strip().lower()[:1]
+        if choice == "c":
+            self.submission.cancel()
+            while self.submission.place.states(list(self.submission.jobs)):
+                time.sleep(0.2)
+            raise SystemExit("nc-train: interrupted; the same command, or nc-sweep resume, goes on from here")
+        raise SystemExit(detached(self.sweep))
+
+
+def detached(sweep: Path) -> str:
+    """What to do about a sweep that goes on by itself."""
+    return f"nc-train: detached; nc-sweep status {sweep} shows how it goes, nc-sweep attach {sweep} waits for it"
+
+
+def watch(submission: Submission, console: Console) -> list[Job]:
+    """Wait for a submission.
+
+    Returns:
+        Its runs.
+    """
+    sweep = submission.folder.parent.parent
+    names = {name for pack in submission.packs for name in pack}
+    jobs = [job for job in manifest.jobs_of(sweep) if job.directory.name in names]
+    Watch(submission, jobs, console).wait()
+    return jobs
+
+
+def _raise_stop(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    raise _Stop(number)

@@ -1,0 +1,56 @@
+"""Files of the store: replaced in one piece, and told in one line when they cannot be read."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nc_sweeps.errors import StoreError
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace a file."""
+    replace(path, lambda file: file.write(content))
+
+
+def replace(path: Path, content: Callable[[Any], object]) -> None:
+    """Replace a file in one piece: write a neighbour, flush it to disk, rename.
+
+    Args:
+        path: of the file; its folder exists.
+        content: called with the open file.
+    """
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            content(file)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o666 & ~_UMASK)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def read_json(path: Path, keys: set[str]) -> dict[str, Any]:
+    """An object that has at least the given keys.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: cannot be read ({error})") from error
+    missing = keys - set(content if isinstance(content, dict) else ())
+    if missing:
+        raise StoreError(f"{path}: damaged, has no {', '.join(sorted(missing))}")
+    return content  # type: ignore[no-any-return]
+
+
+# Temporary files are private; results should be as readable as any other file of the user. The mask can only be read
+# by setting it, which is safe while a module is imported.
+_UMASK = os.umask(0)
+os.umask(_UMASK)

@@ -1,0 +1,118 @@
+"""The manifest of a sweep: what was asked for, by every command, before anything is trained.
+
+Each command leaves one file, ``<sweep>/manifest/<time>-<id>.json``, which nobody touches again: its overrides, how it
+was launched, its environment, and its runs as differences from the first of each kind.
+"""
+
+import json
+import math
+import uuid
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from nc_sweeps.config import Variations, leaves, signature
+from nc_sweeps.errors import ConfigError, StoreError
+from nc_sweeps.pack import Job
+from nc_sweeps.tracking import files
+
+_FOLDER = "manifest"
+_KEYS = {"time", "invocation", "environment", "bases", "runs"}
+
+
+def write(sweep: Path, jobs: Sequence[Job], invocation: dict[str, Any], environment: dict[str, Any]) -> Path:
+    """Add what one command asks for.
+
+    Args:
+        sweep: folder of the runs.
+        jobs: the runs.
+        invocation: overrides of the command, and how it is launched; JSON.
+        environment: versions, commit and host; JSON.
+
+    Returns:
+        The file.
+    """
+    bases: list[dict[str, Any]] = []
+    kinds: dict[tuple[str, ...], tuple[int, dict[str, Any]]] = {}
+    runs = []
+    for job in jobs:
+        values = {name: value for name, value, _ in leaves(job.config)}
+        kind = (job.config.dataset.name, *values)
+        if kind not in kinds:
+            kinds[kind] = len(bases), values
+            bases.append(_plain(OmegaConf.to_container(OmegaConf.structured(job.config))))
+        number, base = kinds[kind]
+        runs.append(
+            {
+                "directory": job.directory.name,
+                "signature": signature(job.config),
+                "overrides": job.overrides,
+                "base": number,
+                "changes": {name: _plain(value) for name, value in values.items() if value != base[name]},
+            }
+        )
+    now = datetime.now(UTC)
+    path = sweep / _FOLDER / f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"time": now.isoformat(timespec="seconds"), "invocation": invocation, "environment": environment}
+    files.write(path, json.dumps(content | {"bases": bases, "runs": runs}, allow_nan=False).encode())
+    return path
+
+
+def invocations(sweep: Path) -> list[dict[str, Any]]:
+    """What every command asked for, in the order of time.
+
+    Raises:
+        StoreError: a file cannot be read.
+    """
+    return [files.read_json(path, _KEYS) for path in paths(sweep)]
+
+
+def paths(sweep: Path) -> list[Path]:
+    """The files of the manifest in the order of time."""
+    return sorted((sweep / _FOLDER).glob("*.json"))
+
+
+def jobs_of(sweep: Path, only: Path | None = None) -> list[Job]:
+    """The runs that were asked for, each once.
+
+    Args:
+        sweep: folder of the runs.
+        only: one file of the manifest; None: all.
+
+    Raises:
+        StoreError: a file cannot be read, or holds a run that is not what its signature says.
+    """
+    found: dict[str, Job] = {}
+    for path in [only] if only else paths(sweep):
+        for job in _jobs(path, sweep):
+            found.setdefault(job.directory.name, job)
+    return list(found.values())
+
+
+def _jobs(path: Path, sweep: Path) -> Iterator[Job]:
+    content = files.read_json(path, _KEYS)
+    variations: dict[tuple[Any, ...], Variations] = {}
+    for run in content["runs"]:
+        key = (run["base"], *run["changes"])
+        try:
+            if key not in variations:
+                variations[key] = Variations(OmegaConf.create(content["bases"][run["base"]]))
+            config = variations[key].parse(run["changes"])
+        except ConfigError as error:
+            raise StoreError(f"{path}: run {run['directory']}: {error}") from error
+        if signature(config) != run["signature"]:
+            raise StoreError(f"{path}: run {run['directory']} is not what its signature says")
+        yield Job(config, run["overrides"], sweep / run["directory"])
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity; OmegaConf reads the word."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,157 @@
+"""Launched sweeps as a user looks after them: planned, detached, watched, cancelled, killed, resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from polars.testing import assert_frame_equal
+
+import nc_sweeps
+from tests.conftest import TINY
+
+SWEEP = [
+    "-m",
+    "hydra/launcher=packed",
+    *TINY,
+    "dynamics.horizon=20000",
+    "width.particles=40,60",
+    "seed=0,1",
+    "compute.checkpoint_seconds=0",
+]
+
+
+@pytest.fixture
+def nc_sweep(tmp_path):
+    def run(*arguments):
+        command = [str(Path(sys.executable).with_name("nc-sweep")), *arguments]
+        environment = os.environ | {"COLUMNS": "100"}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    command = [sys.executable, "-m", "nc_sweeps", *SWEEP, "name=sweep"]
+    subprocess.run(command, cwd=folder, capture_output=True, check=True)
+    return nc_sweeps.load_sweep(folder / "results" / "sweep").drop("seconds")
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def workers(folder):
+    """Processes that train the sweeps of a folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if "submitit.core._submit" in (process.info["cmdline"] or []) and str(folder) in process.info["cmdline"][-1]:
+            found.append(process)
+    return found
+
+
+def begun(sweep):
+    return len(list(sweep.glob("*/checkpoint.safetensors"))) == 4
+
+
+def test_a_dry_run_plans_and_leaves_nothing(run_command, tmp_path):
+    done = run_command(*SWEEP, "hydra.launcher.dry_run=true", "hydra.launcher.max_runs_per_pack=3")
+    assert done.returncode == 0, done.stderr
+    assert "4 runs in 2 packs" in done.stdout
+    assert {"40", "60"} <= set(done.stdout.split())
+    assert not list(tmp_path.glob("results/sweep/[!m]*"))
+
+
+def test_a_detached_sweep_is_watched_cancelled_resumed_and_attached_to(run_command, nc_sweep, tmp_path, undisturbed):
+    sweep = tmp_path / "results" / "sweep"
+    left = run_command(*SWEEP, "hydra.launcher.wait=false")
+    assert left.returncode == 0
+    assert "nc-sweep attach" in " ".join(left.stderr.split())
+    wait_for(lambda: begun(sweep))
+    files = {path: path.stat().st_mtime_ns for path in sweep.glob("manifest/*")}
+    shown = nc_sweep("status", "results/sweep")
+    assert shown.returncode == 0, shown.stderr
+    assert "4 running" in shown.stdout
+    assert {path: path.stat().st_mtime_ns for path in sweep.glob("manifest/*")} == files
+
+    assert "1 jobs cancelled" in nc_sweep("cancel", "results/sweep").stdout
+    wait_for(lambda: not workers(tmp_path))
+    stopped = nc_sweep("status", "results/sweep").stdout
+    assert "4 stopped" in stopped
+    assert "nc-sweep resume results/sweep" in stopped
+
+    resumed = subprocess.Popen(
+        [str(Path(sys.executable).with_name("nc-sweep")), "resume", "results/sweep"], cwd=tmp_path
+    )
+    wait_for(lambda: workers(tmp_path))
+    resumed.kill()  # and somebody else waits for what it began
+    resumed.wait()
+    attached = nc_sweep("attach", "results/sweep")
+    assert attached.returncode == 0, attached.stderr
+    assert "4 runs, mean of 2 seeds" in attached.stdout
+    assert_frame_equal(nc_sweeps.load_sweep(sweep).drop("seconds"), undisturbed, check_exact=True)
+    assert "4 completed" in nc_sweep("status", "results/sweep").stdout
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_launcher_stops_its_workers_which_save(run_command, tmp_path, undisturbed, how):
+    sweep = tmp_path / "results" / "sweep"
+    command = [sys.executable, "-m", "nc_sweeps", *SWEEP]
+    launcher = subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: begun(sweep))
+    launcher.send_signal(how)
+    _, errors = launcher.communicate(timeout=60)
+    assert launcher.returncode == 1
+    assert "interrupted; the same command, or nc-sweep resume, goes on" in errors
+    assert "Traceback" not in errors
+    assert not workers(tmp_path)
+    again = run_command(*SWEEP)
+    assert again.returncode == 0, again.stderr
+    assert_frame_equal(nc_sweeps.load_sweep(sweep).drop("seconds"), undisturbed, check_exact=True)
+
+
+def test_a_killed_worker_is_replaced_and_two_launchers_do_each_run_once(run_command, tmp_path, undisturbed):
+    sweep = tmp_path / "results" / "sweep"
+    command = [sys.executable, "-m", "nc_sweeps", *SWEEP]
+    launchers = [
+        subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    wait_for(lambda: begun(sweep))
+    workers(tmp_path)[0].kill()
+    for launcher in launchers:
+        _, errors = launcher.communicate(timeout=300)
+        assert launcher.returncode == 0, errors
+    assert_frame_equal(nc_sweeps.load_sweep(sweep).drop("seconds"), undisturbed, check_exact=True)
+
+
+def test_a_run_that_kills_its_worker_fails_alone(run_command, tmp_path):
+    """A width for which no memory can be had, and a limit that makes the system kill who asks for it."""
+    limit = f"ulimit -v {12 * 2**20}; exec"
+    command = [sys.executable, "-m", "nc_sweeps", "-m", "hydra/launcher=packed", *TINY, "width.particles=12,40000000"]
+    done = subprocess.run(
+        ["bash", "-c", f'{limit} "$@"', "bash", *command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "1 completed, 1 failed" in done.stderr
+    assert "failed: results/sweep/" in " ".join(done.stdout.split())
+    statuses = {json.loads(path.read_text())["status"] for path in tmp_path.glob("results/sweep/*/summary.json")}
+    assert statuses == {"completed", "failed"}
+
+
+def test_errors_are_one_line(nc_sweep):
+    for arguments in (["status", "nowhere"], ["resume", "nowhere"], ["attach", "nowhere"]):
+        done = nc_sweep(*arguments)
+        assert done.returncode == 1
+        assert done.stderr.startswith("nc-sweep: nowhere: ")
+        assert len(done.stderr.splitlines()) == 1

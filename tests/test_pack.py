@@ -1,0 +1,107 @@
+"""A pack of runs of which some cannot be trained, or that is told to stop."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+from polars.testing import assert_frame_equal
+
+from nc_sweeps.config import signature
+from nc_sweeps.interruption import InterruptedTraining
+from nc_sweeps.pack import Job, Pack
+from nc_sweeps.tracking.lease import Worker
+from nc_sweeps.tracking.store import read_metrics, read_summary
+from nc_sweeps.training import engine
+from tests.conftest import Silence, tiny
+
+
+def job(sweep, *overrides):
+    config = tiny(*overrides)
+    return Job(config, list(overrides), sweep / signature(config))
+
+
+def status(job):
+    summary = read_summary(job.directory)
+    return summary["status"], summary["reason"]
+
+
+def test_a_run_that_cannot_be_trained_fails_alone(tmp_path):
+    good = [job(tmp_path, f"seed={seed}") for seed in range(4)]
+    too_large = job(tmp_path, "compute.memory=0.001", "width.particles=13")
+    values = Pack([*good[:2], too_large, *good[2:]], isolate=True).train(Silence())
+    assert [status(one)[0] for one in good] == ["completed"] * 4
+    assert status(too_large)[0] == "failed"
+    assert "compute.memory=0.001: a run of 13 particles needs" in status(too_large)[1]
+    assert values[2] != values[2]
+    assert all(value == value for value in values[:2] + values[3:])
+
+
+def test_what_is_too_much_at_once_is_trained_in_halves(tmp_path, monkeypatch):
+    """The allocator of torch is told to have no memory whenever more than two runs train at once."""
+    whole = engine.Ensemble.train
+    sizes = []
+
+    def train(ensemble, *arguments):
+        sizes.append(len(ensemble.runs))
+        if len(ensemble.runs) > 2:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        whole(ensemble, *arguments)
+
+    monkeypatch.setattr(engine.Ensemble, "train", train)
+    jobs = [job(tmp_path, f"seed={seed}") for seed in range(5)]
+    Pack(jobs, isolate=True).train(Silence())
+    assert [status(one)[0] for one in jobs] == ["completed"] * 5
+    assert sizes == [5, 2, 3, 1, 2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
+def test_a_signal_saves_all_runs_and_they_go_on_as_if_it_had_not_come(tmp_path, number):
+    overrides = ["dynamics.horizon=20000", "compute.checkpoint_seconds=1000"]
+    whole = [job(tmp_path / "whole", f"seed={seed}", *overrides) for seed in range(2)]
+    Pack(whole).train(Silence())
+
+    class Stop(Silence):
+        told = False
+
+        def advance(self, work, metrics):
+            if not self.told:
+                os.kill(os.getpid(), number)
+            self.told = True
+
+    before = signal.getsignal(number)
+    stopped = [job(tmp_path / "stopped", f"seed={seed}", *overrides) for seed in range(2)]
+    with pytest.raises(InterruptedTraining) as stop:
+        Pack(stopped).train(Stop())
+    assert stop.value.by == number
+    assert signal.getsignal(number) is before
+    for one in stopped:
+        assert status(one)[0] == "running"
+        assert (one.directory / "checkpoint.safetensors").exists()
+    assert not list((tmp_path / "stopped").glob(".leases/*.json"))
+    Pack(stopped).train(Silence())
+    for one, other in zip(whole, stopped, strict=True):
+        assert_frame_equal(
+            read_metrics(one.directory).drop("seconds"), read_metrics(other.directory).drop("seconds"), check_exact=True
+        )
+
+
+def test_what_another_process_trains_is_waited_for(tmp_path, capsys):
+    one, other = job(tmp_path, "seed=0"), job(tmp_path, "seed=1")
+    holder = Worker(tmp_path, 60.0)
+    with holder:
+        assert holder.claim(other.directory.name)
+        waiting = threading.Thread(target=Pack([one, other]).train, args=(Silence(),))
+        waiting.start()
+        deadline = time.monotonic() + 60
+        while not (one.directory / "summary.json").exists() or status(one)[0] != "completed":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(1.5)
+        assert waiting.is_alive()
+        assert not other.directory.exists()
+        holder.release(other.directory.name)
+    waiting.join(timeout=60)
+    assert status(other)[0] == "completed"
+    assert "another process trains 1 of the runs" in capsys.readouterr().err
