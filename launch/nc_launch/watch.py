@@ -75,6 +75,9 @@ class Watch:
                 self._show(progress, task)
         except _Stop as stop:
             self._leave(stop)
+        else:
+            if self.submission.is_cancelled:
+                raise SystemExit(f"cancelled; nc-sweep resume {self.sweep} goes on with what is not done")
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -116,6 +119,10 @@ class Watch:
             undone = self._undone(pack)
             reached = (-len(undone), sum(self._step(name) for name in undone))
             ended = self.submission.place.end_of(self.submission.job_of(pack))
+            if ended.startswith("cancelled"):
+                self.console.print("somebody cancelled a job: cancelling the others", highlight=False)
+                self.submission.cancel()
+                return
             if self.submission.report(pack).get("state") == "interrupted" or reached > self._reached.get(
                 pack, _NOWHERE
             ):

@@ -106,6 +106,10 @@ class Task:
         report.close("done")
         return "done"
 
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """What submitit puts back into the queue when a signal comes before training begins."""
+        return submitit.helpers.DelayedSubmission(self)
+
     def _return(self, job: str) -> None:
         """Put the job back into the queue, with which this process ends; where that cannot be, go on and return."""
         if shutil.which("scontrol") is None:

@@ -1,0 +1,136 @@
+"""``hydra/launcher=slurm`` on a real cluster: real submitit, real preemption, real crashes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import version
+from hydra.test_utils.launcher_common_tests import LauncherTestSuite
+from polars.testing import assert_frame_equal
+
+import nc_sweeps
+from tests.conftest import TINY
+
+BIN = Path(sys.executable).parent
+CLUSTER = ["hydra.launcher.cpus_per_task=1", "hydra.launcher.pack_minutes=0", "hydra.launcher.timeout_min=20"]
+
+
+def command(*arguments):
+    return [str(BIN / "nc-train"), "-m", *TINY, *arguments]
+
+
+def numbers(folder):
+    return nc_sweeps.load_sweep(folder / "results" / "sweep").drop("seconds", "name").sort("signature", "step")
+
+
+@pytest.fixture
+def environment(on_slurm):
+    return os.environ | on_slurm.environment
+
+
+@pytest.fixture
+def run(environment, tmp_path):
+    def run(command):
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_a_sweep_of_mixed_widths_has_a_gpu_for_each_pack_and_the_numbers_of_this_machine(run, tmp_path):
+    sweep = ["width.particles=8,12,16,20", "seed=range(4)"]
+    report = "env | grep -E '^(CUDA_VISIBLE_DEVICES|SLURMD_NODENAME)=' | sort | xargs >> $SLURM_SUBMIT_DIR/tasks"
+    setup = f"hydra.launcher.setup=['srun --gpu-bind=single:1 bash -c \"{report}\"']"
+    done = run(command("hydra/launcher=slurm", *CLUSTER, *sweep, "hydra.launcher.array_parallelism=8", setup))
+    assert done.returncode == 0, done.stderr
+    assert "16 runs in 8 packs" in done.stderr
+    assert "16 runs: 16 completed" in done.stderr
+    tasks = (tmp_path / "tasks").read_text().splitlines()
+    assert len(tasks) == 8
+    assert all(len(task.split()[0].split("=")[1]) == 1 for task in tasks)  # one GPU each
+    here = run(command("hydra/launcher=packed", *sweep, "output_dir=here"))
+    assert here.returncode == 0, here.stderr
+    local = nc_sweeps.load_sweep(tmp_path / "here" / "sweep").drop("seconds", "name").sort("signature", "step")
+    assert_frame_equal(numbers(tmp_path).drop("output_dir"), local.drop("output_dir"), check_exact=True)
+
+
+def test_two_gpus_of_one_job_take_a_pack_each(on_slurm, run, tmp_path):
+    two = ["hydra.launcher.gpus_per_node=2", "hydra.launcher.array_parallelism=1"]
+    done = run(command("hydra/launcher=slurm", *CLUSTER, *two, "seed=range(4)"))
+    assert done.returncode == 0, done.stderr
+    assert "4 runs in 2 packs" in done.stderr
+    logs = list(tmp_path.glob("results/sweep/.launch/*/logs/*_log.err"))
+    assert len({log.name.split("_")[0] for log in logs}) == 1  # one job
+    assert on_slurm.run("sacct", "-X", "--noheader", "--format=AllocTRES%60").count("gres/gpu=2") >= 1
+
+
+def test_preemption_a_crash_and_the_death_of_the_launcher_leave_no_trace(on_slurm, run, environment, tmp_path):
+    long = ["seed=range(4)", "dynamics.horizon=150000", "compute.checkpoint_seconds=0"]
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    subprocess.run(command("hydra/launcher=packed", *long), cwd=whole, capture_output=True, check=True)
+
+    sweep = tmp_path / "results" / "sweep"
+    launcher = subprocess.Popen(
+        command(
+            "hydra/launcher=slurm", *CLUSTER, *long, "hydra.launcher.partition=low", "hydra.launcher.array_parallelism=2"
+        ),
+        cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    on_slurm.wait(lambda: len(list(sweep.glob("*/checkpoint.safetensors"))) == 4, 120)
+    on_slurm.run("sbatch", "--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    on_slurm.wait(lambda: restarts(on_slurm) == {"1"}, 120)
+    launcher.kill()
+    launcher.communicate()
+    assert "completed" not in statuses(sweep)
+    on_slurm.wait(lambda: set(on_slurm.jobs().values()) == {"RUNNING"})
+    steps = progress(sweep)
+    on_slurm.wait(lambda: progress(sweep) > steps, 120)
+    node = on_slurm.run("squeue", "--noheader", "--format=%N").split()[0]
+    on_slurm.crash(node)
+    on_slurm.down(node)
+    attached = run([str(BIN / "nc-sweep"), "attach", "results/sweep"])
+    assert attached.returncode == 0, attached.stderr
+    assert statuses(sweep) == ["completed"] * 4
+    assert_frame_equal(numbers(tmp_path), numbers(whole), check_exact=True)
+    on_slurm.start(node)
+
+
+def restarts(cluster):
+    return set(cluster.run("squeue", "--noheader", "--array", "--partition=low", "--Format=RestartCnt").split())
+
+
+def statuses(sweep):
+    return sorted(nc_sweeps.tracking.store.read_summary(path.parent)["status"] for path in sweep.glob("*/summary.json"))
+
+
+def progress(sweep):
+    paths = sweep.glob("*/summary.json")
+    return sum(nc_sweeps.tracking.store.read_summary(path.parent)["progress"]["step"] for path in paths)
+
+
+def test_a_cluster_that_refuses_is_quoted_in_one_line(run):
+    done = run(command("hydra/launcher=slurm", "hydra.launcher.partition=nowhere"))
+    assert done.returncode == 1
+    assert "invalid partition specified: nowhere" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("nc-train: hydra/launcher=slurm: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def hydra_on_slurm(on_slurm, monkeypatch):
+    """The suite is written for Hydra's defaults; importing nc-train sets its version base for the process."""
+    for name, value in on_slurm.environment.items():
+        monkeypatch.setenv(name, value)
+    version.setbase("1.1")
+    yield
+    version.setbase("1.3")
+
+
+@pytest.mark.usefixtures("hydra_on_slurm")
+@pytest.mark.parametrize(
+    ("launcher_name", "overrides"), [("slurm", ["hydra.launcher.gpus_per_node=0", "hydra.launcher.cpus_per_task=1"])]
+)
+class TestSlurmLauncher(LauncherTestSuite):
+    """Hydra's own tests of a launcher."""
