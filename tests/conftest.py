@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import settings
 
 import nc_sweeps.train  # noqa: F401 (registers the resolvers)
 from nc_sweeps.config import RunConfig, parse
+from tests.slurm.cluster import NODES, Cluster, missing
 
 # A test's first example pays for imports and shape checks: time says nothing about it.
 settings.register_profile("nc_sweeps", deadline=None)
@@ -92,6 +93,27 @@ def mnist_dir() -> Path:
     if not (folder / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
         pytest.skip(f"no MNIST/raw in {folder.absolute()}; set NC_SWEEPS_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Cluster]:
+    """A SLURM cluster, started for the first test that asks; skipped where its programs are missing."""
+    if reason := missing():
+        pytest.skip(reason)
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def on_slurm(slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The cluster, to which this process submits; afterwards all nodes are back and idle."""
+    for name, value in slurm.environment.items():
+        monkeypatch.setenv(name, value)
+    yield slurm
+    slurm.cancel_all()
+    for node in NODES:
+        slurm.start(node)
+    slurm.wait_idle()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -72,10 +72,9 @@ def test_preemption_a_crash_and_the_death_of_the_launcher_leave_no_trace(on_slur
     subprocess.run(command("hydra/launcher=packed", *long), cwd=whole, capture_output=True, check=True)
 
     sweep = tmp_path / "results" / "sweep"
+    low = ["hydra.launcher.partition=low", "hydra.launcher.array_parallelism=2"]
     launcher = subprocess.Popen(
-        command(
-            "hydra/launcher=slurm", *CLUSTER, *long, "hydra.launcher.partition=low", "hydra.launcher.array_parallelism=2"
-        ),
+        command("hydra/launcher=slurm", *CLUSTER, *long, *low),
         cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     on_slurm.wait(lambda: len(list(sweep.glob("*/checkpoint.safetensors"))) == 4, 120)
