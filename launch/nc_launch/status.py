@@ -123,8 +123,8 @@ def _runs(runs: list[RunState]) -> Table:
 
 def _jobs(sweep: Path) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("job", "state", "runs", "done", "left"):
-        table.add_column(heading, justify="left" if heading in {"job", "state"} else "right")
+    for heading in ("job", "state", "node", "runs", "done", "left"):
+        table.add_column(heading, justify="left" if heading in {"job", "state", "node"} else "right")
     for submission in submissions(sweep):
         alive = submission.place.states(list(submission.jobs))
         for job, packs in submission.jobs.items():
@@ -132,7 +132,8 @@ def _jobs(sweep: Path) -> Table:
                 continue
             reports = [report for pack in packs if (report := submission.report(pack))]
             runs = sum(len(submission.packs[pack]) for pack in packs)
-            table.add_row(job, alive[job], str(runs), *_progress(reports))
+            nodes = " ".join(sorted({report["node"] for report in reports}))
+            table.add_row(job, alive[job], nodes, str(runs), *_progress(reports))
     return table
 
 

@@ -1,6 +1,8 @@
 """What a task of a submission executes: its pack, until it is done or has to make room."""
 
 import json
+import os
+import platform
 import shutil
 import subprocess
 import time
@@ -33,6 +35,8 @@ class Report:
         self.path = path
         self.content: dict[str, Any] = {"state": "starting", "runs": 0, "finished": 0, "work": 0, "total": 0}
         self.content |= {"metrics": {}, "since": time.time()}
+        node = os.environ.get("SLURMD_NODENAME", platform.node())
+        self.content |= {"node": node, "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
         self._next = 0.0
         self.write()
 
