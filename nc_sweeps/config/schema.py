@@ -12,6 +12,7 @@ import fnmatch
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from nc_sweeps.metrics.catalogue import METRICS
@@ -248,12 +249,15 @@ class RunConfig:
 
 def selected_metrics(config: RunConfig) -> tuple[str, ...]:
     """Names of the metrics that a run measures, in the order of the catalogue."""
+    return _matching(tuple(config.metrics.include), tuple(config.metrics.exclude))
 
-    def matches(name: str, patterns: list[str]) -> bool:
+
+@cache
+def _matching(include: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[str, ...]:
+    def matches(name: str, patterns: tuple[str, ...]) -> bool:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
-    chosen = config.metrics
-    return tuple(name for name in METRICS if matches(name, chosen.include) and not matches(name, chosen.exclude))
+    return tuple(name for name in METRICS if matches(name, include) and not matches(name, exclude))
 
 
 def leaves(config: Any, prefix: str = "", role: str = "") -> Iterator[tuple[str, Any, str]]:

@@ -42,7 +42,10 @@ class SweepComposer:
     def __init__(self, loader: ConfigLoaderImpl, master: DictConfig) -> None:
         self._loader = loader
         self._master = master
-        self._parse_override = cache(lambda text: OverridesParser.create(config_loader=loader).parse_override(text))
+        parser = OverridesParser.create(config_loader=loader)
+        # The jobs of a sweep are made of a few words, combined in many ways.
+        self._parse_override = cache(parser.parse_override)
+        self._is_group = cache(loader.repository.group_exists)
         self._bases: dict[tuple[str, ...], _Base] = {}
         self._runs: dict[tuple[str, ...], tuple[RunConfig, Path]] = {}
 
@@ -120,7 +123,7 @@ class SweepComposer:
         """Whether an override sets a number or a word and chooses no file."""
         plain = override.type is OverrideType.CHANGE and override.package is None
         scalar = not isinstance(override.value(), dict | list)
-        return plain and scalar and not self._loader.repository.group_exists(override.key_or_group)
+        return plain and scalar and not self._is_group(override.key_or_group)
 
 
 #: Keys that may move the folder of a sweep.
