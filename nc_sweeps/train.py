@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nc_sweeps.config import explain, parse, signature
 from nc_sweeps.errors import UserError
 from nc_sweeps.pack import Job, train_pack
+from nc_sweeps.training.crew import leads
 
 
 def _overrides(config: DictConfig) -> list[str]:
@@ -89,7 +90,7 @@ class SweepCallback(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Remember which runs this command asked for."""
         directory = Path(config.hydra.runtime.output_dir)
-        if (directory / "summary.json").exists():
+        if leads(config.compute) and (directory / "summary.json").exists():
             self.directories.append(directory)
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:

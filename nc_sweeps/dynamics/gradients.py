@@ -28,10 +28,10 @@ from nc_sweeps.models.mean_field import MeanFieldEnsemble
 
 @dataclass(frozen=True)
 class LossGradients:
-    r"""Gradients of :math:`L_n = \|F - Y\|_F^2 / (2n)`."""
+    r"""Gradients of :math:`L_n = \|F - Y\|_F^2 / (2n)`, those of the particles for the ones held here."""
 
-    A: Float[Tensor, "run N p"]
-    U: Float[Tensor, "run N d"]
+    A: Float[Tensor, "run own p"]
+    U: Float[Tensor, "run own d"]
     W: Float[Tensor, "run p q"]
 
 
@@ -52,13 +52,13 @@ def gradients_of_residual(
     g_U, Z = first_layer.sample_sums(_columns(ensemble), r)
     with _full_precision(r):
         g_A = torch.bmm(Z, ensemble.W.mT)
-        g_W = torch.bmm(ensemble.second_layer.mT, Z) / ensemble.particles
+        g_W = ensemble.shard.mean(torch.bmm(ensemble.second_layer.mT, Z))
     if ensemble.truncation is not None:
         g_A *= ensemble.truncation.slope(ensemble.A)
     return LossGradients(A=g_A, U=g_U, W=g_W)
 
 
-def _columns(ensemble: MeanFieldEnsemble) -> Float[Tensor, "run N q"]:
+def _columns(ensemble: MeanFieldEnsemble) -> Float[Tensor, "run own q"]:
     """B."""
     with _full_precision(ensemble.W):
         return torch.bmm(ensemble.second_layer, ensemble.W)

@@ -45,7 +45,7 @@ class Steps:
         runs, n, d = self.X.shape
         p, q = self.ensemble.W.shape[1:]
         batch = self.batches.size if self.batches else n
-        work = runs * batch * self.ensemble.particles * (2 * d + 3 * q)
+        work = runs * batch * self.ensemble.U.shape[1] * (2 * d + 3 * q)
         record = runs * max(batch if self.batches else 1, p * p if record_heads else 1)
         return max(1, int(min(_WORK_A_CALL / work, _RECORD_A_CALL / record)))
 
@@ -56,7 +56,7 @@ class Steps:
             The heads after every step if they are to be recorded, else after the last.
         """
         network = self.ensemble
-        if self._compiled:
+        if self._compiled and network.shard.processes == 1:  # else every step needs the particles of other processes
             heads = network.W.new_empty(network.runs, last - first, *network.W.shape[1:]) if record_heads else None
             self._take_compiled(first, last, heads)
             return network.W.detach().clone().unsqueeze(1) if heads is None else heads
@@ -117,16 +117,14 @@ class Steps:
     def _noisy(self) -> bool:
         return bool(self.particles.noise.any())
 
-    def _noise(self, step: int) -> Float[Tensor, "run N p_plus_d"]:
-        network, device = self.ensemble, self.ensemble.U.device
-        return normals(
-            self.seeds.to(device),
-            Stream.NOISE,
-            step,
-            torch.arange(network.particles, device=device),
-            network.A.shape[2] + network.U.shape[2],
-            network.U.dtype,
-        )
+    def _noise(self, step: int) -> Float[Tensor, "run own p_plus_d"]:
+        U, which = self.ensemble.U, self.ensemble.shard.indices
+        components = self.ensemble.A.shape[2] + U.shape[2]
+        if self._compiled:
+            first, rows = int(which[0]), len(which)
+            noise = (kernels.normals(seed, step, first, rows, components, U.dtype) for seed in self.seeds.tolist())
+            return torch.stack(list(noise))
+        return normals(self.seeds.to(U.device), Stream.NOISE, step, which.to(U.device), components, U.dtype)
 
     def _samples(self, step: int) -> tuple[Float[Tensor, "run b d"], Float[Tensor, "run b q"]]:
         if self.batches is None:

@@ -616,8 +616,8 @@ template <typename T, typename Make, typename Of> void for_each_run(long runs, i
   }
 }
 
-// mean_j sigma(x_i . u_j) z_j.
-template <typename Act, typename T> void particle_mean(const NcNetworks& a, const T* Z, T* out) {
+// sum_j sigma(x_i . u_j) z_j.
+template <typename Act, typename T> void particle_sums(const NcNetworks& a, const T* Z, T* out) {
   constexpr int panel = kPanel<T>;
   const Shape shape{a.n, a.d, a.N, a.columns};
   for_each_run<T>(a.runs, a.threads, [&] { return new Workspace<T>(shape, true, false); },
@@ -635,7 +635,7 @@ template <typename Act, typename T> void particle_mean(const NcNetworks& a, cons
           T sum[panel];
           w.sum_of_units(i - begin, c, sum);
           for (long l = 0; l < std::min<long>(panel, a.n - i * panel); ++l)
-            out[(run * a.n + i * panel + l) * a.columns + c] = sum[l] / T(a.N);
+            out[(run * a.n + i * panel + l) * a.columns + c] = sum[l];
         }
       team.meet();
     }
@@ -841,8 +841,8 @@ template <typename Of> int with_activation(int activation, Of of) {
 }  // namespace
 
 #define NC_EXPORT(T)                                                                                               \
-  int nc_particle_mean_##T(const NcNetworks* a, const T* Z, T* out) {                                              \
-    return with_activation(a->activation, [=](auto act) { particle_mean<decltype(act)>(*a, Z, out); });            \
+  int nc_particle_sums_##T(const NcNetworks* a, const T* Z, T* out) {                                              \
+    return with_activation(a->activation, [=](auto act) { particle_sums<decltype(act)>(*a, Z, out); });            \
   }                                                                                                                \
   int nc_sample_sums_##T(const NcNetworks* a, const T* B, const T* r, T* g_U, T* Z) {                              \
     return with_activation(a->activation, [=](auto act) { sample_sums<decltype(act)>(*a, B, r, g_U, Z); });        \
@@ -854,8 +854,8 @@ template <typename Of> int with_activation(int activation, Of of) {
     const Shape shape{n, d, N, q};                                                                                 \
     return Needs<T>(shape, Layout<T>(shape), true, true, p).bytes();                                               \
   }                                                                                                                \
-  int nc_normals_##T(int64_t seed, int64_t step, int64_t rows, int64_t blocks, T* out) {                           \
-    normals(uint64_t(seed), uint64_t(step), 0, rows, blocks, out);                                                 \
+  int nc_normals_##T(int64_t seed, int64_t step, int64_t first, int64_t rows, int64_t blocks, T* out) {            \
+    normals(uint64_t(seed), uint64_t(step), first, rows, blocks, out);                                             \
     return 0;                                                                                                      \
   }
 

@@ -36,7 +36,7 @@ class Size:
 
     Args:
         samples, test_samples: of the training and of the test set.
-        dimension, particles, features, classes: d, N, p, q.
+        dimension, particles, features, classes: d, those of the N that one process holds, p, q.
         batch: samples a step.
         steps: steps still to take.
         measurements: how often the run is measured on the way.
@@ -69,7 +69,7 @@ class Size:
             samples=samples,
             test_samples=len(data.test.labels),
             dimension=dimension,
-            particles=config.width.particles,
+            particles=math.ceil(config.width.particles / config.compute.processes),
             features=config.model.features,
             classes=data.classes,
             batch=min(config.dynamics.batch_size or samples, samples),
@@ -168,10 +168,10 @@ def available_bytes() -> int:
 
 
 def budget_bytes(config: RunConfig) -> int:
-    """Memory that the next ensemble may take."""
+    """Memory that the next ensemble may take in this process."""
     if config.compute.memory is not None:
         return int(config.compute.memory * 2**30) - psutil.Process().memory_info().rss
     if config.compute.accelerator != "cpu" and torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
         return free
-    return available_bytes()
+    return available_bytes() // config.compute.devices

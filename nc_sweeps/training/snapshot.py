@@ -131,8 +131,7 @@ class Snapshot:
     @cached_property
     def second_moment(self) -> Float[Tensor, "run p p"]:
         """Ā = AᵀA/N."""
-        A = self.ensemble.A.double()
-        return A.mT @ A / self.ensemble.particles
+        return self.ensemble.second_moment
 
     @property
     def beta(self) -> Float[Tensor, "run"]:
@@ -149,20 +148,25 @@ class Snapshot:
         """Weight decay of the head."""
         return self.flow.law.lambda_w
 
-    def of_clouds(self, of: Callable[[Float[Tensor, "N D"]], Float[Tensor, ""]]) -> Float[Tensor, "run"]:
-        """A number of every run's particles θ_j = (a_j, u_j), of which one run's at a time are held in float64."""
-        layers = zip(self.ensemble.A, self.ensemble.U, strict=True)
-        return torch.stack([of(torch.cat([A, U], dim=-1).double()) for A, U in layers])
+    def of_clouds(self, of: Callable[[Float[Tensor, "own D"]], Float[Tensor, ""]]) -> Float[Tensor, "run"]:
+        """A number of every run's particles θ_j = (a_j, u_j), taken from their mean, of which one run's at a time are
+        held in float64.
+        """
+        numbers = []
+        for layers in zip(self.ensemble.A, self.ensemble.U, strict=True):
+            theta = torch.cat(layers, dim=-1).double()
+            numbers.append(of(theta.sub_(self.ensemble.shard.mean(theta.sum(dim=0)))))
+        return torch.stack(numbers)
 
     @cached_property
     def square_mean(self) -> Float[Tensor, "run"]:
         """Mean of ‖θ_j‖² over particles."""
         network = self.ensemble
         squares = sum(Z.square().sum(dim=(-2, -1), dtype=torch.float64) for Z in (network.A, network.U))
-        return torch.as_tensor(squares) / network.particles
+        return network.shard.mean(torch.as_tensor(squares))
 
     @cached_property
-    def particle_gradients(self) -> dict[str, Float[Tensor, "run N k"]]:
+    def particle_gradients(self) -> dict[str, Float[Tensor, "run own k"]]:
         """Gradients in a_j and in u_j, weight decay included, by layer, in the network's own precision."""
         decay = self.lambda_rho[:, None, None].to(self.X.dtype)
         network, gradients = self.ensemble, self.gradients
@@ -171,7 +175,7 @@ class Snapshot:
     def particle_gradient_norm(self, layer: str) -> Float[Tensor, "run"]:
         """Root mean square over particles of the gradient in one layer, weight decay included."""
         squares = self.particle_gradients[layer].square().sum(dim=(-2, -1), dtype=torch.float64)
-        return (squares / self.ensemble.particles).sqrt()
+        return self.ensemble.shard.mean(squares).sqrt()
 
     def head_gradient_norm(self) -> Float[Tensor, "run"]:
         """Frobenius norm of the gradient in W, weight decay included."""
@@ -194,10 +198,10 @@ class Snapshot:
         if self.beta.isinf().all():
             return torch.full_like(self.beta, torch.nan)
         network, gradients = self.ensemble, self.particle_gradients
-        some = slice(_KGD_PARTICLES)
-        theta = torch.cat([network.A[:, some], network.U[:, some]], dim=-1).double()
-        gradient = torch.cat([gradients["A"][:, some], gradients["U"][:, some]], dim=-1).double()
-        score = -self.beta[:, None, None] * gradient
+        layers = (network.A, network.U, gradients["A"], gradients["U"])
+        A, U, g_A, g_U = (network.shard.leading(Z, _KGD_PARTICLES).double() for Z in layers)
+        theta = torch.cat([A, U], dim=-1)
+        score = -self.beta[:, None, None] * torch.cat([g_A, g_U], dim=-1)
         # Run by run: the kernel matrices of one fit into a core's cache.
         clouds = zip(theta, score, strict=True)
         discrepancy = torch.stack([kernel_gradient_discrepancy(cloud, own) for cloud, own in clouds])
@@ -206,8 +210,7 @@ class Snapshot:
     @cached_property
     def regularised(self) -> Float[Tensor, "run"]:
         """L_λ."""
-        network = self.ensemble
-        return free_energy.regularised_loss(self.loss, network.U, network.A, network.W, self.lambda_rho, self.lambda_w)
+        return free_energy.regularised_loss(self.loss, self.square_mean, self.W, self.lambda_rho, self.lambda_w)
 
     def free_energy(self, entropy: Callable[[], Float[Tensor, "run"]]) -> Float[Tensor, "run"]:
         """E_n, or a lower bound of it, from the entropy or an upper bound of it, which only noise asks for."""
@@ -215,11 +218,36 @@ class Snapshot:
             return self.regularised
         return free_energy.free_energy(self.regularised, self.beta, entropy())
 
+    def gaussian_entropy(self) -> Float[Tensor, "run"]:
+        """Upper bound of the entropy of the particles, by their covariance."""
+        shard, N = self.ensemble.shard, self.ensemble.particles
+
+        def of(theta: Float[Tensor, "own D"]) -> Float[Tensor, ""]:
+            covariance = shard.mean(theta.mT @ theta) * N / (N - 1)
+            return free_energy.gaussian_entropy_bound(covariance, N)
+
+        return self.of_clouds(of)
+
+    def isotropic_entropy(self) -> Float[Tensor, "run"]:
+        """Upper bound of the entropy of the particles, by their total variance."""
+        shard, N = self.ensemble.shard, self.ensemble.particles
+
+        def of(theta: Float[Tensor, "own D"]) -> Float[Tensor, ""]:
+            variance = shard.mean(theta.square().sum()) * N / (N - 1)
+            return free_energy.moment_entropy_bound(variance, theta.shape[-1])
+
+        return self.of_clouds(of)
+
     def estimated_entropy(self) -> Float[Tensor, "run"]:
         """Entropy of the particles by nearest neighbours, NaN in many dimensions."""
         if self.ensemble.A.shape[-1] + self.ensemble.U.shape[-1] > _ESTIMATE_DIMENSIONS:
             return torch.full_like(self.beta, torch.nan)
-        return self.of_clouds(free_energy.nearest_neighbour_entropy)
+        shard = self.ensemble.shard
+
+        def of(theta: Float[Tensor, "own D"]) -> Float[Tensor, ""]:
+            return free_energy.nearest_neighbour_entropy(shard.leading(theta[None], shard.particles)[0])
+
+        return self.of_clouds(of)
 
     def divergence_bound(self) -> Float[Tensor, "run"]:
         """Lower bound of D_KL(ρ‖ρ_∞)."""
@@ -270,7 +298,7 @@ class Snapshot:
 
     def law_deviation(self) -> Float[Tensor, "run"]:
         """‖D_t − law‖_F."""
-        return self.of_law(square_norm(imbalance(self.ensemble.A, self.W) - self.flow.law.D).sqrt())
+        return self.of_law(square_norm(imbalance(self.second_moment, self.W) - self.flow.law.D).sqrt())
 
     def of_oracle(self, value: Callable[[int, GibbsOracle], float | Tensor]) -> Float[Tensor, "run"]:
         """A number that the Gibbs oracle of a run gives, NaN where there is none."""

@@ -51,7 +51,7 @@ def test_passes(shape, activation, dtype, seed, shared):
     mean = S.mT @ Z.double() / N
     sums = S @ r.double()
     gradient = ((Z.double() @ r.double().mT) * slope) @ X.double()
-    found_mean = kernels.particle_mean(U, X, Z, activation)
+    found_mean = kernels.particle_sums(U, X, Z, activation) / N
     found_gradient, found_sums = kernels.sample_sums(U, X, Z, r, activation)
     # Sums of at most 130 terms of an argument that is itself a sum of at most 37; each sum's own rounding grows at most
     # with the number of its terms, an activation's with the size of its argument, some √37.
@@ -62,15 +62,20 @@ def test_passes(shape, activation, dtype, seed, shared):
 
 
 @given(
-    seed=st.integers(0, 2**63 - 1), step=st.integers(0, 2**40), rows=st.integers(1, 20), components=st.integers(1, 41)
+    seed=st.integers(0, 2**63 - 1),
+    step=st.integers(0, 2**40),
+    first=st.integers(0, 2**31),
+    rows=st.integers(1, 20),
+    components=st.integers(1, 41),
 )
-def test_noise_is_that_of_the_counters(seed, step, rows, components):
-    expected = normals(torch.tensor([seed]), Stream.NOISE, step, torch.arange(rows), components, torch.float64)[0]
-    double = kernels.normals(seed, step, rows, components, torch.float64)
+def test_noise_is_that_of_the_counters(seed, step, first, rows, components):
+    which = torch.arange(first, first + rows)
+    expected = normals(torch.tensor([seed]), Stream.NOISE, step, which, components, torch.float64)[0]
+    double = kernels.normals(seed, step, first, rows, components, torch.float64)
     # Radii are at most √(66 ln 2); near radius 0 the root magnifies the rounding of the logarithm to its square root.
     assert (double - expected).abs().max() < 1e-7
     assert (double - expected).abs().median() < 1e-14
-    single = kernels.normals(seed, step, rows, components, torch.float32)
+    single = kernels.normals(seed, step, first, rows, components, torch.float32)
     assert (single - expected).abs().max() < 1e-3
     assert (single - expected).abs().median() < 1e-6
 
