@@ -90,7 +90,7 @@ class SweepCallback(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Remember which runs this command asked for."""
         directory = Path(config.hydra.runtime.output_dir)
-        if leads(config.compute) and (directory / "summary.json").exists():
+        if leads(config.compute.devices * config.compute.nodes) and (directory / "summary.json").exists():
             self.directories.append(directory)
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:

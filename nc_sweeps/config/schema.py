@@ -212,8 +212,8 @@ class ComputeConfig:
     """Group ``compute``: on what it runs."""
 
     accelerator: str = place("as Lightning's Trainer: auto, cpu, gpu, …")
-    devices: int = place("of a node over which the particles of a run are spread, a process each")
-    nodes: int = place("over whose devices the particles of a run are spread, see docs/concepts.md")
+    devices: int = place("devices of a node over which the particles of a run are spread, a process each")
+    nodes: int = place("nodes over whose devices they are spread; see docs/concepts.md")
     precision: str = shape(f"as Lightning's Trainer: {', '.join(PRECISIONS)}")
     threads: int = place("CPU threads of a process; 0: all cores given to it")
     memory: float | None = place("GiB that this process may take, to which ensembles are cut; null: what is free")

@@ -59,13 +59,13 @@ def in_crew(compute: ComputeConfig, lead: "Callable[[Callable[[Ensemble, Report]
     if (cluster := _cluster()) is not None:
         _join(cluster, compute)
         return _lead(compute, lead) if cluster.global_rank() == 0 else _follow()
-    with _Started(compute):
-        return _lead(compute, lead)
+    with _Started(compute) as started:
+        return _lead(compute, lead, started.meet)
 
 
-def leads(compute: ComputeConfig) -> bool:
-    """Whether this process is the first of its crew."""
-    cluster = _cluster() if compute.devices * compute.nodes > 1 else None
+def leads(processes: int) -> bool:
+    """Whether this process is the first of its crew of so many."""
+    cluster = _cluster() if processes > 1 else None
     return cluster is None or cluster.global_rank() == 0
 
 
@@ -132,7 +132,9 @@ def _join(cluster: "ClusterEnvironment", compute: ComputeConfig) -> None:
 
 
 class _Started:
-    """Processes on this machine, which end with the context; this one is the first."""
+    """Processes on this machine, which end with the context; this one is the first, and meets the others when there is
+    something to train.
+    """
 
     def __init__(self, compute: ComputeConfig) -> None:
         if compute.nodes > 1:
@@ -140,7 +142,7 @@ class _Started:
         self.compute = compute
         self.others: list[subprocess.Popen[bytes]] = []
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "_Started":
         # Sessions of their own: Ctrl-C is for this process, which ends them.
         self.others = [
             subprocess.Popen(
@@ -151,16 +153,15 @@ class _Started:
             )
             for rank in range(1, self.compute.devices)
         ]
-        try:
-            self._meet()
-        except BaseException:
-            self._end()
-            raise
+        return self
 
-    def _meet(self) -> None:
+    def meet(self) -> None:
+        """Make the processes a group, unless they are."""
         import torch.distributed as dist
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+        if dist.is_initialized():
+            return
         size, backend = self.compute.devices, _backend(self.compute)
         store = TCPStore(_HOST, 0, size, is_master=True, wait_for_workers=False)
         for rank, other in enumerate(self.others, start=1):
@@ -178,7 +179,7 @@ class _Started:
                 # Where another process was killed, all that this one knows is a broken connection.
                 self._check(wait=_ENDING)
         finally:
-            self._end(kill=error is not None)
+            self._end(failed=error is not None)
 
     def _check(self, wait: float = 0.0) -> None:
         """Say which process has failed."""
@@ -195,11 +196,11 @@ class _Started:
                 return
             time.sleep(0.02)
 
-    def _end(self, kill: bool = True) -> None:
+    def _end(self, failed: bool) -> None:
         import torch.distributed as dist
 
         for other in self.others:
-            if kill:
+            if failed or not dist.is_initialized():  # else it has been told that there is no more to train
                 other.kill()
             other.wait()
             assert other.stdin is not None
@@ -240,29 +241,34 @@ def _end_with_starter() -> None:
     os._exit(1)
 
 
-def _lead(compute: ComputeConfig, lead: "Callable[[Callable[[Ensemble, Report], None]], Result]") -> Result:
+def _lead(
+    compute: ComputeConfig,
+    lead: "Callable[[Callable[[Ensemble, Report], None]], Result]",
+    meet: Callable[[], None] = lambda: None,
+) -> Result:
     import torch
     import torch.distributed as dist
 
     others = range(1, compute.processes)
-    listening = True
+    training = False
 
     def tell(rank: int, message: object) -> None:
         dist.send_object_list([message], dst=rank, device=torch.device("cpu"))
 
     def train(ensemble: "Ensemble", report: Report) -> None:
-        nonlocal listening
-        listening = False
+        nonlocal training
+        meet()
+        training = True
         for rank in others:
             tell(rank, ensemble.part(rank))
         ensemble.part(0).train(report)
-        listening = True
+        training = False
 
     result: list[Result] = []
     try:
         result.append(lead(train))
     finally:
-        if listening:
+        if dist.is_initialized() and not training:
             for rank in others:
                 tell(rank, result)
     return result[0]
