@@ -12,10 +12,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nc_sweeps.config import ComputeConfig
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
     from nc_sweeps.training.engine import Ensemble
 
-_HOST = "127.0.0.1"
 _FOLLOW = "from nc_sweeps.training.crew import follow_starter; follow_starter()"
 #: Seconds that a process may take to end after its connections have broken.
 _ENDING = 1.0
@@ -141,6 +142,7 @@ class _Started:
             raise ConfigError(f"compute.nodes={compute.nodes}: start nc-train on every node, by srun or torchrun")
         self.compute = compute
         self.others: list[subprocess.Popen[bytes]] = []
+        self.folder = tempfile.TemporaryDirectory(prefix="nc-sweeps-")
 
     def __enter__(self) -> "_Started":
         # Sessions of their own: Ctrl-C is for this process, which ends them.
@@ -158,15 +160,16 @@ class _Started:
     def meet(self) -> None:
         """Make the processes a group, unless they are."""
         import torch.distributed as dist
-        from torch.distributed import TCPStore  # type: ignore[attr-defined]
+        from torch.distributed import FileStore  # type: ignore[attr-defined]
 
         if dist.is_initialized():
             return
         size, backend = self.compute.devices, _backend(self.compute)
-        store = TCPStore(_HOST, 0, size, is_master=True, wait_for_workers=False)
+        path = str(Path(self.folder.name, "meeting"))
+        store = FileStore(path, size)
         for rank, other in enumerate(self.others, start=1):
             assert other.stdin is not None
-            other.stdin.write(json.dumps([rank, size, store.port, backend]).encode() + b"\n")
+            other.stdin.write(json.dumps([rank, size, path, backend]).encode() + b"\n")
             other.stdin.flush()
         while not store.check([str(rank) for rank in range(1, size)]):
             self._check()
@@ -207,18 +210,19 @@ class _Started:
             other.stdin.close()
         if dist.is_initialized():
             dist.destroy_process_group()
+        self.folder.cleanup()
 
 
 def follow_starter() -> None:
     """What a process does that :class:`_Started` has started."""
-    rank, size, port, backend = json.loads(_line_of_stdin())
+    rank, size, path, backend = json.loads(_line_of_stdin())
     threading.Thread(target=_end_with_starter, daemon=True).start()
     import torch.distributed as dist
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+    from torch.distributed import FileStore  # type: ignore[attr-defined]
 
     import nc_sweeps.training.engine  # noqa: F401 (all that takes long, before this process says that it is here)
 
-    store = TCPStore(_HOST, port, size, is_master=False)
+    store = FileStore(path, size)
     store.set(str(rank), "here")
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     _follow()
