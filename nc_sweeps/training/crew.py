@@ -143,6 +143,7 @@ class _Started:
         self.compute = compute
         self.others: list[subprocess.Popen[bytes]] = []
         self.folder = tempfile.TemporaryDirectory(prefix="nc-sweeps-")
+        self.met = False
 
     def __enter__(self) -> "_Started":
         # Sessions of their own: Ctrl-C is for this process, which ends them.
@@ -162,7 +163,7 @@ class _Started:
         import torch.distributed as dist
         from torch.distributed import FileStore  # type: ignore[attr-defined]
 
-        if dist.is_initialized():
+        if self.met:
             return
         size, backend = self.compute.devices, _backend(self.compute)
         path = str(Path(self.folder.name, "meeting"))
@@ -175,6 +176,7 @@ class _Started:
             self._check()
             time.sleep(0.02)
         dist.init_process_group(backend, store=store, rank=0, world_size=size)
+        self.met = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         try:
@@ -200,28 +202,28 @@ class _Started:
             time.sleep(0.02)
 
     def _end(self, failed: bool) -> None:
-        import torch.distributed as dist
-
         for other in self.others:
-            if failed or not dist.is_initialized():  # else it has been told that there is no more to train
+            if failed or not self.met:  # else it has been told that there is no more to train
                 other.kill()
             other.wait()
             assert other.stdin is not None
             other.stdin.close()
-        if dist.is_initialized():
+        if self.met:
+            import torch.distributed as dist
+
             dist.destroy_process_group()
         self.folder.cleanup()
 
 
 def follow_starter() -> None:
     """What a process does that :class:`_Started` has started."""
-    rank, size, path, backend = json.loads(_line_of_stdin())
-    threading.Thread(target=_end_with_starter, daemon=True).start()
     import torch.distributed as dist
     from torch.distributed import FileStore  # type: ignore[attr-defined]
 
-    import nc_sweeps.training.engine  # noqa: F401 (all that takes long, before this process says that it is here)
+    import nc_sweeps.training.engine  # noqa: F401 (all that takes long, while the starter prepares what is to train)
 
+    rank, size, path, backend = json.loads(_line_of_stdin())
+    threading.Thread(target=_end_with_starter, daemon=True).start()
     store = FileStore(path, size)
     store.set(str(rank), "here")
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
@@ -248,31 +250,33 @@ def _end_with_starter() -> None:
 def _lead(
     compute: ComputeConfig,
     lead: "Callable[[Callable[[Ensemble, Report], None]], Result]",
-    meet: Callable[[], None] = lambda: None,
+    meet: Callable[[], None] | None = None,
 ) -> Result:
-    import torch
-    import torch.distributed as dist
-
+    """Do what ``lead`` says; the others follow, from the start on or from when they have been met."""
     others = range(1, compute.processes)
-    training = False
+    listening = meet is None
 
     def tell(rank: int, message: object) -> None:
+        import torch
+        import torch.distributed as dist
+
         dist.send_object_list([message], dst=rank, device=torch.device("cpu"))
 
     def train(ensemble: "Ensemble", report: Report) -> None:
-        nonlocal training
-        meet()
-        training = True
+        nonlocal listening
+        if meet:
+            meet()
+        listening = False
         for rank in others:
             tell(rank, ensemble.part(rank))
         ensemble.part(0).train(report)
-        training = False
+        listening = True
 
     result: list[Result] = []
     try:
         result.append(lead(train))
     finally:
-        if dist.is_initialized() and not training:
+        if listening:
             for rank in others:
                 tell(rank, result)
     return result[0]
