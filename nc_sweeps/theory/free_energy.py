@@ -10,14 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nc_sweeps.metrics.centring import square_norm
+
 #: Distances between particles that are held at a time.
 _DISTANCES = 2**24
 
 
 def regularised_loss(
     loss: Float[Tensor, "*run"],
-    U: Float[Tensor, "*run N d"],
-    A: Float[Tensor, "*run N p"],
+    square_mean: Float[Tensor, "*run"],
     W: Float[Tensor, "*run p q"],
     lambda_rho: Float[Tensor, "*run"],
     lambda_w: Float[Tensor, "*run"],
@@ -27,14 +28,11 @@ def regularised_loss(
 
     Args:
         loss: :math:`L_n`.
-        U, A, W: the layers.
+        square_mean: mean of :math:`\|\theta_j\|^2 = \|a_j\|^2 + \|u_j\|^2`.
+        W: linear head.
         lambda_rho, lambda_w: weight decays.
     """
-    # Sums accumulate in the type of the loss (float64): N·d float32 squares would lose digits.
-    particles = sum(Z.square().sum(dim=(-2, -1), dtype=loss.dtype) for Z in (U, A)) / U.shape[-2]
-    head = W.square().sum(dim=(-2, -1), dtype=loss.dtype)
-    total: Tensor = loss + lambda_w / 2 * head + lambda_rho / 2 * particles
-    return total
+    return loss + lambda_w / 2 * square_norm(W) + lambda_rho / 2 * square_mean
 
 
 def gaussian_entropy_bound(theta: Float[Tensor, "*run N D"]) -> Float[Tensor, "*run"]:
@@ -65,7 +63,8 @@ def isotropic_entropy_bound(theta: Float[Tensor, "*run N D"]) -> Float[Tensor, "
     Args:
         theta: particles.
     """
-    return moment_entropy_bound(theta.var(dim=-2).sum(dim=-1), theta.shape[-1])
+    variance = square_norm(_centred(theta)) / (theta.shape[-2] - 1)
+    return moment_entropy_bound(variance, theta.shape[-1])
 
 
 def moment_entropy_bound(square_mean: Float[Tensor, "*run"], dimension: int) -> Float[Tensor, "*run"]:
@@ -145,5 +144,9 @@ def divergence_from_prior(
 
 def _covariance(theta: Float[Tensor, "*run N D"]) -> Float[Tensor, "*run D D"]:
     """Unbiased sample covariance."""
-    centred = theta - theta.mean(dim=-2, keepdim=True)
+    centred = _centred(theta)
     return centred.mT @ centred / (theta.shape[-2] - 1)
+
+
+def _centred(theta: Float[Tensor, "*run N D"]) -> Float[Tensor, "*run N D"]:
+    return theta - theta.mean(dim=-2, keepdim=True)

@@ -20,7 +20,6 @@ from nc_sweeps.theory import free_energy, paper_bounds
 from nc_sweeps.theory.certificate import Certificate, certificate
 from nc_sweeps.theory.dual import OracleError
 from nc_sweeps.theory.gibbs import GibbsOracle
-from nc_sweeps.theory.imbalance import imbalance
 from nc_sweeps.theory.stationarity import kernel_gradient_discrepancy
 from nc_sweeps.training.references import References
 
@@ -28,6 +27,8 @@ from nc_sweeps.training.references import References
 _KGD_PARTICLES = 256
 #: Dimensions of a particle up to which the nearest-neighbour entropy means something.
 _ESTIMATE_DIMENSIONS = 8
+#: Float64 numbers of several runs that are made at once.
+_ELEMENTS_AT_ONCE = 2**18
 
 
 @dataclass
@@ -149,29 +150,39 @@ class Snapshot:
         """Weight decay of the head."""
         return self.flow.law.lambda_w
 
-    def of_clouds(self, of: Callable[[Float[Tensor, "N D"]], Float[Tensor, ""]]) -> Float[Tensor, "run"]:
-        """A number of every run's particles θ_j = (a_j, u_j), of which one run's at a time are held in float64."""
-        layers = zip(self.ensemble.A, self.ensemble.U, strict=True)
-        return torch.stack([of(torch.cat([A, U], dim=-1).double()) for A, U in layers])
+    def of_clouds(self, of: Callable[[Float[Tensor, "some N D"]], Float[Tensor, "..."]]) -> Float[Tensor, "..."]:
+        """Numbers of every run's particles θ_j = (a_j, u_j), of which one large run or some small ones at a time are
+        held in float64.
+        """
+        A, U = self.ensemble.A, self.ensemble.U
+        some = max(1, _ELEMENTS_AT_ONCE // (A[0].numel() + U[0].numel()))
+        parts = zip(A.split(some), U.split(some), strict=True)
+        return torch.cat([of(torch.cat(layers, dim=-1).double()) for layers in parts])
 
     @cached_property
     def square_mean(self) -> Float[Tensor, "run"]:
         """Mean of ‖θ_j‖² over particles."""
-        network = self.ensemble
-        squares = sum(Z.square().sum(dim=(-2, -1), dtype=torch.float64) for Z in (network.A, network.U))
-        return torch.as_tensor(squares) / network.particles
+        return _square_sums(self.ensemble.A, self.ensemble.U) / self.ensemble.particles
+
+    @cached_property
+    def entropy_bounds(self) -> Float[Tensor, "run 2"]:
+        """Upper bounds of the particles' entropy by the Gaussians of equal covariance and of equal total variance."""
+        bounds = (free_energy.gaussian_entropy_bound, free_energy.isotropic_entropy_bound)
+        return self.of_clouds(lambda theta: torch.stack([bound(theta) for bound in bounds], dim=-1))
 
     @cached_property
     def particle_gradients(self) -> dict[str, Float[Tensor, "run N k"]]:
         """Gradients in a_j and in u_j, weight decay included, by layer, in the network's own precision."""
         decay = self.lambda_rho[:, None, None].to(self.X.dtype)
         network, gradients = self.ensemble, self.gradients
-        return {"A": gradients.A + decay * network.A, "U": gradients.U + decay * network.U}
+        return {
+            "A": torch.addcmul(gradients.A, decay, network.A),
+            "U": torch.addcmul(gradients.U, decay, network.U),
+        }
 
     def particle_gradient_norm(self, layer: str) -> Float[Tensor, "run"]:
         """Root mean square over particles of the gradient in one layer, weight decay included."""
-        squares = self.particle_gradients[layer].square().sum(dim=(-2, -1), dtype=torch.float64)
-        return (squares / self.ensemble.particles).sqrt()
+        return (_square_sums(self.particle_gradients[layer]) / self.ensemble.particles).sqrt()
 
     def head_gradient_norm(self) -> Float[Tensor, "run"]:
         """Frobenius norm of the gradient in W, weight decay included."""
@@ -194,20 +205,19 @@ class Snapshot:
         if self.beta.isinf().all():
             return torch.full_like(self.beta, torch.nan)
         network, gradients = self.ensemble, self.particle_gradients
-        some = slice(_KGD_PARTICLES)
-        theta = torch.cat([network.A[:, some], network.U[:, some]], dim=-1).double()
-        gradient = torch.cat([gradients["A"][:, some], gradients["U"][:, some]], dim=-1).double()
+        first = slice(_KGD_PARTICLES)
+        theta = torch.cat([network.A[:, first], network.U[:, first]], dim=-1).double()
+        gradient = torch.cat([gradients["A"][:, first], gradients["U"][:, first]], dim=-1).double()
         score = -self.beta[:, None, None] * gradient
-        # Run by run: the kernel matrices of one fit into a core's cache.
-        clouds = zip(theta, score, strict=True)
-        discrepancy = torch.stack([kernel_gradient_discrepancy(cloud, own) for cloud, own in clouds])
+        some = max(1, _ELEMENTS_AT_ONCE // theta.shape[1] ** 2)  # runs, whose kernel matrices fit into the cache
+        parts = zip(theta.split(some), score.split(some), strict=True)
+        discrepancy = torch.cat([kernel_gradient_discrepancy(*part) for part in parts])
         return torch.where(self.beta.isinf(), torch.nan, discrepancy)
 
     @cached_property
     def regularised(self) -> Float[Tensor, "run"]:
         """L_λ."""
-        network = self.ensemble
-        return free_energy.regularised_loss(self.loss, network.U, network.A, network.W, self.lambda_rho, self.lambda_w)
+        return free_energy.regularised_loss(self.loss, self.square_mean, self.W, self.lambda_rho, self.lambda_w)
 
     def free_energy(self, entropy: Callable[[], Float[Tensor, "run"]]) -> Float[Tensor, "run"]:
         """E_n, or a lower bound of it, from the entropy or an upper bound of it, which only noise asks for."""
@@ -219,7 +229,7 @@ class Snapshot:
         """Entropy of the particles by nearest neighbours, NaN in many dimensions."""
         if self.ensemble.A.shape[-1] + self.ensemble.U.shape[-1] > _ESTIMATE_DIMENSIONS:
             return torch.full_like(self.beta, torch.nan)
-        return self.of_clouds(free_energy.nearest_neighbour_entropy)
+        return self.of_clouds(lambda some: torch.stack([free_energy.nearest_neighbour_entropy(theta) for theta in some]))
 
     def divergence_bound(self) -> Float[Tensor, "run"]:
         """Lower bound of D_KL(ρ‖ρ_∞)."""
@@ -270,7 +280,8 @@ class Snapshot:
 
     def law_deviation(self) -> Float[Tensor, "run"]:
         """‖D_t − law‖_F."""
-        return self.of_law(square_norm(imbalance(self.ensemble.A, self.W) - self.flow.law.D).sqrt())
+        imbalance = self.second_moment - self.W @ self.W.mT
+        return self.of_law(square_norm(imbalance - self.flow.law.D).sqrt())
 
     def of_oracle(self, value: Callable[[int, GibbsOracle], float | Tensor]) -> Float[Tensor, "run"]:
         """A number that the Gibbs oracle of a run gives, NaN where there is none."""
@@ -293,3 +304,10 @@ class Snapshot:
             return oracle.certified_distance(self.F[run].cpu()) / math.sqrt(self.X.shape[1])
         except OracleError:  # the state is too far from the optimum for the oracle's nodes
             return math.nan
+
+
+def _square_sums(*arrays: Float[Tensor, "run N k"]) -> Float[Tensor, "run"]:
+    """Sum of squares of each run, in float64: N·d float32 squares would lose digits."""
+    norms = [torch.linalg.vector_norm(Z, dim=(-2, -1), dtype=torch.float64) for Z in arrays]
+    total: Tensor = torch.stack(norms).square().sum(dim=0)
+    return total

@@ -21,10 +21,9 @@ def gaussian(N, D, seed, runs=1):
 
 
 def test_regularised_loss():
-    U, A, W = torch.full((1, 4, 2), 2.0), torch.full((1, 4, 3), 1.0), torch.full((1, 3, 2), 3.0)
-    loss, lambda_rho, lambda_w = (torch.tensor([x], dtype=torch.float64) for x in (0.5, 0.2, 0.1))
-    # ‖W‖² = 54; each particle ‖a‖² + ‖u‖² = 3 + 8.
-    found = fe.regularised_loss(loss, U, A, W, lambda_rho, lambda_w)
+    W = torch.full((1, 3, 2), 3.0, dtype=torch.float64)  # ‖W‖² = 54
+    loss, square_mean, lambda_rho, lambda_w = (torch.tensor([x], dtype=torch.float64) for x in (0.5, 11, 0.2, 0.1))
+    found = fe.regularised_loss(loss, square_mean, W, lambda_rho, lambda_w)
     assert float(found) == pytest.approx(0.5 + 0.05 * 54 + 0.1 * 11, rel=1e-15)
 
 
