@@ -13,6 +13,7 @@ from nc_sweeps.dynamics.batches import MiniBatches
 from nc_sweeps.dynamics.gradients import loss_gradients
 from nc_sweeps.dynamics.integrators import Coefficients
 from nc_sweeps.models.mean_field import MeanFieldEnsemble
+from nc_sweeps.models.truncation import limits
 
 #: Multiply-adds of one call of the compiled steps, about a second: no signal is answered before it returns.
 _WORK_A_CALL = 5e10
@@ -72,7 +73,7 @@ class Steps:
         return kernels.compiled(self.ensemble.activation.name, self.ensemble.U)
 
     def _take_compiled(self, first: int, last: int, heads: Tensor | None) -> None:
-        network, truncation = self.ensemble, self.ensemble.truncation
+        network = self.ensemble
         order, position = self.batches.along(first, last) if self.batches else (None, 0)
         kernels.advance(
             network.U,
@@ -82,7 +83,7 @@ class Steps:
             self.Y,
             activation=network.activation.name,
             gamma=network.gamma,
-            truncation=(torch.inf, 1.0) if truncation is None else (truncation.radius, truncation.c0),
+            truncation=limits(network.truncation),
             particle_coefficients=torch.stack(
                 [self.particles.growth, self.particles.gradient, self.particles.noise], dim=1
             ),

@@ -41,7 +41,7 @@ def kernel_gradient_discrepancy(
     cubes = k.mul_(k_squared)
     # With z = x − y: ∇_x k = −k³ z/D = −∇_y k and tr ∇_x∇_y k = k³ − 3 k⁵ ‖z‖²/D²; and k² ‖z‖²/D = 1 − k².
     fifths = torch.linalg.vecdot(cubes.flatten(-2), k_squared.flatten(-2))
-    sums, counts = (cubes @ torch.cat([theta, ones], dim=-1)).split([D, 1], dim=-1)
+    sums, counts = torch.split(cubes @ torch.cat([theta, ones], dim=-1), [D, 1], dim=-1)
     trace = (1.0 - 3.0 / D) * counts.sum(dim=(-2, -1)) + 3.0 / D * fifths
     # s_i·∇_y k + s_j·∇_x k = k³/D (s_i − s_j)·(θ_i − θ_j); i and j contribute alike.
     transport = 2.0 / D * (score * (counts * theta - sums)).sum(dim=(-2, -1))

@@ -104,4 +104,7 @@ def measure(snapshot: Snapshot, names: Sequence[str]) -> dict[str, list[float]]:
     Returns:
         Metric name → one number a run.
     """
-    return {name: MEASUREMENTS[name](snapshot).tolist() for name in names}
+    # Gradients first: their passes through the training set give the features too.
+    order = sorted(names, key=lambda name: not name.startswith(("gradient_norm/", "stationarity/")))
+    values = {name: MEASUREMENTS[name](snapshot).tolist() for name in order}
+    return {name: values[name] for name in names}

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nc_sweeps.dynamics.flow import Flow
-from nc_sweeps.dynamics.gradients import LossGradients, gradients_of_residual
+from nc_sweeps.dynamics.gradients import Linearisation, linearisation
 from nc_sweeps.metrics import collapse
 from nc_sweeps.metrics.centring import square_norm
 from nc_sweeps.metrics.errors import mean_square_loss
@@ -57,16 +57,15 @@ class Snapshot:
     references: References
 
     @cached_property
-    def gradients(self) -> LossGradients:
-        """Full-batch gradients of the loss."""
-        scale = self.gamma[:, None, None] / self.X.shape[1]
-        residual = (scale * (self.F - self.targets[0])).to(self.X.dtype)
-        return gradients_of_residual(self.ensemble, self.ensemble.first_layer(self.X), residual)
+    def linearisation(self) -> Linearisation:
+        """Full-batch gradients of the loss, and the features that come with them."""
+        return linearisation(self.ensemble, self.X, self.Y, self.lambda_rho)
 
     @cached_property
     def H(self) -> Float[Tensor, "run n p"]:
         """Training features."""
-        return self.ensemble.features(self.X).double()
+        known = "linearisation" in vars(self)
+        return (self.linearisation.H if known else self.ensemble.features(self.X)).double()
 
     @cached_property
     def H_test(self) -> Float[Tensor, "run n_test p"]:
@@ -156,7 +155,7 @@ class Snapshot:
         """
         A, U = self.ensemble.A, self.ensemble.U
         some = max(1, _ELEMENTS_AT_ONCE // (A[0].numel() + U[0].numel()))
-        parts = zip(A.split(some), U.split(some), strict=True)
+        parts = zip(torch.split(A, some), torch.split(U, some), strict=True)
         return torch.cat([of(torch.cat(layers, dim=-1).double()) for layers in parts])
 
     @cached_property
@@ -174,7 +173,7 @@ class Snapshot:
     def particle_gradients(self) -> dict[str, Float[Tensor, "run N k"]]:
         """Gradients in a_j and in u_j, weight decay included, by layer, in the network's own precision."""
         decay = self.lambda_rho[:, None, None].to(self.X.dtype)
-        network, gradients = self.ensemble, self.gradients
+        network, gradients = self.ensemble, self.linearisation
         return {
             "A": torch.addcmul(gradients.A, decay, network.A),
             "U": torch.addcmul(gradients.U, decay, network.U),
@@ -186,7 +185,9 @@ class Snapshot:
 
     def head_gradient_norm(self) -> Float[Tensor, "run"]:
         """Frobenius norm of the gradient in W, weight decay included."""
-        return square_norm(self.gradients.W.double() + self.lambda_w[:, None, None] * self.W).sqrt()
+        scale = self.gamma[:, None, None] / self.X.shape[1]
+        gradient = scale * (self.H.mT @ (self.F - self.targets[0]))
+        return square_norm(gradient + self.lambda_w[:, None, None] * self.W).sqrt()
 
     @cached_property
     def epsilon_squared(self) -> Float[Tensor, "run"]:
@@ -197,8 +198,7 @@ class Snapshot:
 
     def score_free_residual(self) -> Float[Tensor, "run"]:
         r""":math:`\|R\|_F/\sqrt n`, :math:`R = \mathrm{mean}_j \sigma(Xu_j)\nabla_{a_j}^\top`."""
-        R = self.ensemble.first_layer(self.X).particle_mean(self.particle_gradients["A"])
-        return (square_norm(R.double()) / self.X.shape[1]).sqrt()
+        return (square_norm(self.linearisation.R.double()) / self.X.shape[1]).sqrt()
 
     def kgd_squared(self) -> Float[Tensor, "run"]:
         """Kernel gradient discrepancy of a sub-sample, NaN without noise."""
@@ -210,7 +210,7 @@ class Snapshot:
         gradient = torch.cat([gradients["A"][:, first], gradients["U"][:, first]], dim=-1).double()
         score = -self.beta[:, None, None] * gradient
         some = max(1, _ELEMENTS_AT_ONCE // theta.shape[1] ** 2)  # runs, whose kernel matrices fit into the cache
-        parts = zip(theta.split(some), score.split(some), strict=True)
+        parts = zip(torch.split(theta, some), torch.split(score, some), strict=True)
         discrepancy = torch.cat([kernel_gradient_discrepancy(*part) for part in parts])
         return torch.where(self.beta.isinf(), torch.nan, discrepancy)
 
@@ -229,7 +229,9 @@ class Snapshot:
         """Entropy of the particles by nearest neighbours, NaN in many dimensions."""
         if self.ensemble.A.shape[-1] + self.ensemble.U.shape[-1] > _ESTIMATE_DIMENSIONS:
             return torch.full_like(self.beta, torch.nan)
-        return self.of_clouds(lambda some: torch.stack([free_energy.nearest_neighbour_entropy(theta) for theta in some]))
+        return self.of_clouds(
+            lambda some: torch.stack([free_energy.nearest_neighbour_entropy(theta) for theta in some])
+        )
 
     def divergence_bound(self) -> Float[Tensor, "run"]:
         """Lower bound of D_KL(ρ‖ρ_∞)."""
@@ -306,7 +308,7 @@ class Snapshot:
             return math.nan
 
 
-def _square_sums(*arrays: Float[Tensor, "run N k"]) -> Float[Tensor, "run"]:
+def _square_sums(*arrays: Float[Tensor, "run N _"]) -> Float[Tensor, "run"]:
     """Sum of squares of each run, in float64: N·d float32 squares would lose digits."""
     norms = [torch.linalg.vector_norm(Z, dim=(-2, -1), dtype=torch.float64) for Z in arrays]
     total: Tensor = torch.stack(norms).square().sum(dim=0)
