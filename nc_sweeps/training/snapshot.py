@@ -24,7 +24,7 @@ from nc_sweeps.theory.stationarity import kernel_gradient_discrepancy
 from nc_sweeps.training.references import References
 
 #: Particles that the kernel gradient discrepancy looks at. They are exchangeable, so the first do.
-_KGD_PARTICLES = 256
+KGD_PARTICLES = 256
 #: Dimensions of a particle up to which the nearest-neighbour entropy means something.
 _ESTIMATE_DIMENSIONS = 8
 #: Float64 numbers of several runs that are made at once.
@@ -205,7 +205,7 @@ class Snapshot:
         if self.beta.isinf().all():
             return torch.full_like(self.beta, torch.nan)
         network, gradients = self.ensemble, self.particle_gradients
-        first = slice(_KGD_PARTICLES)
+        first = slice(KGD_PARTICLES)
         theta = torch.cat([network.A[:, first], network.U[:, first]], dim=-1).double()
         gradient = torch.cat([gradients["A"][:, first], gradients["U"][:, first]], dim=-1).double()
         score = -self.beta[:, None, None] * gradient
@@ -309,7 +309,6 @@ class Snapshot:
 
 
 def _square_sums(*arrays: Float[Tensor, "run N _"]) -> Float[Tensor, "run"]:
-    """Sum of squares of each run, in float64: N·d float32 squares would lose digits."""
-    norms = [torch.linalg.vector_norm(Z, dim=(-2, -1), dtype=torch.float64) for Z in arrays]
-    total: Tensor = torch.stack(norms).square().sum(dim=0)
-    return total
+    """Sum of squares of each run, over particles in float64: N float32 squares would lose digits."""
+    lengths = [torch.linalg.vector_norm(Z, dim=-1).double() for Z in arrays]
+    return torch.stack(lengths).square().sum(dim=(0, -1))
