@@ -62,8 +62,9 @@ class Steps:
             self._take_compiled(first, last, heads)
             return network.W.detach().clone().unsqueeze(1) if heads is None else heads
         path = []
+        counter = torch.tensor(first, device=network.U.device)
         for step in range(first + 1, last + 1):
-            self._take_one(step)
+            self.move(counter.add_(1), *self._samples(step))
             if record_heads or step == last:
                 path.append(network.W.detach().clone())
         return torch.stack(path, dim=1)
@@ -97,10 +98,19 @@ class Steps:
             heads=heads,
         )
 
-    def _take_one(self, step: int) -> None:
+    def move(self, step: Int[Tensor, ""], X: Float[Tensor, "run b d"], Y: Float[Tensor, "run b q"]) -> None:
+        """Take a step on some samples by PyTorch's operations.
+
+        All of it happens on the device: from the second step on nothing is sent there and nothing read back, no
+        operation depends on a value, and the step is a tensor, so that one recording of a step serves for all.
+
+        Args:
+            step: its number, 1 for the first.
+            X, Y: the samples.
+        """
         network = self.ensemble
-        gradients = loss_gradients(network, *self._samples(step))
-        growth, rate, noise = self.particles.like(network.U)
+        gradients = loss_gradients(network, X, Y)
+        (growth, rate, noise), head = self._coefficients
         # The increment is summed before it is added: the parameters are rounded once a step.
         dA = (growth * network.A).sub_(rate * gradients.A)
         dU = (growth * network.U).sub_(rate * gradients.U)
@@ -111,20 +121,30 @@ class Steps:
             dU.add_(noise * xi[..., p:])
         network.A.add_(dA)
         network.U.add_(dU)
-        growth, rate, _ = self.head.like(network.W)
+        growth, rate, _ = head
         network.W.add_((growth * network.W).sub_(rate * gradients.W))
+
+    @cached_property
+    def _coefficients(self) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+        """Of particles and head, on the device."""
+        return self.particles.like(self.ensemble.U), self.head.like(self.ensemble.W)
+
+    @cached_property
+    def _seeds(self) -> Int[Tensor, "run"]:
+        """On the device."""
+        return self.seeds.to(self.ensemble.U.device)
 
     @cached_property
     def _noisy(self) -> bool:
         return bool(self.particles.noise.any())
 
-    def _noise(self, step: int) -> Float[Tensor, "run N p_plus_d"]:
-        network, device = self.ensemble, self.ensemble.U.device
+    def _noise(self, step: Int[Tensor, ""]) -> Float[Tensor, "run N p_plus_d"]:
+        network = self.ensemble
         return normals(
-            self.seeds.to(device),
+            self._seeds,
             Stream.NOISE,
             step,
-            torch.arange(network.particles, device=device),
+            torch.arange(network.particles, device=self._seeds.device),
             network.A.shape[2] + network.U.shape[2],
             network.U.dtype,
         )
