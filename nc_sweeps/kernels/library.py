@@ -125,8 +125,39 @@ def advance(
     _call("advance", ctypes.byref(flow), like=U)
 
 
+def linearise(
+    U: Float[Tensor, "run N d"],
+    A: Float[Tensor, "run N p"],
+    W: Float[Tensor, "run p q"],
+    X: Float[Tensor, "run n d"],
+    Y: Float[Tensor, "run n q"],
+    *,
+    activation: str,
+    gamma: Float[Tensor, "run"],
+    truncation: tuple[float, float],
+    decay: Float[Tensor, "run"],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""H, :math:`g_A`, :math:`g_U` and :math:`\sigma(XU^\top)(g_A + \lambda A)/N`; arguments as in :func:`advance`.
+
+    Args:
+        decay: :math:`\lambda`.
+    """
+    X, Y, decay = _rows(X), _rows(Y), decay.double().contiguous()
+    gamma = gamma.double().contiguous()
+    kept = (Y, U, A, W, gamma)
+    flow = _Flow(
+        _networks(U, X, W.shape[2], activation), A.shape[2], Y.stride(0), *(z.data_ptr() for z in kept),
+        None, None, None, *truncation,
+    )  # fmt: skip
+    H = X.new_empty(*X.shape[:2], A.shape[2])
+    out = (H, torch.empty_like(A), torch.empty_like(U), torch.empty_like(H))
+    _call("linearise", ctypes.byref(flow), decay, *out, like=U)
+    return out
+
+
 def step_bytes(n: int, d: int, N: int, p: int, q: int, dtype: torch.dtype) -> int:
-    """Memory in bytes that a step of one network takes besides parameters and data; 0 where nothing is compiled.
+    """Memory in bytes that a step of one network, or a measurement's passes through it, take besides parameters and
+    data; 0 where nothing is compiled.
 
     As many networks as there are threads are in hand at a time.
     """

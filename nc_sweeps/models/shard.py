@@ -44,6 +44,11 @@ class Shard:
         """Numbers of its particles among all."""
         return torch.arange(self.own.start, self.own.stop)
 
+    @property
+    def whole(self) -> bool:
+        """Whether it holds all particles."""
+        return self.processes == 1
+
     def mean(self, sums: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Mean over all particles.
 
@@ -68,7 +73,7 @@ class Shard:
         """
         count, first = min(count, self.particles), self.own.start
         Z = Z[:, : max(0, count - first)]
-        if self.processes == 1:
+        if self.whole:
             return Z
         rows = Z.new_zeros(Z.shape[0], count, Z.shape[2])
         rows[:, first : first + Z.shape[1]] = Z
@@ -80,7 +85,7 @@ class Shard:
         Args:
             Z: a row a particle held here, in main memory.
         """
-        if self.processes == 1:
+        if self.whole:
             return Z
         if self.rank > 0:
             dist.send(Z.contiguous(), dst=0)
@@ -93,7 +98,7 @@ class Shard:
 
     def _total(self, part: Tensor) -> Tensor:
         """Sum over processes. Each element is added up in one of them, which sends it to the others."""
-        if self.processes > 1:
+        if not self.whole:
             part = part.contiguous()
             dist.all_reduce(part)
         return part

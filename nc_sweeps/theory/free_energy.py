@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nc_sweeps.metrics.centring import square_norm
+
 #: Distances between particles that are held at a time.
 _DISTANCES = 2**24
 
@@ -26,17 +28,15 @@ def regularised_loss(
 
     Args:
         loss: :math:`L_n`.
-        square_mean: :math:`\mathrm{mean}_j(\|a_j\|^2 + \|u_j\|^2)`.
+        square_mean: mean of :math:`\|\theta_j\|^2 = \|a_j\|^2 + \|u_j\|^2`.
         W: linear head.
         lambda_rho, lambda_w: weight decays.
     """
-    head = W.square().sum(dim=(-2, -1), dtype=loss.dtype)
-    total: Tensor = loss + lambda_w / 2 * head + lambda_rho / 2 * square_mean
-    return total
+    return loss + lambda_w / 2 * square_norm(W) + lambda_rho / 2 * square_mean
 
 
 def gaussian_entropy_bound(covariance: Float[Tensor, "*run D D"], particles: int) -> Float[Tensor, "*run"]:
-    r"""Upper bound of the entropy :math:`-E[\log\rho]`: :math:`\frac12\log\det(2\pi e\Sigma)`, NaN for N ≤ D.
+    r"""Upper bound of the entropy :math:`-E[\log\rho]`: :math:`\frac12\log\det(2\pi e\Sigma)`.
 
     The sample's log det is too small by about D(D+1)/(2N). For Gaussian particles the bias is known and taken off:
     :math:`E\log\det\hat\Sigma = \log\det\Sigma + \sum_{i=1}^D \psi\big(\tfrac{N-i}{2}\big) - D\log\tfrac{N-1}{2}`
@@ -44,11 +44,9 @@ def gaussian_entropy_bound(covariance: Float[Tensor, "*run D D"], particles: int
 
     Args:
         covariance: unbiased sample covariance of the particles.
-        particles: N.
+        particles: N > D: fewer have a covariance without a determinant.
     """
     N, D = particles, covariance.shape[-1]
-    if D >= N:
-        return covariance.new_full(covariance.shape[:-2], torch.nan)
     log_det = torch.linalg.slogdet(covariance).logabsdet
     halves = (N - torch.arange(1, D + 1, dtype=covariance.dtype, device=covariance.device)) / 2.0
     bias = torch.digamma(halves).sum() - D * math.log((N - 1) / 2.0)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nc_sweeps import kernels
 from nc_sweeps.counters import Stream, normals
 from nc_sweeps.dynamics.flow import NEVER, Flow, Hyperparameters
+from nc_sweeps.dynamics.gradients import linearisation
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
 from nc_sweeps.models.activations import ACTIVATIONS
@@ -184,7 +185,9 @@ def test_samples_block_by_block(n):
             flow_of(configuration, [0], 2).advance(ensemble, X, Y, 0, 2)
             r = torch.linspace(-1, 1, 2 * n).reshape(1, n, 2)
             sums = ensemble.first_layer(X).sample_sums(ensemble.A[..., :2].contiguous(), r)
-        states.append({**ensemble.state_dict(), "g_U": sums[0] / n, "Z": sums[1] / n, "mean": ensemble.features(X)})
+            measured = vars(linearisation(ensemble, X, Y, torch.ones(1)))
+        states.append({**ensemble.state_dict(), **{f"measured {name}": Z for name, Z in measured.items()}})
+        states[-1] |= {"g_U": sums[0] / n, "Z": sums[1] / n, "mean": ensemble.features(X)}
     for name, value in states[1].items():
         # Sums of 700 or 30,000 numbers of order 1 in float32, times step sizes of 0.1.
         torch.testing.assert_close(states[0][name], value, rtol=1e-5, atol=1e-5)

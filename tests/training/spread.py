@@ -1,5 +1,8 @@
-"""What each of several processes does for test_particle_parallel: a module of its own, since each must import it."""
+"""What each of the processes does that torchrun starts for test_particle_parallel."""
 
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -11,6 +14,33 @@ from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
 from nc_sweeps.models.activations import ACTIVATIONS
 from nc_sweeps.models.mean_field import initial_ensemble
+from nc_sweeps.pack import Job, train_pack
+from nc_sweeps.tracking.store import RunStore
+from nc_sweeps.train import main
+from tests.conftest import TINY, tiny
+from tests.training.test_statements import SMALL_STAGE_ONE
+
+NOISY = ("dynamics=noisy_gradient_flow", "dynamics.beta=40", "width.particles=31")
+DOUBLE = "compute.precision=64-true"
+#: By what they exercise; 31 or 7 particles cannot be spread evenly over 2 or 4 processes.
+RUNS = {
+    "single precision": (*NOISY, "dynamics.horizon=500", "compute.checkpoint_seconds=0", "metrics.points=9"),
+    "law that follows the head": (*NOISY, DOUBLE, "dynamics.horizon=100", "dynamics.lambda_w=0.3"),
+    "no kernels": (*NOISY, DOUBLE, "model.activation=erf", "dynamics.horizon=30"),
+    "batches": ("dynamics=noisy_sgd", "dynamics.batch_size=7", "dynamics.beta=40", "dynamics.horizon_unit=steps",
+                "model.truncation=3", DOUBLE, "dynamics.horizon=50", "width.particles=7"),
+    "stages": (*SMALL_STAGE_ONE, "width.particles=31", "dynamics.horizon=60", "dynamics.stage_one=50",
+               "dynamics.stage_one_distance=4"),
+    "diverges": ("dynamics.step_size=1e6", "model.activation=relu"),
+}  # fmt: skip
+#: A copy of the first, as it was when it had a checkpoint on the way: what a process that is killed leaves behind.
+STOPPED = "stopped"
+SWEEP = (*TINY, *RUNS["batches"], "compute.devices=2", "seed=0,1", "hydra/launcher=packed")
+
+
+def job(name: str, devices: int, directory: Path) -> Job:
+    """One of the runs, over so many processes."""
+    return Job(tiny(*RUNS[name], f"compute.devices={devices}"), [], directory)
 
 
 def start(particles: int, processes: int, dtype: torch.dtype = torch.float64):
@@ -37,13 +67,12 @@ def sent(particles: int, processes: int, steps: int) -> int:
     return sum(4 * torch.Size(shape).numel() for event in calls for shape in event.input_shapes if shape)
 
 
-def one_of_several(rank: int, processes: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes)
+def network(rank: int, processes: int) -> dict[str, object]:
+    """What a process finds and sends that moves a network by itself."""
     ensemble, X, Y, flow = start(11, processes)
     flow.advance(ensemble, X, Y, 0, 500)
     shard = ensemble.shard
-    found = {
+    return {
         "W": ensemble.W.data,
         "U": ensemble.U.data,
         "leading": shard.leading(ensemble.U.data, 6),
@@ -52,5 +81,25 @@ def one_of_several(rank: int, processes: int, folder: Path) -> None:
         "anywhere": shard.anywhere(torch.tensor([rank == 1, False])),
         "sent": [sent(N, processes, 3) - sent(N, processes, 1) for N in (1_000, 100_000)],
     }
-    torch.save(found, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+
+
+def _one_of_several(folder: Path) -> None:
+    torch.set_num_threads(1)
+    save = RunStore.save
+
+    def save_and_copy(store: RunStore, state: dict[str, torch.Tensor], step: int) -> None:
+        save(store, state, step)
+        if step >= 40 and store.directory.name == "single precision" and not (folder / STOPPED).exists():
+            shutil.copytree(store.directory, folder / STOPPED)
+
+    RunStore.save = save_and_copy  # type: ignore[method-assign]
+    train_pack([job(name, 2, folder / name) for name in RUNS])
+    rank = dist.get_rank()
+    torch.save(network(rank, 2), folder / f"{rank}.pt")
+    os.chdir(folder)
+    sys.argv = ["nc-train", "-m", *SWEEP]
+    main()
+
+
+if __name__ == "__main__":
+    _one_of_several(Path(sys.argv[1]))
