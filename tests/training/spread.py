@@ -20,27 +20,28 @@ from nc_sweeps.train import main
 from tests.conftest import TINY, tiny
 from tests.training.test_statements import SMALL_STAGE_ONE
 
-NOISY = ("dynamics=noisy_gradient_flow", "dynamics.beta=40", "width.particles=31")
+NOISY = ("dynamics=noisy_gradient_flow", "dynamics.beta=40", "width.particles=31", "metrics.points=4")
 DOUBLE = "compute.precision=64-true"
 #: By what they exercise; 31 or 7 particles cannot be spread evenly over 2 or 4 processes.
 RUNS = {
-    "single precision": (*NOISY, "dynamics.horizon=500", "compute.checkpoint_seconds=0", "metrics.points=9"),
-    "law that follows the head": (*NOISY, DOUBLE, "dynamics.horizon=100", "dynamics.lambda_w=0.3"),
-    "no kernels": (*NOISY, DOUBLE, "model.activation=erf", "dynamics.horizon=30"),
+    "single precision": (*NOISY, "dynamics.horizon=500"),
+    "law that follows the head": (*NOISY, DOUBLE, "dynamics.horizon=50", "dynamics.lambda_w=0.3"),
+    "no kernels": (*NOISY, DOUBLE, "model.activation=erf", "dynamics.horizon=20"),
     "batches": ("dynamics=noisy_sgd", "dynamics.batch_size=7", "dynamics.beta=40", "dynamics.horizon_unit=steps",
-                "model.truncation=3", DOUBLE, "dynamics.horizon=50", "width.particles=7"),
+                "model.truncation=3", DOUBLE, "dynamics.horizon=30", "width.particles=7"),
     "stages": (*SMALL_STAGE_ONE, "width.particles=31", "dynamics.horizon=60", "dynamics.stage_one=50",
-               "dynamics.stage_one_distance=4"),
+               "dynamics.stage_one_distance=4", "metrics.points=4"),
     "diverges": ("dynamics.step_size=1e6", "model.activation=relu"),
 }  # fmt: skip
 #: A copy of the first, as it was when it had a checkpoint on the way: what a process that is killed leaves behind.
 STOPPED = "stopped"
-SWEEP = (*TINY, *RUNS["batches"], "compute.devices=2", "seed=0,1", "hydra/launcher=packed")
+#: Trained by the command itself.
+BY_COMMAND = "batches"
 
 
-def job(name: str, devices: int, directory: Path) -> Job:
+def job(name: str, devices: int, directory: Path, *overrides: str) -> Job:
     """One of the runs, over so many processes."""
-    return Job(tiny(*RUNS[name], f"compute.devices={devices}"), [], directory)
+    return Job(tiny(*RUNS[name], f"compute.devices={devices}", *overrides), [], directory)
 
 
 def start(particles: int, processes: int, dtype: torch.dtype = torch.float64):
@@ -70,7 +71,7 @@ def sent(particles: int, processes: int, steps: int) -> int:
 def network(rank: int, processes: int) -> dict[str, object]:
     """What a process finds and sends that moves a network by itself."""
     ensemble, X, Y, flow = start(11, processes)
-    flow.advance(ensemble, X, Y, 0, 500)
+    flow.advance(ensemble, X, Y, 0, 100)
     shard = ensemble.shard
     return {
         "W": ensemble.W.data,
@@ -93,11 +94,12 @@ def _one_of_several(folder: Path) -> None:
             shutil.copytree(store.directory, folder / STOPPED)
 
     RunStore.save = save_and_copy  # type: ignore[method-assign]
-    train_pack([job(name, 2, folder / name) for name in RUNS])
+    jobs = [job(name, 2, folder / name, "compute.checkpoint_seconds=0") for name in RUNS if name != BY_COMMAND]
+    train_pack(jobs)
     rank = dist.get_rank()
     torch.save(network(rank, 2), folder / f"{rank}.pt")
     os.chdir(folder)
-    sys.argv = ["nc-train", "-m", *SWEEP]
+    sys.argv = ["nc-train", "-m", *TINY, *RUNS[BY_COMMAND], "compute.devices=2", "seed=0", "hydra/launcher=packed"]
     main()
 
 
