@@ -57,13 +57,17 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Te
 
 
 def words(
-    seeds: Int[Tensor, "run"], stream: Stream, step: int, indices: Int[Tensor, "index"], components: int
+    seeds: Int[Tensor, "run"],
+    stream: Stream,
+    step: int | Int[Tensor, ""],
+    indices: Int[Tensor, "index"],
+    components: int,
 ) -> tuple[Tensor, ...]:
     """Four words for every (run, index, block of four components), each of shape (run, index, ⌈components/4⌉)."""
     blocks = torch.arange(-(-components // 4), device=seeds.device)
+    step = torch.as_tensor(step, device=seeds.device)
     # The fourth word holds the stream and what of the step exceeds 32 bits.
-    high = torch.tensor(int(stream) | (step >> 32) << 8, device=seeds.device)
-    counter = (blocks, indices[:, None], torch.tensor(step & _WORD, device=seeds.device), high)
+    counter = (blocks, indices[:, None], step & _WORD, (step >> 32) << 8 | int(stream))
     seeds = seeds[:, None, None]
     return philox(counter, (seeds & _WORD, (seeds >> 32) & _WORD))
 
@@ -71,7 +75,7 @@ def words(
 def normals(
     seeds: Int[Tensor, "run"],
     stream: Stream,
-    step: int,
+    step: int | Int[Tensor, ""],
     indices: Int[Tensor, "index"],
     components: int,
     dtype: torch.dtype,
@@ -81,7 +85,7 @@ def normals(
     Args:
         seeds: one seed a run, non-negative.
         stream: what the numbers are for.
-        step: time step (or epoch) they belong to.
+        step: time step (or epoch) they belong to, as a number or on the device of the seeds.
         indices: which particles; any subset or order gives the same row for the same index.
         components: how many numbers each index gets.
         dtype: floating-point type in which the words are transformed, float32 or float64.

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from nc_sweeps.config import RunConfig, ensemble_key
-from nc_sweeps.errors import reason
+from nc_sweeps.errors import ConfigError, reason
 from nc_sweeps.interruption import InterruptedTraining, Interruption
+from nc_sweeps.training.crew import Train, in_crew
 
 if TYPE_CHECKING:
     from nc_sweeps.tracking.lease import Worker
@@ -54,9 +55,21 @@ class Listener(Protocol):
         """Runs that came to their end."""
 
 
+@dataclass(frozen=True)
+class _Training:
+    """How ensembles are trained, who may stop it, and who hears of it."""
+
+    train: "Train"
+    interruption: Interruption
+    listener: Listener
+
+
 @dataclass
 class Pack:
     """Runs to train: those of equal shape together; what is done is left alone, what others train is waited for.
+
+    Every process over which ``compute`` spreads the particles has the same pack; only the first reads and writes the
+    store. Where no launcher has started the others, they are started here.
 
     Args:
         jobs: any mixture of runs; one asked for twice is trained once.
@@ -80,10 +93,21 @@ class Pack:
 
         Raises:
             DataError: a data set cannot be had. Nothing was started.
-            ConfigError: a run is too short for a step or too large for the memory. Nothing was started.
+            ConfigError: a run is too short for a step or too large for the memory, or the processes that it is to be
+                spread over cannot be had. Nothing was started.
+            CrewError: another process of the crew came to an end; the runs can be resumed.
             StoreError: a stored file is damaged. Nothing was started.
             InterruptedTraining: the process was told to stop; the runs are saved.
         """
+        placements = {(job.config.compute.devices, job.config.compute.nodes): job.config.compute for job in self.jobs}
+        if len(placements) > 1:
+            raise ConfigError("compute.devices, compute.nodes: must be the same for all runs that train in one process")
+        if not self.jobs:
+            return []
+        (compute,) = placements.values()
+        return in_crew(compute, lambda train: self._lead(train, listener))
+
+    def _lead(self, train: "Train", listener: Listener) -> list[float]:
         from nc_sweeps.tracking.lease import Worker
         from nc_sweeps.tracking.store import FINAL, RunStore, last_value
 
@@ -94,12 +118,10 @@ class Pack:
         with Interruption() as interruption:
             for sweep, runs in groupby(waiting, lambda store: store.directory.parent):
                 with Worker(sweep, self.jobs[0].config.compute.lease_seconds, self.about) as worker:
-                    self._train_all(list(runs), worker, interruption, listener)
+                    self._train_all(list(runs), worker, _Training(train, interruption, listener))
         return [last_value(job.directory, job.config.optimized_metric) for job in self.jobs]
 
-    def _train_all(
-        self, waiting: "list[RunStore]", worker: "Worker", interruption: Interruption, listener: Listener
-    ) -> None:
+    def _train_all(self, waiting: "list[RunStore]", worker: "Worker", training: "_Training") -> None:
         from nc_sweeps.tracking.store import FINAL
 
         told = False
@@ -107,7 +129,7 @@ class Pack:
             mine = [store for store in waiting if worker.claim(store.directory.name)]
             try:
                 # Whoever held a run before may have finished it.
-                self._isolated([store for store in mine if store.status not in FINAL], interruption, listener)
+                self._isolated([store for store in mine if store.status not in FINAL], training)
             finally:
                 for store in mine:
                     worker.release(store.directory.name)
@@ -117,23 +139,24 @@ class Pack:
                     print(f"another process trains {len(waiting)} of the runs; waiting for it", file=sys.stderr)
                 told = True
                 time.sleep(_LOOK)
-            if interruption.signal is not None:
-                raise InterruptedTraining(interruption.signal)
+            if training.interruption.signal is not None:
+                raise InterruptedTraining(training.interruption.signal)
 
-    def _isolated(self, stores: "list[RunStore]", interruption: Interruption, listener: Listener) -> None:
+    def _isolated(self, stores: "list[RunStore]", training: "_Training") -> None:
         """Train runs; where that fails, each half, until the one that cannot be trained stands alone.
 
         So a bad run costs no other, and what is too much for the memory at once is tried in smaller ensembles.
         """
         try:
-            self._train(stores, interruption, listener)
+            self._train(stores, training)
         except Exception as error:
-            if not self.isolate:
+            # The other processes of a crew are still where the failure has left them.
+            if not self.isolate or stores[0].config.compute.processes > 1:
                 raise
             if len(stores) == 1:
                 log.exception(f"{stores[0].directory}: {reason(error)}")
                 stores[0].finish("failed", reason(error))
-                listener.finished(1)
+                training.listener.finished(1)
                 return
             log.warning(f"{reason(error)}; trying {len(stores)} runs in halves")
         else:
@@ -141,9 +164,9 @@ class Pack:
         _free_memory()
         middle = len(stores) // 2
         for half in (stores[:middle], stores[middle:]):
-            self._isolated(half, interruption, listener)
+            self._isolated(half, training)
 
-    def _train(self, stores: "list[RunStore]", interruption: Interruption, listener: Listener) -> None:
+    def _train(self, stores: "list[RunStore]", training: "_Training") -> None:
         from nc_sweeps.tracking.store import FINAL
 
         stores = [store for store in stores if store.status not in FINAL]
@@ -160,10 +183,10 @@ class Pack:
         for run, store in zip(runs, stores, strict=True):
             store.steps = run.schedule.total
         ensembles = [part for group in _groups(runs) for part in ensembles_of(group, self.max_runs_per_ensemble)]
-        listener.begin(len(runs), sum(ensemble.work for ensemble in ensembles))
+        training.listener.begin(len(runs), sum(ensemble.work for ensemble in ensembles))
         for ensemble in ensembles:
-            ensemble.train(interruption, listener.advance)
-            listener.finished(len(ensemble.runs))
+            training.train(ensemble, training.interruption, training.listener.advance)
+            training.listener.finished(len(ensemble.runs))
 
 
 def _groups(runs: "Sequence[Run]") -> "Iterable[list[Run]]":

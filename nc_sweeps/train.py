@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nc_sweeps.config import explain, parse, signature
 from nc_sweeps.errors import UserError, is_out_of_memory, reason
 from nc_sweeps.pack import Job, Pack
+from nc_sweeps.training.crew import leads
 
 
 def _overrides(config: DictConfig) -> list[str]:
@@ -57,7 +58,7 @@ def train(config: DictConfig) -> float:
             raise SystemExit(_line(error)) from error
         raise
     finally:
-        if is_new and (job.directory / "summary.json").exists():
+        if is_new and leads(job.config.compute.processes) and (job.directory / "summary.json").exists():
             _record(job)
 
 
@@ -88,7 +89,7 @@ class SweepCallback(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Remember which runs this command asked for."""
         directory = Path(config.hydra.runtime.output_dir)
-        if (directory / "summary.json").exists():
+        if leads(config.compute.devices * config.compute.nodes) and (directory / "summary.json").exists():
             self.directories.append(directory)
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:

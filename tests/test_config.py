@@ -91,6 +91,13 @@ def test_metrics_are_chosen_by_pattern():
     ("overrides", "message"),
     [
         (["width.particles=0"], "width.particles=0: must be at least 1"),
+        (["compute.devices=0"], "compute.devices=0: must be at least 1"),
+        (["compute.nodes=0"], "compute.nodes=0: must be at least 1"),
+        (
+            ["width.particles=7", "compute.devices=2", "compute.nodes=4"],
+            "compute.devices=2: 8 processes for 7 particles",
+        ),
+        (["width.particles=7", "compute.nodes=8"], "compute.nodes=8: 8 processes for 7 particles"),
         (["model.features=2"], "model.features=2: must be at least the number of classes, 3"),
         (["separation.margin=0.6"], "dataset.margin=0.6: must lie between -1 and 1/√q = 0.5774 for q = 3"),
         (["separation.margin=-1"], "dataset.margin=-1.0: must lie between"),

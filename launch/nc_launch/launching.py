@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from nc_sweeps.errors import ConfigError
 from nc_sweeps.pack import Job
 
 #: Files that a message names.
@@ -39,6 +40,11 @@ def launch(
     if not waiting:
         console.print(f"all {done} runs are done already", highlight=False)
         return
+    spread = {(job.config.compute.devices, job.config.compute.nodes) for job in waiting}
+    if len(spread) > 1:
+        raise ConfigError("compute.devices, compute.nodes: must be the same for all runs of a multirun")
+    ((devices, device_nodes),) = spread
+    settings = settings | {"devices": devices, "device_nodes": device_nodes}
     where = PLACES[place](settings)
     at_once = where.packs_at_once
     if settings["dry_run"] or at_once > 1:

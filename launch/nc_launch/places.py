@@ -71,6 +71,11 @@ class Place(ABC):
         """Packs that one job takes."""
         return 1
 
+    @property
+    def shares_packs(self) -> bool:
+        """Whether several processes of a job share the particles of one pack."""
+        return int(self.settings["devices"]) * int(self.settings["device_nodes"]) > 1
+
     #: Whether jobs are meant to go on when their launcher is told to end and nobody can be asked.
     outlives_launcher = False
 
@@ -81,17 +86,19 @@ class ThisMachine(Place):
     @property
     def packs_at_once(self) -> int:
         """See :class:`Place`."""
-        return max(1, len(_visible_gpus()))
+        return max(1, len(_visible_gpus()) // int(self.settings["devices"]))
 
     def start(self, tasks: Sequence[Task], logs: Path) -> list[str]:
         """See :class:`Place`."""
-        gpus = _visible_gpus()
+        gpus, own = _visible_gpus(), int(self.settings["devices"])
         started = []
         for number, task in enumerate(tasks):
             executor = LocalExecutor(logs)
             executor.update_parameters(timeout_min=_MINUTES_A_YEAR)
             if gpus:
-                executor.update_parameters(gpus_per_node=1, visible_gpus=[gpus[number % len(gpus)]])
+                first = number % self.packs_at_once * own
+                visible = gpus[first : first + own]
+                executor.update_parameters(gpus_per_node=len(visible), visible_gpus=visible)
             with _deaf_to_the_terminal():
                 started.append(str(executor.submit(task).job_id))
         return started
@@ -123,7 +130,7 @@ class ThisMachine(Place):
 
 
 class Slurm(Place):
-    """Job arrays; a job may take several packs, one for each of its GPUs."""
+    """Job arrays; a job may take several packs, one for each of its GPUs, or one whose particles all of them share."""
 
     outlives_launcher = True
 
@@ -135,7 +142,7 @@ class Slurm(Place):
     @property
     def tasks_a_job(self) -> int:
         """See :class:`Place`."""
-        return max(1, int(self.settings["gpus_per_node"]) * int(self.settings["nodes"]))
+        return 1 if self.shares_packs else max(1, int(self.settings["gpus_per_node"])) * int(self.settings["nodes"])
 
     def start(self, tasks: Sequence[Task], logs: Path) -> list[str]:
         """See :class:`Place`."""
@@ -162,14 +169,18 @@ class Slurm(Place):
             raise LaunchError(f"hydra/launcher=slurm: {' '.join(str(error).split())}") from error
 
     def _parameters(self) -> dict[str, Any]:
-        own = self.settings
+        own = dict(self.settings)
+        tasks = max(1, own["gpus_per_node"])
+        if self.shares_packs:
+            tasks, own["nodes"] = own["devices"], own["device_nodes"]
+            own["gpus_per_node"] = tasks if own["gpus_per_node"] else 0
         parameters = {
             name: own[name]
             for name in ("partition", "account", "qos", "constraint", "nodes", "cpus_per_task", "array_parallelism")
             if own[name] is not None
         }
         parameters |= {"time": own["timeout_min"], "signal_delay_s": own["signal_delay_s"]}
-        parameters |= {"job_name": own["job_name"], "ntasks_per_node": max(1, own["gpus_per_node"])}
+        parameters |= {"job_name": own["job_name"], "ntasks_per_node": tasks}
         if own["mem_gb"] is not None:
             parameters["mem"] = f"{own['mem_gb']}GB"
         srun = list(own["srun_args"])

@@ -81,7 +81,8 @@ class Submission:
     def start(self, packs: Sequence[int]) -> None:
         """Start jobs for packs."""
         size = self.place.tasks_a_job
-        tasks = [Task(self.folder, tuple(packs[first : first + size])) for first in range(0, len(packs), size)]
+        shared = self.place.shares_packs
+        tasks = [Task(self.folder, tuple(packs[first : first + size]), shared) for first in range(0, len(packs), size)]
         for pack in packs:
             report_path(self.folder, pack).unlink(missing_ok=True)
         with _environment(PYTHONPATH=str(self.folder / "code")):

@@ -77,10 +77,12 @@ class Task:
     Args:
         folder: of the submission.
         packs: their numbers.
+        is_shared: the processes share the particles of one pack instead.
     """
 
     folder: Path
     packs: tuple[int, ...]
+    is_shared: bool = False
 
     def __call__(self) -> str:
         """Train.
@@ -90,10 +92,11 @@ class Task:
         """
         environment = submitit.JobEnvironment()
         rank = environment.global_rank
-        if rank >= len(self.packs):
+        if not self.is_shared and rank >= len(self.packs):
             return "done"
-        number = self.packs[rank]
-        report = Report(report_path(self.folder, number))
+        number = self.packs[0 if self.is_shared else rank]
+        path = report_path(self.folder, number)
+        report = Report(path.with_suffix(f".{rank}") if self.is_shared and rank > 0 else path)
         content = files.read_json(self.folder / "submission.json", {"manifest", "packs", "settings"})
         sweep = self.folder.parent.parent
         names = set(content["packs"][number])

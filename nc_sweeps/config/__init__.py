@@ -7,6 +7,7 @@ from nc_sweeps.config.identity import ensemble_key, signature
 from nc_sweeps.config.parsing import Variations, explain, parse
 from nc_sweeps.config.schema import (
     DATASETS,
+    ComputeConfig,
     DatasetConfig,
     DigitsConfig,
     DynamicsConfig,
@@ -22,6 +23,7 @@ from nc_sweeps.config.schema import (
 
 __all__ = [
     "DATASETS",
+    "ComputeConfig",
     "DatasetConfig",
     "DigitsConfig",
     "DynamicsConfig",

@@ -73,6 +73,11 @@ class _Checks:
         for key in ("seed", "dataset.seed"):
             self._require(0 <= self._value(key) < 2**63, key, "must be at least 0 and below 2⁶³")
         self._at_least("width.particles", 1)
+        self._at_least("compute.devices", 1)
+        self._at_least("compute.nodes", 1)
+        processes, particles = config.compute.processes, config.width.particles
+        key = "compute.devices" if config.compute.devices > 1 else "compute.nodes"
+        self._require(processes <= particles, key, f"{processes} processes for {particles} particles; take fewer")
         self._choice("compute.precision", PRECISIONS)
         self._require(0 <= config.compute.threads <= 1024, "compute.threads", "must lie between 0 (all cores) and 1024")
         memory = config.compute.memory

@@ -213,11 +213,18 @@ class ComputeConfig:
     """Group ``compute``: on what it runs."""
 
     accelerator: str = place("as Lightning's Trainer: auto, cpu, gpu, …")
+    devices: int = place("devices of a node over which the particles of a run are spread, a process each")
+    nodes: int = place("nodes over whose devices they are spread; see docs/concepts.md")
     precision: str = shape(f"as Lightning's Trainer: {', '.join(PRECISIONS)}")
-    threads: int = place("CPU threads; 0: all cores given to this process")
+    threads: int = place("CPU threads of a process; 0: all cores given to it")
     memory: float | None = place("GiB that this process may take, to which ensembles are cut; null: what is free")
     checkpoint_seconds: float = place("least time between two checkpoints of a run")
     lease_seconds: float = place("silence of a process after which others may take its runs over")
+
+    @property
+    def processes(self) -> int:
+        """Over how many processes the particles of a run are spread."""
+        return self.devices * self.nodes
 
 
 @dataclass

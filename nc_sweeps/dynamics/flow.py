@@ -78,7 +78,7 @@ class Flow:
 
     def begin(self, ensemble: MeanFieldEnsemble) -> None:
         """Let the imbalance law of every run begin at a state."""
-        self.law.restart(torch.ones_like(self.head_start, dtype=torch.bool), ensemble.A, ensemble.W)
+        self.law.restart(torch.ones_like(self.head_start, dtype=torch.bool), ensemble.second_moment, ensemble.W)
 
     @torch.no_grad()
     def advance(
@@ -130,7 +130,7 @@ class Flow:
         stretch = (last - first) * durations
         self.law.accumulate(stretch, (trace + _second_moment_trace(ensemble)) / 2.0)
         # A run whose head is held has its law begin when the head starts to move.
-        self.law.restart((~moving).to(trace.device), ensemble.A, ensemble.W)
+        self.law.restart((~moving).to(trace.device), ensemble.second_moment, ensemble.W)
 
     def _coefficients(
         self, step_sizes: Float[Tensor, "run"], moving: Bool[Tensor, "run"]
@@ -155,7 +155,7 @@ class Flow:
 
 
 def _second_moment_trace(ensemble: MeanFieldEnsemble) -> Float[Tensor, "run"]:
-    return ensemble.A.square().sum(dim=(-2, -1), dtype=torch.float64) / ensemble.particles
+    return ensemble.shard.mean(ensemble.A.square().sum(dim=(-2, -1), dtype=torch.float64))
 
 
 def _grams(heads: Float[Tensor, "run steps p q"]) -> Float[Tensor, "run steps p p"]:

@@ -13,6 +13,7 @@ from nc_sweeps.dynamics.batches import MiniBatches
 from nc_sweeps.dynamics.gradients import loss_gradients
 from nc_sweeps.dynamics.integrators import Coefficients
 from nc_sweeps.models.mean_field import MeanFieldEnsemble
+from nc_sweeps.models.truncation import limits
 
 #: Multiply-adds of one call of the compiled steps, about a second: no signal is answered before it returns.
 _WORK_A_CALL = 5e10
@@ -45,7 +46,7 @@ class Steps:
         runs, n, d = self.X.shape
         p, q = self.ensemble.W.shape[1:]
         batch = self.batches.size if self.batches else n
-        work = runs * batch * self.ensemble.particles * (2 * d + 3 * q)
+        work = runs * batch * self.ensemble.U.shape[1] * (2 * d + 3 * q)
         record = runs * max(batch if self.batches else 1, p * p if record_heads else 1)
         return max(1, int(min(_WORK_A_CALL / work, _RECORD_A_CALL / record)))
 
@@ -56,13 +57,14 @@ class Steps:
             The heads after every step if they are to be recorded, else after the last.
         """
         network = self.ensemble
-        if self._compiled:
+        if self._compiled and network.shard.whole:  # else every step needs the particles of other processes
             heads = network.W.new_empty(network.runs, last - first, *network.W.shape[1:]) if record_heads else None
             self._take_compiled(first, last, heads)
             return network.W.detach().clone().unsqueeze(1) if heads is None else heads
         path = []
+        counter = torch.tensor(first, device=network.U.device)
         for step in range(first + 1, last + 1):
-            self._take_one(step)
+            self.move(counter.add_(1), *self._samples(step))
             if record_heads or step == last:
                 path.append(network.W.detach().clone())
         return torch.stack(path, dim=1)
@@ -72,7 +74,7 @@ class Steps:
         return kernels.compiled(self.ensemble.activation.name, self.ensemble.U)
 
     def _take_compiled(self, first: int, last: int, heads: Tensor | None) -> None:
-        network, truncation = self.ensemble, self.ensemble.truncation
+        network = self.ensemble
         order, position = self.batches.along(first, last) if self.batches else (None, 0)
         kernels.advance(
             network.U,
@@ -82,7 +84,7 @@ class Steps:
             self.Y,
             activation=network.activation.name,
             gamma=network.gamma,
-            truncation=(torch.inf, 1.0) if truncation is None else (truncation.radius, truncation.c0),
+            truncation=limits(network.truncation),
             particle_coefficients=torch.stack(
                 [self.particles.growth, self.particles.gradient, self.particles.noise], dim=1
             ),
@@ -96,10 +98,19 @@ class Steps:
             heads=heads,
         )
 
-    def _take_one(self, step: int) -> None:
+    def move(self, step: Int[Tensor, ""], X: Float[Tensor, "run b d"], Y: Float[Tensor, "run b q"]) -> None:
+        """Take a step on some samples by PyTorch's operations.
+
+        On a GPU all of it happens there: from the second step on nothing is sent there and nothing read back, no
+        operation depends on a value, and the step is a tensor, so that one recording of a step serves for all.
+
+        Args:
+            step: its number, 1 for the first.
+            X, Y: the samples.
+        """
         network = self.ensemble
-        gradients = loss_gradients(network, *self._samples(step))
-        growth, rate, noise = self.particles.like(network.U)
+        gradients = loss_gradients(network, X, Y)
+        (growth, rate, noise), head = self._coefficients
         # The increment is summed before it is added: the parameters are rounded once a step.
         dA = (growth * network.A).sub_(rate * gradients.A)
         dU = (growth * network.U).sub_(rate * gradients.U)
@@ -110,23 +121,35 @@ class Steps:
             dU.add_(noise * xi[..., p:])
         network.A.add_(dA)
         network.U.add_(dU)
-        growth, rate, _ = self.head.like(network.W)
+        growth, rate, _ = head
         network.W.add_((growth * network.W).sub_(rate * gradients.W))
+
+    @cached_property
+    def _coefficients(self) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
+        """Of particles and head, on the device."""
+        return self.particles.like(self.ensemble.U), self.head.like(self.ensemble.W)
+
+    @cached_property
+    def _seeds(self) -> Int[Tensor, "run"]:
+        """On the device."""
+        return self.seeds.to(self.ensemble.U.device)
 
     @cached_property
     def _noisy(self) -> bool:
         return bool(self.particles.noise.any())
 
-    def _noise(self, step: int) -> Float[Tensor, "run N p_plus_d"]:
-        network, device = self.ensemble, self.ensemble.U.device
-        return normals(
-            self.seeds.to(device),
-            Stream.NOISE,
-            step,
-            torch.arange(network.particles, device=device),
-            network.A.shape[2] + network.U.shape[2],
-            network.U.dtype,
-        )
+    @cached_property
+    def _indices(self) -> Int[Tensor, "own"]:
+        """On the device."""
+        return self.ensemble.shard.indices.to(self.ensemble.U.device)
+
+    def _noise(self, step: Int[Tensor, ""]) -> Float[Tensor, "run own p_plus_d"]:
+        U, own = self.ensemble.U, self.ensemble.shard.own
+        components = self.ensemble.A.shape[2] + U.shape[2]
+        if self._compiled:
+            which = (int(step), own.start, own.stop - own.start)
+            return torch.stack([kernels.normals(seed, *which, components, U.dtype) for seed in self.seeds.tolist()])
+        return normals(self._seeds, Stream.NOISE, step, self._indices, components, U.dtype)
 
     def _samples(self, step: int) -> tuple[Float[Tensor, "run b d"], Float[Tensor, "run b q"]]:
         if self.batches is None:

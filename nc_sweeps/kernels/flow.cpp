@@ -51,6 +51,7 @@ constexpr long kUnitElements = 1 << 22;   // of the partial sums of all units
 constexpr long kActivationBytes = 3 << 19;  // of a block of samples, more where that would be too few of them:
 constexpr long kFewestPanels = 6;           // too little work between two threads' meetings, ...
 constexpr long kSamplesAnInput = 2;         // ... or too little for what it costs to go through the gradients again
+constexpr long kWholeBytes = 12 << 20;      // of the activations of all samples, where they are used again; in the last cache
 
 constexpr long ceil_div(long a, long b) { return (a + b - 1) / b; }
 
@@ -282,22 +283,25 @@ struct Softplus {
 // ---- Passes over a unit of particles ---------------------------------------------------------------------------------
 
 struct Shape {
-  long n, d, N;   // samples, input dimensions, particles
-  long columns;   // of what is averaged over particles
+  long n, d, N;             // samples, input dimensions, particles
+  long columns;             // of the residual
+  long averaged = columns;  // columns of what is averaged over particles
 };
 
 template <typename T> struct Layout {
   static constexpr int panel = kPanel<T>;
   long sample_panels, input_panels, tiles, units, tiles_a_block, panels_a_block, blocks;
 
-  explicit Layout(const Shape& s)
+  // `whole`: one block of all samples, where their activations are few enough.
+  explicit Layout(const Shape& s, bool whole = false)
       : sample_panels(ceil_div(s.n, panel)), input_panels(ceil_div(s.d, panel)), tiles(ceil_div(s.N, kTile)),
         tiles_a_block(std::clamp(kCacheBytes / long(kTile * s.d * sizeof(T)), 1l, tiles)) {
-    const long fitting = kActivationBytes / long(tiles * kTile * panel * sizeof(T));
+    const long a_panel = tiles * kTile * panel * sizeof(T);
+    const long fitting = whole && sample_panels * a_panel <= kWholeBytes ? sample_panels : kActivationBytes / a_panel;
     const long most = std::max({fitting, kFewestPanels, ceil_div(kSamplesAnInput * s.d, panel)});
     blocks = ceil_div(sample_panels, most);
     panels_a_block = ceil_div(sample_panels, blocks);
-    units = std::clamp(std::min(tiles / kUnitTiles, kUnitElements / (panels_a_block * panel * s.columns)), 1l, kMostUnits);
+    units = std::clamp(std::min(tiles / kUnitTiles, kUnitElements / (panels_a_block * panel * s.averaged)), 1l, kMostUnits);
   }
 
   long first_tile(long unit) const { return unit * tiles / units; }
@@ -323,16 +327,17 @@ template <typename T> class Buffer {
 
 // Numbers that one team of threads needs for one network at a time.
 template <typename T> struct Needs {
-  long by_sample, by_input, targets, residual, columns, sums, activations, gradient, Z, head, head_sums;
+  long by_sample, by_input, targets, residual, columns, averaged, sums, activations, gradient, Z, head, head_sums;
 
-  Needs(const Shape& s, const Layout<T>& at, bool forward, bool backward, long p) {
+  Needs(const Shape& s, const Layout<T>& at, bool forward, bool backward, long p, bool whole = false) {
     const long samples = at.sample_panels * at.panel, particles = at.tiles * kTile, a_block = at.panels_a_block * at.panel;
     by_sample = samples * s.d;
     by_input = backward * at.input_panels * at.panel * samples;
     targets = forward * backward * samples * s.columns;
     residual = backward * samples * s.columns;
     columns = particles * s.columns;
-    sums = forward * at.units * a_block * s.columns;
+    averaged = (s.averaged != s.columns || whole) * particles * s.averaged;
+    sums = forward * at.units * a_block * s.averaged;
     activations = forward * backward * particles * a_block;
     gradient = backward * (at.blocks > 1) * particles * at.input_panels * at.panel;
     Z = backward * (at.blocks > 1) * particles * s.columns;
@@ -341,7 +346,8 @@ template <typename T> struct Needs {
   }
 
   long bytes() const {
-    const long count = by_sample + by_input + targets + residual + columns + sums + activations + gradient + Z + head + head_sums;
+    const long passes = by_sample + by_input + targets + residual + columns + averaged + sums + activations + gradient + Z;
+    const long count = passes + head + head_sums;
     return count * long(sizeof(T));
   }
 };
@@ -353,30 +359,31 @@ template <typename T> struct Workspace {
   Buffer<T> by_input;     // inputs, (input panel, padded n, panel)
   Buffer<T> targets;      // (sample panel, columns, panel)
   Buffer<T> residual;     // (gamma/n)(F - Y), likewise
-  Buffer<T> columns;      // what is summed over particles, (tile, columns, kTile)
-  Buffer<T> sums;         // of a block, over the particles of a unit, (unit, sample panel, columns, panel)
+  Buffer<T> columns;      // B, and what is summed over particles where it is nothing else, (tile, columns, kTile)
+  Buffer<T> averaged;     // what else is summed over particles, (tile, averaged, kTile), or nothing
+  Buffer<T> sums;         // of a block, over the particles of a unit, (unit, sample panel, averaged, panel)
   Buffer<T> activations;  // of a block, (tile, sample panel, kTile, panel), or nothing
   Buffer<T> gradient;     // g_U of the blocks so far, (particle, padded d), or nothing for a single block
   Buffer<T> Z;            // likewise, (particle, columns)
   Buffer<T> head;         // W^T, (q, p)
   Buffer<T> head_sums;    // Z^T A of a unit's particles, (unit, q, p)
 
-  Workspace(const Shape& s, bool forward, bool backward, long p = 0)
-      : Workspace(s, Layout<T>(s), Needs<T>(s, Layout<T>(s), forward, backward, p)) {}
+  Workspace(const Shape& s, bool forward, bool backward, long p = 0, bool whole = false)
+      : Workspace(s, Layout<T>(s, whole), Needs<T>(s, Layout<T>(s, whole), forward, backward, p, whole)) {}
 
   Workspace(const Shape& s, const Layout<T>& layout, const Needs<T>& need)
       : shape(s), at(layout), by_sample(need.by_sample), by_input(need.by_input), targets(need.targets),
-        residual(need.residual), columns(need.columns), sums(need.sums), activations(need.activations),
+        residual(need.residual), columns(need.columns), averaged(need.averaged), sums(need.sums), activations(need.activations),
         gradient(need.gradient), Z(need.Z), head(need.head), head_sums(need.head_sums) {}
 
-  T* unit_sums(long unit) const { return sums + unit * at.panels_a_block * shape.columns * at.panel; }
+  T* unit_sums(long unit) const { return sums + unit * at.panels_a_block * shape.averaged * at.panel; }
   T* tile_activations(long tile) const { return activations + tile * at.panels_a_block * kTile * at.panel; }
 
   // The sums over all particles for a panel of a block of samples and a column.
   void sum_of_units(long panel, long column, T out[kPanel<T>]) const {
     std::fill_n(out, at.panel, T(0));
     for (long unit = 0; unit < at.units; ++unit) {
-      const T* const from = unit_sums(unit) + (panel * shape.columns + column) * at.panel;
+      const T* const from = unit_sums(unit) + (panel * shape.averaged + column) * at.panel;
       for (int l = 0; l < at.panel; ++l) out[l] += from[l];
     }
   }
@@ -436,12 +443,14 @@ inline void activate(const T* const rows[kTile], const T* inputs, long d, V S[kT
   for (int j = 0; j < kTile; ++j) S[j][0] = Act::value(S[j][0]), S[j][1] = Act::value(S[j][1]);
 }
 
-// Sums over a unit's particles of their activations times their columns, for a block of samples.
-template <typename Act, typename T> void forward(const Workspace<T>& w, const T* U, long unit, long block) {
+// Sums over a unit's particles of their activations times what is averaged, for a block of samples. `again`: the
+// activations are those that the workspace keeps.
+template <typename Act, typename T>
+void forward(const Workspace<T>& w, const T* U, const T* averaged, long unit, long block, bool again = false) {
   using V = Vector<T>;
   constexpr int L = kLanes<T>, panel = kPanel<T>;
   const Shape& s = w.shape;
-  const long q = s.columns, begin = w.at.first_panel(block), end = w.at.first_panel(block + 1);
+  const long q = s.averaged, begin = w.at.first_panel(block), end = w.at.first_panel(block + 1);
   const long cached_panels = std::max(1l, kCacheBytes / long(s.d * panel * sizeof(T)));
   const long first = w.at.first_tile(unit), last = w.at.first_tile(unit + 1);
   T* const sums = w.unit_sums(unit);
@@ -451,13 +460,16 @@ template <typename Act, typename T> void forward(const Workspace<T>& w, const T*
       for (long tile = tiles; tile < std::min(last, tiles + w.at.tiles_a_block); ++tile) {
         const T* rows[kTile];
         tile_rows(U, s, tile, rows);
-        const T* const columns = w.columns + tile * q * kTile;
+        const T* const columns = averaged + tile * q * kTile;
         for (long i = start; i < std::min(end, start + cached_panels); ++i) {
           V S[kTile][2];
-          activate<Act>(rows, w.by_sample + i * s.d * panel, s.d, S);
-          if (w.activations) {
-            T* const kept = w.tile_activations(tile) + (i - begin) * kTile * panel;
-            for (int j = 0; j < kTile; ++j) store(kept + j * panel, S[j][0]), store(kept + j * panel + L, S[j][1]);
+          T* const kept = w.activations ? w.tile_activations(tile) + (i - begin) * kTile * panel : nullptr;
+          if (again) {
+            for (int j = 0; j < kTile; ++j) S[j][0] = load<V>(kept + j * panel), S[j][1] = load<V>(kept + j * panel + L);
+          } else {
+            activate<Act>(rows, w.by_sample + i * s.d * panel, s.d, S);
+            if (kept)
+              for (int j = 0; j < kTile; ++j) store(kept + j * panel, S[j][0]), store(kept + j * panel + L, S[j][1]);
           }
           for (long c = 0; c < q; ++c) {
             T* const sum = sums + ((i - begin) * q + c) * panel;
@@ -616,9 +628,21 @@ template <typename T, typename Make, typename Of> void for_each_run(long runs, i
   }
 }
 
-// mean_j sigma(x_i . u_j) z_j.
-template <typename Act, typename T> void particle_mean(const NcNetworks& a, const T* Z, T* out) {
+// For a block of samples the sums over particles, from those of all units, divided by a number.
+template <typename T> void unite(const Workspace<T>& w, const Team& team, long block, T divisor, T* out) {
   constexpr int panel = kPanel<T>;
+  const long begin = w.at.first_panel(block), columns = w.shape.averaged;
+  for (long i = begin + team.rank; i < w.at.first_panel(block + 1); i += team.size)
+    for (long c = 0; c < columns; ++c) {
+      T sum[panel];
+      w.sum_of_units(i - begin, c, sum);
+      for (long l = 0; l < std::min<long>(panel, w.shape.n - i * panel); ++l)
+        out[(i * panel + l) * columns + c] = sum[l] / divisor;
+    }
+}
+
+// sum_j sigma(x_i . u_j) z_j.
+template <typename Act, typename T> void particle_sums(const NcNetworks& a, const T* Z, T* out) {
   const Shape shape{a.n, a.d, a.N, a.columns};
   for_each_run<T>(a.runs, a.threads, [&] { return new Workspace<T>(shape, true, false); },
                   [&](long run, const Team& team, const Workspace<T>& w) {
@@ -627,16 +651,9 @@ template <typename Act, typename T> void particle_mean(const NcNetworks& a, cons
     team.meet();
     const T* const U = of_run<T>(a.U, run, a.N * a.d);
     for (long block = 0; block < w.at.blocks; ++block) {
-      for (long unit = team.rank; unit < w.at.units; unit += team.size) forward<Act>(w, U, unit, block);
+      for (long unit = team.rank; unit < w.at.units; unit += team.size) forward<Act, T>(w, U, w.columns, unit, block);
       team.meet();
-      const long begin = w.at.first_panel(block);
-      for (long i = begin + team.rank; i < w.at.first_panel(block + 1); i += team.size)
-        for (long c = 0; c < a.columns; ++c) {
-          T sum[panel];
-          w.sum_of_units(i - begin, c, sum);
-          for (long l = 0; l < std::min<long>(panel, a.n - i * panel); ++l)
-            out[(run * a.n + i * panel + l) * a.columns + c] = sum[l] / T(a.N);
-        }
+      unite(w, team, block, T(1), out + run * a.n * a.columns);
       team.meet();
     }
   });
@@ -697,7 +714,7 @@ template <typename Act, typename T> class Flow {
       }
       for (long unit = team_.rank; unit < w_.at.units; unit += team_.size) find_columns(unit);
       for (long block = 0; block < w_.at.blocks; ++block) {
-        for (long unit = team_.rank; unit < w_.at.units; unit += team_.size) forward<Act>(w_, U_, unit, block);
+        for (long unit = team_.rank; unit < w_.at.units; unit += team_.size) forward<Act, T>(w_, U_, w_.columns, unit, block);
         team_.meet();
         find_residual(block, samples);
         team_.meet();
@@ -705,6 +722,44 @@ template <typename Act, typename T> class Flow {
       }
       team_.meet();
       if (team_.rank == 0) move_head(step);
+      team_.meet();
+    }
+  }
+
+  // What nc_sweeps/dynamics/gradients.py calls a linearisation, of this run.
+  void linearise(T decay, T* H, T* g_A, T* g_U, T* R) {
+    const long p = f_.p, d = a_.d, width = w_.at.input_panels * kPanel<T>;
+    if (team_.rank == 0) transpose_head();
+    take(nullptr, a_.n);
+    for (long unit = team_.rank; unit < w_.at.units; unit += team_.size) find_columns(unit), find_averaged(unit);
+    for (long block = 0; block < w_.at.blocks; ++block) {
+      for (long unit = team_.rank; unit < w_.at.units; unit += team_.size) forward<Act, T>(w_, U_, w_.averaged, unit, block);
+      team_.meet();
+      unite(w_, team_, block, T(a_.N), H);
+      find_residual_of(H, block);
+      team_.meet();
+      for (long unit = team_.rank; unit < w_.at.units; unit += team_.size)
+        backward<Act>(w_, U_, unit, block, [&](long first, long count, const T* gradient, const T* z) {
+          for (long j = 0; j < count; ++j, gradient += width, z += q_) {
+            const T* const a = A_ + (first + j) * p;
+            T* const g = g_A + (first + j) * p;
+            std::copy_n(gradient, d, g_U + (first + j) * d);
+            std::fill_n(g, p, T(0));
+            for (long c = 0; c < q_; ++c)
+              for (long k = 0; k < p; ++k) g[k] += z[c] * w_.head[c * p + k];
+            if (truncated_)
+              for (long k = 0; k < p; ++k) g[k] *= truncation_.slope(a[k]);
+            for (long k = 0; k < p; ++k) w_.averaged[(first * p + k * kTile) + j] = g[k] + decay * a[k];
+          }
+        });
+    }
+    team_.meet();
+    for (long block = 0; block < w_.at.blocks; ++block) {
+      const bool again = w_.at.blocks == 1;
+      for (long unit = team_.rank; unit < w_.at.units; unit += team_.size)
+        forward<Act, T>(w_, U_, w_.averaged, unit, block, again);
+      team_.meet();
+      unite(w_, team_, block, T(a_.N), R);
       team_.meet();
     }
   }
@@ -732,6 +787,30 @@ template <typename Act, typename T> class Flow {
       const T* const a = second_layer(std::min(particle, a_.N - 1));
       for (long c = 0; c < q_; ++c) columns[c * kTile] = particle < a_.N ? dot<T>(a, w_.head + c * p, p) : T(0);
     }
+  }
+
+  void find_averaged(long unit) {
+    const long p = f_.p;
+    for (long particle = w_.at.first_tile(unit) * kTile; particle < w_.at.first_tile(unit + 1) * kTile; ++particle) {
+      T* const averaged = w_.averaged + particle / kTile * p * kTile + particle % kTile;
+      const T* const a = second_layer(std::min(particle, a_.N - 1));
+      for (long k = 0; k < p; ++k) averaged[k * kTile] = particle < a_.N ? a[k] : T(0);
+    }
+  }
+
+  // Of the samples whose features this thread has found.
+  void find_residual_of(const T* H, long block) {
+    constexpr int panel = kPanel<T>;
+    const double gamma = f_.gamma[run_], scale = gamma / double(a_.n);
+    const long p = f_.p, begin = w_.at.first_panel(block);
+    for (long i = begin + team_.rank; i < w_.at.first_panel(block + 1); i += team_.size)
+      for (long c = 0; c < q_; ++c)
+        for (long l = 0; l < panel; ++l) {
+          const long sample = i * panel + l, at = (i * q_ + c) * panel + l;
+          double output = 0;
+          for (long k = 0; k < p && sample < a_.n; ++k) output += double(H[sample * p + k]) * double(w_.head[c * p + k]);
+          w_.residual[at] = sample < a_.n ? T(scale * (gamma * output - double(w_.targets[at]))) : T(0);
+        }
   }
 
   void find_residual(long block, long samples) {
@@ -823,6 +902,17 @@ template <typename Act, typename T> void advance(const NcFlow& f) {
                   [&](long run, const Team& team, const Workspace<T>& w) { Flow<Act, T>(f, run, team, w).advance(); });
 }
 
+template <typename Act, typename T>
+void linearise(const NcFlow& f, const double* decay, T* H, T* g_A, T* g_U, T* R) {
+  const NcNetworks& a = f.networks;
+  const Shape shape{a.n, a.d, a.N, a.columns, f.p};
+  for_each_run<T>(a.runs, a.threads, [&] { return new Workspace<T>(shape, true, true, f.p, true); },
+                  [&](long run, const Team& team, const Workspace<T>& w) {
+    Flow<Act, T>(f, run, team, w)
+        .linearise(T(decay[run]), H + run * a.n * f.p, g_A + run * a.N * f.p, g_U + run * a.N * a.d, R + run * a.n * f.p);
+  });
+}
+
 // Calls `of` with the activation that a number stands for. Returns 0, 1 where memory ran out, 2 for an unknown activation.
 template <typename Of> int with_activation(int activation, Of of) {
   try {
@@ -841,8 +931,8 @@ template <typename Of> int with_activation(int activation, Of of) {
 }  // namespace
 
 #define NC_EXPORT(T)                                                                                               \
-  int nc_particle_mean_##T(const NcNetworks* a, const T* Z, T* out) {                                              \
-    return with_activation(a->activation, [=](auto act) { particle_mean<decltype(act)>(*a, Z, out); });            \
+  int nc_particle_sums_##T(const NcNetworks* a, const T* Z, T* out) {                                              \
+    return with_activation(a->activation, [=](auto act) { particle_sums<decltype(act)>(*a, Z, out); });            \
   }                                                                                                                \
   int nc_sample_sums_##T(const NcNetworks* a, const T* B, const T* r, T* g_U, T* Z) {                              \
     return with_activation(a->activation, [=](auto act) { sample_sums<decltype(act)>(*a, B, r, g_U, Z); });        \
@@ -850,12 +940,17 @@ template <typename Of> int with_activation(int activation, Of of) {
   int nc_advance_##T(const NcFlow* f) {                                                                            \
     return with_activation(f->networks.activation, [=](auto act) { advance<decltype(act), T>(*f); });              \
   }                                                                                                                \
-  int64_t nc_step_bytes_##T(int64_t n, int64_t d, int64_t N, int64_t p, int64_t q) {                              \
-    const Shape shape{n, d, N, q};                                                                                 \
-    return Needs<T>(shape, Layout<T>(shape), true, true, p).bytes();                                               \
+  int nc_linearise_##T(const NcFlow* f, const double* decay, T* H, T* g_A, T* g_U, T* R) {                         \
+    return with_activation(f->networks.activation,                                                                 \
+                           [=](auto act) { linearise<decltype(act), T>(*f, decay, H, g_A, g_U, R); });             \
   }                                                                                                                \
-  int nc_normals_##T(int64_t seed, int64_t step, int64_t rows, int64_t blocks, T* out) {                           \
-    normals(uint64_t(seed), uint64_t(step), 0, rows, blocks, out);                                                 \
+  int64_t nc_step_bytes_##T(int64_t n, int64_t d, int64_t N, int64_t p, int64_t q) {                              \
+    const Shape step{n, d, N, q}, whole{n, d, N, q, p};                                                            \
+    return std::max(Needs<T>(step, Layout<T>(step), true, true, p).bytes(),                                        \
+                    Needs<T>(whole, Layout<T>(whole, true), true, true, p, true).bytes());                         \
+  }                                                                                                                \
+  int nc_normals_##T(int64_t seed, int64_t step, int64_t first, int64_t rows, int64_t blocks, T* out) {            \
+    normals(uint64_t(seed), uint64_t(step), first, rows, blocks, out);                                             \
     return 0;                                                                                                      \
   }
 

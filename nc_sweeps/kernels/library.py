@@ -47,14 +47,14 @@ def compiled(activation: str, like: Tensor) -> bool:
     return fits and not torch.is_autocast_enabled("cpu") and library() is not None
 
 
-def particle_mean(
+def particle_sums(
     U: Float[Tensor, "run N d"], X: Float[Tensor, "run n d"], Z: Float[Tensor, "run N k"], activation: str
 ) -> Float[Tensor, "run n k"]:
-    r""":math:`\sigma(X U^\top) Z / N`."""
+    r""":math:`\sigma(X U^\top) Z`: sums over particles."""
     U, Z = U.contiguous(), Z.contiguous()
     out = X.new_empty(*X.shape[:2], Z.shape[2])
     networks = _networks(U, X := _rows(X), Z.shape[2], activation)
-    _call("particle_mean", ctypes.byref(networks), Z, out, like=out)
+    _call("particle_sums", ctypes.byref(networks), Z, out, like=out)
     return out
 
 
@@ -65,7 +65,7 @@ def sample_sums(
     r: Float[Tensor, "run n q"],
     activation: str,
 ) -> tuple[Float[Tensor, "run N d"], Float[Tensor, "run N q"]]:
-    r""":math:`((B r^\top) \circ \sigma'(U X^\top)) X` and :math:`\sigma(U X^\top) r`."""
+    r""":math:`((B r^\top) \circ \sigma'(U X^\top)) X` and :math:`\sigma(U X^\top) r`: sums over samples."""
     U, B, r = U.contiguous(), B.contiguous(), r.contiguous()
     g_U, Z = torch.empty_like(U), torch.empty_like(B)
     networks = _networks(U, X := _rows(X), B.shape[2], activation)
@@ -125,8 +125,39 @@ def advance(
     _call("advance", ctypes.byref(flow), like=U)
 
 
+def linearise(
+    U: Float[Tensor, "run N d"],
+    A: Float[Tensor, "run N p"],
+    W: Float[Tensor, "run p q"],
+    X: Float[Tensor, "run n d"],
+    Y: Float[Tensor, "run n q"],
+    *,
+    activation: str,
+    gamma: Float[Tensor, "run"],
+    truncation: tuple[float, float],
+    decay: Float[Tensor, "run"],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""H, :math:`g_A`, :math:`g_U` and :math:`\sigma(XU^\top)(g_A + \lambda A)/N`; arguments as in :func:`advance`.
+
+    Args:
+        decay: :math:`\lambda`.
+    """
+    X, Y, decay = _rows(X), _rows(Y), decay.double().contiguous()
+    gamma = gamma.double().contiguous()
+    kept = (Y, U, A, W, gamma)
+    flow = _Flow(
+        _networks(U, X, W.shape[2], activation), A.shape[2], Y.stride(0), *(z.data_ptr() for z in kept),
+        None, None, None, *truncation,
+    )  # fmt: skip
+    H = X.new_empty(*X.shape[:2], A.shape[2])
+    out = (H, torch.empty_like(A), torch.empty_like(U), torch.empty_like(H))
+    _call("linearise", ctypes.byref(flow), decay, *out, like=U)
+    return out
+
+
 def step_bytes(n: int, d: int, N: int, p: int, q: int, dtype: torch.dtype) -> int:
-    """Memory in bytes that a step of one network takes besides parameters and data; 0 where nothing is compiled.
+    """Memory in bytes that a step of one network, or a measurement's passes through it, take besides parameters and
+    data; 0 where nothing is compiled.
 
     As many networks as there are threads are in hand at a time.
     """
@@ -138,11 +169,15 @@ def step_bytes(n: int, d: int, N: int, p: int, q: int, dtype: torch.dtype) -> in
     return int(function(*(ctypes.c_int64(value) for value in (n, d, N, p, q))))
 
 
-def normals(seed: int, step: int, rows: int, components: int, dtype: torch.dtype) -> Float[Tensor, "rows components"]:
-    """The noise of one network at a step; the numbers of :func:`nc_sweeps.counters.normals` to rounding."""
+def normals(
+    seed: int, step: int, first: int, rows: int, components: int, dtype: torch.dtype
+) -> Float[Tensor, "rows components"]:
+    """The noise of one network at a step, for some particles from ``first`` on; the numbers of
+    :func:`nc_sweeps.counters.normals` to rounding.
+    """
     blocks = -(-components // 4)
     out = torch.empty(4 * (rows * blocks + 8), dtype=dtype)
-    _call("normals", *(ctypes.c_int64(value) for value in (seed, step, rows, blocks)), out, like=out)
+    _call("normals", *(ctypes.c_int64(value) for value in (seed, step, first, rows, blocks)), out, like=out)
     return out[: rows * blocks * 4].reshape(rows, -1)[:, :components]
 
 

@@ -41,6 +41,7 @@ def square_norm(Z: Float[Tensor, "*run n k"]) -> Float[Tensor, "*run"]:
 def operator_norm(Z: Float[Tensor, "*run k l"]) -> Float[Tensor, "*run"]:
     r""":math:`\|Z\|_{op}`, NaN for a run with an entry that is not finite."""
     # LAPACK refuses a whole batch for one infinity or NaN.
-    finite = Z.isfinite().flatten(-2).all(dim=-1)
-    norm: Tensor = torch.linalg.matrix_norm(Z.where(finite[..., None, None], 0.0), ord=2)
-    return norm.where(finite, torch.nan)
+    gram = Z.mT @ Z  # the largest singular value loses no digits by it
+    finite = gram.isfinite().flatten(-2).all(dim=-1)
+    largest: Tensor = torch.linalg.eigvalsh(gram.where(finite[..., None, None], 0.0))[..., -1]
+    return largest.clamp(min=0.0).sqrt().where(finite, torch.nan)

@@ -1,6 +1,7 @@
 r"""The two passes through the first layer, which cost nearly all of a step.
 
-Forward, a mean over particles for every sample; backward, sums over samples for every particle:
+Forward, a mean over particles, wherever they are, for every sample; backward, sums over samples for every particle held
+here:
 
 .. math::
     \sigma(X U^\top) Z / N, \qquad
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from nc_sweeps import kernels
 from nc_sweeps.models.activations import Activation
+from nc_sweeps.models.shard import Shard
 
 #: Elements of a (run, particle, sample) block of activations: few enough to stay in a core's cache, …
 BLOCK_ELEMENTS = 2**18
@@ -33,31 +35,38 @@ class FirstLayer:
     latter keep the activations of a forward pass for the backward pass while they are few.
 
     Args:
-        U: first layer, (run, N, d).
+        U: first layer of the particles held here, (run, own, d).
         X: inputs, (run, n, d).
         activation: σ.
+        shard: which particles these are.
     """
 
-    def __init__(self, U: Float[Tensor, "run N d"], X: Float[Tensor, "run n d"], activation: Activation) -> None:
+    def __init__(
+        self, U: Float[Tensor, "run own d"], X: Float[Tensor, "run n d"], activation: Activation, shard: Shard
+    ) -> None:
         self.U = U
         self.X = X
         self.activation = activation
+        self.shard = shard
         self._compiled = kernels.compiled(activation.name, U)
         self._keeps = U.shape[0] * U.shape[1] * X.shape[1] <= KEPT_ELEMENTS
         self._kept: dict[int, Tensor] = {}
 
-    def particle_mean(self, Z: Float[Tensor, "run N k"]) -> Float[Tensor, "run n k"]:
-        r""":math:`S Z / N`: for every sample the mean over particles of :math:`\sigma(u_j^\top x) z_j`."""
+    def particle_mean(self, Z: Float[Tensor, "run own k"]) -> Float[Tensor, "run n k"]:
+        r""":math:`S Z / N`: for every sample the mean over all particles of :math:`\sigma(u_j^\top x) z_j`."""
+        return self.shard.mean(self._particle_sums(Z))
+
+    def _particle_sums(self, Z: Float[Tensor, "run own k"]) -> Float[Tensor, "run n k"]:
         if self._compiled:
-            return kernels.particle_mean(self.U, self.X, Z, self.activation.name)
-        mean = self.X.new_zeros(*self.X.shape[:2], Z.shape[2])
+            return kernels.particle_sums(self.U, self.X, Z, self.activation.name)
+        sums = self.X.new_zeros(*self.X.shape[:2], Z.shape[2])
         for block, S_T in self._blocks():
-            mean += torch.bmm(S_T.mT, Z[:, block])
-        return mean.div_(self.U.shape[1])
+            sums += torch.bmm(S_T.mT, Z[:, block])
+        return sums
 
     def sample_sums(
-        self, B: Float[Tensor, "run N q"], r: Float[Tensor, "run n q"]
-    ) -> tuple[Float[Tensor, "run N d"], Float[Tensor, "run N q"]]:
+        self, B: Float[Tensor, "run own q"], r: Float[Tensor, "run n q"]
+    ) -> tuple[Float[Tensor, "run own d"], Float[Tensor, "run own q"]]:
         r""":math:`\big((B r^\top) \circ \sigma'(X U^\top)^\top\big) X` and :math:`S^\top r`."""
         if self._compiled:
             return kernels.sample_sums(self.U, self.X, B, r, self.activation.name)

@@ -3,7 +3,8 @@ r"""The three-layer mean-field network (1)–(3), many at a time.
 .. math::
     h_\rho(x) = \mathbb{E}_{(a,u)\sim\rho}[a\,\sigma(u^\top x)], \qquad f(x) = \gamma\, W^\top h_\rho(x)
 
-with :math:`\rho` the empirical measure of N particles.
+with :math:`\rho` the empirical measure of N particles, of which a process holds all or some
+(:class:`~nc_sweeps.models.shard.Shard`).
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from nc_sweeps.counters import Stream, normals
 from nc_sweeps.models.activations import Activation
 from nc_sweeps.models.first_layer import FirstLayer
+from nc_sweeps.models.shard import Shard
 from nc_sweeps.models.truncation import Truncation
 
 
@@ -22,24 +24,26 @@ class MeanFieldEnsemble(nn.Module):
     """R mean-field networks of one shape as one set of batched tensors; a single network is R = 1.
 
     Args:
-        U: first layer, (run, N, d).
-        A: second layer, (run, N, p).
+        U: first layer of the particles held here, (run, own, d).
+        A: their second layer, (run, own, p).
         W: linear head, (run, p, q).
         gamma: output scale γ of each run, (run,).
         activation: σ.
         truncation: τ_R of the second layer; None: R = ∞.
+        shard: which particles are held here; None: all.
     """
 
     gamma: Tensor
 
     def __init__(
         self,
-        U: Float[Tensor, "run N d"],
-        A: Float[Tensor, "run N p"],
+        U: Float[Tensor, "run own d"],
+        A: Float[Tensor, "run own p"],
         W: Float[Tensor, "run p q"],
         gamma: Float[Tensor, "run"],
         activation: Activation,
         truncation: Truncation | None = None,
+        shard: Shard | None = None,
     ) -> None:
         super().__init__()
         # The flow moves the parameters by its own gradients; autograd has no part in it.
@@ -49,6 +53,7 @@ class MeanFieldEnsemble(nn.Module):
         self.register_buffer("gamma", gamma, persistent=False)
         self.activation = activation
         self.truncation = truncation
+        self.shard = shard or Shard(U.shape[1])
 
     @property
     def runs(self) -> int:
@@ -57,17 +62,23 @@ class MeanFieldEnsemble(nn.Module):
 
     @property
     def particles(self) -> int:
-        """Number of particles N of each network."""
-        return self.U.shape[1]
+        """Number of particles N of each network, here and elsewhere."""
+        return self.shard.particles
 
     @property
-    def second_layer(self) -> Float[Tensor, "run N p"]:
+    def second_layer(self) -> Float[Tensor, "run own p"]:
         r"""The second layer as the features see it, :math:`\tau_R(A)`."""
         return self.A if self.truncation is None else self.truncation.value(self.A)
 
+    @property
+    def second_moment(self) -> Float[Tensor, "run p p"]:
+        r""":math:`\bar A = A^\top A/N`, in float64."""
+        A = self.A.double()
+        return self.shard.mean(A.mT @ A)
+
     def first_layer(self, X: Float[Tensor, "run n d"]) -> FirstLayer:
         """The passes through the first layer on some inputs."""
-        return FirstLayer(self.U, X, self.activation)
+        return FirstLayer(self.U, X, self.activation, self.shard)
 
     def features(self, X: Float[Tensor, "run n d"]) -> Float[Tensor, "run n p"]:
         r"""Features :math:`H = \sigma(X U^\top)\, \tau_R(A) / N` (2)."""
@@ -92,6 +103,7 @@ def initial_ensemble(
     activation: Activation,
     dtype: torch.dtype,
     truncation: Truncation | None = None,
+    processes: int = 1,
 ) -> MeanFieldEnsemble:
     r"""Initial state of Assumption 1: particles :math:`\mathcal N(0, \mathrm{diag}(s_a^2 I_p, s_u^2 I_d))` and
     orthonormal columns :math:`W_0^\top W_0 = s_w^2 I_q`.
@@ -104,11 +116,13 @@ def initial_ensemble(
         activation: σ.
         dtype: floating-point type of the state. Numbers are drawn in float64 and rounded once.
         truncation: τ_R; None: R = ∞.
+        processes: over which the particles are spread; this one's are returned.
     """
+    shard = Shard.here(particles, processes)
     key = torch.tensor(list(seeds), dtype=torch.int64)
-    U = torch.empty(len(key), particles, dimension, dtype=dtype)
-    A = torch.empty(len(key), particles, features, dtype=dtype)
-    which, width = torch.arange(particles), features + dimension
+    which, width = shard.indices, features + dimension
+    U = torch.empty(len(key), len(which), dimension, dtype=dtype)
+    A = torch.empty(len(key), len(which), features, dtype=dtype)
     for run in range(len(key)):  # one at a time: float64 numbers and their counters are wide
         theta = normals(key[[run]], Stream.PARTICLES, 0, which, width, torch.float64)[0]
         U[run], A[run] = scale_u[run] * theta[:, features:], scale_a[run] * theta[:, :features]
@@ -120,6 +134,7 @@ def initial_ensemble(
         gamma=torch.tensor(list(gamma), dtype=dtype),
         activation=activation,
         truncation=truncation,
+        shard=shard,
     )
 
 

@@ -1,5 +1,6 @@
 r"""The truncation :math:`\tau_R` of the second layer (Algorithm 1)."""
 
+import math
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -34,3 +35,8 @@ class Truncation:
 
     def _progress(self, A: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return ((A.abs() - self.radius) / (2.0 * self.c0)).clamp(0.0, 1.0)
+
+
+def limits(truncation: Truncation | None) -> tuple[float, float]:
+    """R and C₀; R = ∞ where there is no truncation."""
+    return (math.inf, 1.0) if truncation is None else (truncation.radius, truncation.c0)

@@ -72,14 +72,13 @@ def certificate(
     scale = gamma[..., None, None]
     r = scale * (H @ W) - Y + (0.0 if bias is None else bias[..., None, :])
     B = torch.linalg.pinv(W).mT
-    Q = centred(H)
-    Q = Q - (Q @ W) @ B.mT
+    features = centred(H)
+    unseen = square_norm(within_class(features - (features @ W) @ B.mT, Y))
     target = centred(Y) @ B.mT
     T = square_norm(target)  # γ² times the T of the text: γ² moves to the numerator of ϱ
 
     loss_term = square_norm(centred(r) @ B.mT) / T
-    range_term = gamma.square() * square_norm(within_class(Q, Y)) / T
-    features = centred(H)
+    range_term = gamma.square() * unseen / T
     cosine_squared = (features * target).sum(dim=(-2, -1)).square() / (square_norm(features) * T)
     nc1_bound = worst_nc1(loss_term, range_term)
     if bias is not None:
@@ -88,7 +87,7 @@ def certificate(
         nc1_bound=nc1_bound,
         loss_term=loss_term,
         range_term=range_term,
-        closed_form=_closed_form(Q, W, r, Y, gamma),
+        closed_form=_closed_form(unseen, W, r, Y, gamma),
         angle=1.0 - cosine_squared,
     )
 
@@ -145,7 +144,7 @@ def _pinv_of_rank(Z: Float[Tensor, "*run p q"], rank: int) -> Float[Tensor, "*ru
 
 
 def _closed_form(
-    Q: Float[Tensor, "*run n p"],
+    unseen: Float[Tensor, "*run"],
     W: Float[Tensor, "*run p q"],
     r: Float[Tensor, "*run n q"],
     Y: Float[Tensor, "*run n q"],
@@ -161,14 +160,14 @@ def _closed_form(
         \bar\ell = c\,\kappa^2\|r_b\|_F^2/n < 1.
 
     R = λ_ρH + (γ/n)K r Wᵀ is the second-layer gradient contracted with the features; since Wᵀ(I − P) = 0, the
-    gradient's part R(I − P)/λ_ρ is H(I − P) itself, which needs no division by λ_ρ.
+    gradient's part R(I − P)/λ_ρ is H(I − P) itself, which needs no division by λ_ρ: ``unseen`` is ‖Q_w‖².
     """
     n = Y.shape[-2]
     singular = torch.linalg.svdvals(W)
     largest, smallest = singular[..., 0], singular[..., -1]
     kappa_squared = (largest / smallest).square()
     c = n / (n - Y.sum(dim=-2).square().sum(dim=-1) / n)
-    hidden = gamma.square() * largest.square() / n * square_norm(within_class(Q, Y))
+    hidden = gamma.square() * largest.square() / n * unseen
     r_w = within_class(r, Y)
 
     simple = c * (kappa_squared * square_norm(r) / n + hidden)

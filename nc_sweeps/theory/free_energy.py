@@ -10,14 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nc_sweeps.metrics.centring import square_norm
+
 #: Distances between particles that are held at a time.
 _DISTANCES = 2**24
 
 
 def regularised_loss(
     loss: Float[Tensor, "*run"],
-    U: Float[Tensor, "*run N d"],
-    A: Float[Tensor, "*run N p"],
+    square_mean: Float[Tensor, "*run"],
     W: Float[Tensor, "*run p q"],
     lambda_rho: Float[Tensor, "*run"],
     lambda_w: Float[Tensor, "*run"],
@@ -27,53 +28,40 @@ def regularised_loss(
 
     Args:
         loss: :math:`L_n`.
-        U, A, W: the layers.
+        square_mean: mean of :math:`\|\theta_j\|^2 = \|a_j\|^2 + \|u_j\|^2`.
+        W: linear head.
         lambda_rho, lambda_w: weight decays.
     """
-    # Sums accumulate in the type of the loss (float64): N·d float32 squares would lose digits.
-    particles = sum(Z.square().sum(dim=(-2, -1), dtype=loss.dtype) for Z in (U, A)) / U.shape[-2]
-    head = W.square().sum(dim=(-2, -1), dtype=loss.dtype)
-    total: Tensor = loss + lambda_w / 2 * head + lambda_rho / 2 * particles
-    return total
+    return loss + lambda_w / 2 * square_norm(W) + lambda_rho / 2 * square_mean
 
 
-def gaussian_entropy_bound(theta: Float[Tensor, "*run N D"]) -> Float[Tensor, "*run"]:
-    r"""Upper bound of the entropy :math:`-E[\log\rho]`: :math:`\frac12\log\det(2\pi e\Sigma)`, NaN for N ≤ D.
+def gaussian_entropy_bound(covariance: Float[Tensor, "*run D D"], particles: int) -> Float[Tensor, "*run"]:
+    r"""Upper bound of the entropy :math:`-E[\log\rho]`: :math:`\frac12\log\det(2\pi e\Sigma)`.
 
     The sample's log det is too small by about D(D+1)/(2N). For Gaussian particles the bias is known and taken off:
     :math:`E\log\det\hat\Sigma = \log\det\Sigma + \sum_{i=1}^D \psi\big(\tfrac{N-i}{2}\big) - D\log\tfrac{N-1}{2}`
     (Wishart; Anderson, *An Introduction to Multivariate Statistical Analysis*, §7.5).
 
     Args:
-        theta: particles.
+        covariance: unbiased sample covariance of the particles.
+        particles: N > D: fewer have a covariance without a determinant.
     """
-    N, D = theta.shape[-2:]
-    if D >= N:
-        return theta.new_full(theta.shape[:-2], torch.nan)
-    log_det = torch.linalg.slogdet(_covariance(theta)).logabsdet
-    halves = (N - torch.arange(1, D + 1, dtype=theta.dtype, device=theta.device)) / 2.0
+    N, D = particles, covariance.shape[-1]
+    log_det = torch.linalg.slogdet(covariance).logabsdet
+    halves = (N - torch.arange(1, D + 1, dtype=covariance.dtype, device=covariance.device)) / 2.0
     bias = torch.digamma(halves).sum() - D * math.log((N - 1) / 2.0)
     entropy: Tensor = (D * math.log(2.0 * math.pi * math.e) + log_det - bias) / 2.0
     return entropy
 
 
-def isotropic_entropy_bound(theta: Float[Tensor, "*run N D"]) -> Float[Tensor, "*run"]:
-    r"""A larger upper bound of the entropy that needs no more particles than two,
-    :math:`\frac D2 \log(2\pi e \operatorname{tr}\Sigma/D)`, since
-    :math:`\log\det\Sigma \le D\log(\operatorname{tr}\Sigma/D)`.
-
-    Args:
-        theta: particles.
-    """
-    return moment_entropy_bound(theta.var(dim=-2).sum(dim=-1), theta.shape[-1])
-
-
 def moment_entropy_bound(square_mean: Float[Tensor, "*run"], dimension: int) -> Float[Tensor, "*run"]:
     r"""The largest entropy of a law of given second moment, that of an isotropic Gaussian:
-    :math:`\frac D2 \log(2\pi e\,m/D)`.
+    :math:`\frac D2 \log(2\pi e\,m/D)`. With the moment about the mean, :math:`m = \operatorname{tr}\Sigma`, it is a
+    larger bound than the Gaussian of equal covariance gives, since
+    :math:`\log\det\Sigma \le D\log(\operatorname{tr}\Sigma/D)`, but needs no more particles than two.
 
     Args:
-        square_mean: :math:`m = E\|\theta\|^2`.
+        square_mean: :math:`m = E\|\theta\|^2`, about any point.
         dimension: D.
     """
     return dimension / 2.0 * (2.0 * math.pi * math.e * square_mean / dimension).log()
@@ -141,9 +129,3 @@ def divergence_from_prior(
     precision = beta * lambda_rho
     divergence = precision / 2.0 * square_mean - entropy + dimension / 2.0 * (2.0 * math.pi / precision).log()
     return torch.where(precision.isfinite() & (precision > 0.0), divergence, torch.nan)
-
-
-def _covariance(theta: Float[Tensor, "*run N D"]) -> Float[Tensor, "*run D D"]:
-    """Unbiased sample covariance."""
-    centred = theta - theta.mean(dim=-2, keepdim=True)
-    return centred.mT @ centred / (theta.shape[-2] - 1)

@@ -18,10 +18,15 @@ from torch import Tensor, nn
 from nc_sweeps.metrics.centring import square_norm
 
 
-def imbalance(A: Float[Tensor, "*run N p"], W: Float[Tensor, "*run p q"]) -> Float[Tensor, "*run p p"]:
-    r""":math:`D = A^\top A/N - W W^\top`, in float64."""
-    A, W = A.double(), W.double()
-    return A.mT @ A / A.shape[-2] - W @ W.mT
+def imbalance(second_moment: Float[Tensor, "*run p p"], W: Float[Tensor, "*run p q"]) -> Float[Tensor, "*run p p"]:
+    r""":math:`D = \bar A - W W^\top`, in float64.
+
+    Args:
+        second_moment: :math:`\bar A = A^\top A/N`, in float64.
+        W: linear head.
+    """
+    W = W.double()
+    return second_moment - W @ W.mT
 
 
 def stationary_residual(
@@ -81,9 +86,11 @@ class ImbalanceLaw(nn.Module):
         """Whether the law holds the history of W, so that it must be advanced at every step."""
         return bool((self.lambda_rho != self.lambda_w).any())
 
-    def restart(self, runs: Bool[Tensor, "run"], A: Float[Tensor, "run N p"], W: Float[Tensor, "run p q"]) -> None:
+    def restart(
+        self, runs: Bool[Tensor, "run"], second_moment: Float[Tensor, "run p p"], W: Float[Tensor, "run p q"]
+    ) -> None:
         """Begin anew for some runs, or for all, from their present imbalance."""
-        D = imbalance(A, W)
+        D = imbalance(second_moment, W)
         self.D = D if runs.all() else torch.where(_matrix(runs), D, self.D)
         self.spread = torch.where(runs, 0.0, self.spread)
 

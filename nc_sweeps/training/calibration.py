@@ -1,7 +1,6 @@
 """Measures how fast this machine trains, for :class:`~nc_sweeps.training.cost.Speed`."""
 
 import math
-import statistics
 import time
 from collections.abc import Callable
 
@@ -22,26 +21,37 @@ from nc_sweeps.training.snapshot import Snapshot
 
 _STEPS = 2**40  # more than are ever taken
 _TIMED_SECONDS = 0.05
-_REPEATS = 5
+_REPEATS = 7  # of which the least counts: what else the machine does only adds
 
 
 def measured_speed() -> Speed:
     """Time steps and measurements of small ensembles on all threads, and solve for the constants; takes seconds."""
     tiny = _size(16, 4, 6)
-    sizes = [tiny, _size(256, 8, 512), _size(256, 64, 512), _size(64, 512, 512), _size(256, 64, 512, noisy=True)]
-    rows = [(size.step_work, size.noisy * size.particles * (size.dimension + size.features), 1.0) for size in sizes]
+    noisy, measured = _size(16, 64, 512, noisy=True), _size(256, 64, 512, noisy=True)
+    drawn = (_size(2048, 16, 6, batch=256), _size(512, 512, 6, batch=64))
+    sizes = [tiny, _size(256, 8, 512), _size(256, 64, 512), _size(64, 512, 512), noisy, *drawn]
+    rows = [(size.step_work, size.normals, 1.0, size.gathered) for size in sizes]
     seconds = np.array([_seconds_a_step(size) for size in sizes])
     # Every row weighs the same in relative error.
-    (work, normal, step), _ = nnls(np.array(rows) / seconds[:, None], np.ones(len(sizes)))
-    one, eight = (_seconds_a_measurement(tiny, runs) for runs in (1, 8))
+    (work, normal, step, gathered), _ = nnls(np.array(rows) / seconds[:, None], np.ones(len(sizes)))
+    one, eight, large = (_seconds_a_measurement(size, runs) for size, runs in ((tiny, 1), (tiny, 8), (measured, 8)))
     a_run = max(0.0, (eight - one) / 7)
-    return Speed(float(work), float(normal), float(step), measurement=max(0.0, one - a_run), measured_run=a_run)
+    a_number = max(0.0, (large - eight) / 8 - measured.measurement_work * work) / measured.measured_numbers
+    return Speed(
+        float(work),
+        float(normal),
+        float(step),
+        float(gathered),
+        measurement=max(0.0, one - a_run),
+        measured_run=a_run,
+        measured_number=float(a_number),
+    )
 
 
-def _size(samples: int, dimension: int, particles: int, noisy: bool = False) -> Size:
+def _size(samples: int, dimension: int, particles: int, noisy: bool = False, batch: int | None = None) -> Size:
     return Size(
         samples=samples, test_samples=samples, dimension=dimension, particles=particles, features=8, classes=3,
-        batch=samples, steps=0, measurements=0, noisy=noisy, compiled=True, dtype=torch.float32,
+        batch=batch or samples, steps=0, measurements=0, noisy=noisy, compiled=True, dtype=torch.float32,
     )  # fmt: skip
 
 
@@ -54,7 +64,8 @@ def _snapshot(size: Size, runs: int) -> Snapshot:
     beta, decay = (torch.full((runs,), x, dtype=torch.float64) for x in (1e3 if size.noisy else math.inf, 1e-3))
     schedule = Schedule((Piece(0, _STEPS, 0.1),), 1)
     hyperparameters = Hyperparameters(torch.arange(runs), beta, decay, decay, (schedule,) * runs)
-    flow = Flow(INTEGRATORS["exponential"], hyperparameters, None, torch.zeros(runs, dtype=torch.int64))
+    batch = size.batch if size.batch < size.samples else None
+    flow = Flow(INTEGRATORS["exponential"], hyperparameters, batch, torch.zeros(runs, dtype=torch.int64))
     flow.begin(ensemble)
     X = torch.linspace(-1, 1, runs * size.samples * size.dimension).reshape(runs, size.samples, size.dimension)
     Y = one_hot((torch.arange(size.samples) % size.classes).expand(runs, -1), size.classes, size.dtype)
@@ -69,7 +80,7 @@ def _seconds_a_step(size: Size) -> float:
 
     steps(1)
     count = max(1, int(_TIMED_SECONDS / _seconds(lambda: steps(3)) * 3))
-    return statistics.median(_seconds(lambda: steps(count)) for _ in range(_REPEATS)) / count
+    return min(_seconds(lambda: steps(count)) for _ in range(_REPEATS)) / count
 
 
 def _seconds_a_measurement(size: Size, runs: int) -> float:
@@ -79,7 +90,7 @@ def _seconds_a_measurement(size: Size, runs: int) -> float:
         measure(_snapshot(size, runs), names)
 
     once()
-    return statistics.median(_seconds(once) for _ in range(_REPEATS))
+    return min(_seconds(once) for _ in range(_REPEATS))
 
 
 def _seconds(of: Callable[[], None]) -> float:

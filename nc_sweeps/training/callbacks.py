@@ -30,6 +30,22 @@ class RunRecord(Protocol):
         """Keep the rows so far and close the run."""
 
 
+class Silent:
+    """The record of a process that another one speaks for."""
+
+    def append(self, row: dict[str, int | float]) -> None:
+        """See :class:`RunRecord`."""
+
+    def flush(self) -> None:
+        """See :class:`RunRecord`."""
+
+    def save(self, state: dict[str, Tensor], step: int) -> None:
+        """See :class:`RunRecord`."""
+
+    def finish(self, status: str, reason: str = "") -> None:
+        """See :class:`RunRecord`."""
+
+
 #: Share of the time that writing rows may take: small networks are measured faster than files are written.
 _WRITING = 0.05
 
@@ -86,10 +102,11 @@ class Record(pl.Callback):
         assert isinstance(pl_module, FlowModule)
         if pl_module.step in self.steps:
             self._measure(pl_module)
-        if time.monotonic() - self._saved >= self.checkpoint_seconds:
+        # Particles are gathered from all processes, so they look at one clock.
+        if trainer.strategy.broadcast(time.monotonic() - self._saved >= self.checkpoint_seconds):
             self._save(pl_module)
-        # All processes of a trainer stop at the same step.
-        self.interrupted = trainer.strategy.reduce_boolean_decision(self.interruption.signal is not None, all=False)
+        # All processes stop at the same step, which is the first one's to say.
+        self.interrupted = trainer.strategy.broadcast(self.interruption.signal is not None)
         if self.interrupted or not any(self.alive):
             trainer.should_stop = True
 
@@ -141,9 +158,11 @@ class Record(pl.Callback):
 
     def _save(self, module: FlowModule) -> None:
         for run, record in enumerate(self.records):
+            if not self.alive[run]:
+                continue
             state = module.state(run)
             # A run may have diverged since it was last measured; the next measurement will say so.
-            if self.alive[run] and all(Z.isfinite().all() for Z in state.values()):
+            if all(Z.isfinite().all() for Z in state.values()):
                 record.save(state, module.step)
         self._saved = time.monotonic()
 

@@ -12,6 +12,7 @@ from nc_sweeps.config import RunConfig
 from nc_sweeps.data import Dataset
 from nc_sweeps.dynamics.schedule import Schedule
 from nc_sweeps.models.first_layer import KEPT_ELEMENTS
+from nc_sweeps.training.snapshot import KGD_PARTICLES
 
 #: Bytes of float64.
 _DOUBLE = 8
@@ -26,6 +27,13 @@ _STEP_ARRAYS = 9
 _CLOUD_ARRAYS = 2
 #: Multiply-adds that take as long as an activation.
 _ACTIVATION_WORK = 20
+#: Numbers of a sample that take as long to gather as its place in a permutation to draw.
+_PLACE_WORK = 60
+#: Bytes of activations that a measurement forms once and not twice: ``kWholeBytes`` of ``flow.cpp``.
+_WHOLE_BYTES = 12 * 2**20
+#: Times that a measurement goes through features, and through the kernel of some particles and through all of them, in
+#: float64, matrix products counted as what takes as long.
+_FEATURE_VISITS, _KERNEL_VISITS, _CLOUD_VISITS = 30, 15, 10
 #: What loops, the kernel gradient discrepancy and the allocator take whatever the sizes.
 _ALWAYS = 20 * 2**20
 
@@ -36,7 +44,7 @@ class Size:
 
     Args:
         samples, test_samples: of the training and of the test set.
-        dimension, particles, features, classes: d, N, p, q.
+        dimension, particles, features, classes: d, those of the N that one process holds, p, q.
         batch: samples a step.
         steps: steps still to take.
         measurements: how often the run is measured on the way.
@@ -69,7 +77,7 @@ class Size:
             samples=samples,
             test_samples=len(data.test.labels),
             dimension=dimension,
-            particles=config.width.particles,
+            particles=math.ceil(config.width.particles / config.compute.processes),
             features=config.model.features,
             classes=data.classes,
             batch=min(config.dynamics.batch_size or samples, samples),
@@ -116,14 +124,33 @@ class Size:
         return self.batch * self.particles * (2 * self.dimension + 3 * self.classes + _ACTIVATION_WORK)
 
     @property
+    def gathered(self) -> int:
+        """Numbers that a step of one run gathers for a mini-batch."""
+        return self.batch * (self.dimension + self.classes + _PLACE_WORK) if self.batch < self.samples else 0
+
+    @property
+    def normals(self) -> int:
+        """Numbers that a step of one run draws."""
+        return self.particles * (self.dimension + self.features) if self.noisy else 0
+
+    @property
     def measurement_work(self) -> int:
-        """Multiply-adds of the passes that a measurement of one run makes: three over the training set, one over the
-        test set.
+        """Multiply-adds of the passes that a measurement of one run makes: over the training set one for features and
+        gradients and one for what the features see of these, and one over the test set.
         """
-        features = self.dimension + self.features + _ACTIVATION_WORK
-        gradients = 2 * self.dimension + 2 * self.classes + _ACTIVATION_WORK
-        train = self.samples * self.particles * (2 * features + gradients)
-        return train + self.test_samples * self.particles * features
+        activations = self.dimension + _ACTIVATION_WORK
+        formed = 1 if self.samples * self.particles * self.dtype.itemsize <= _WHOLE_BYTES else 2
+        train = formed * activations + self.dimension + 2 * self.features + 2 * self.classes
+        pairs = self.samples * train + self.test_samples * (activations + self.features)
+        return self.particles * pairs
+
+    @property
+    def measured_numbers(self) -> int:
+        """Float64 numbers that a measurement of one run makes besides."""
+        features = (self.samples + self.test_samples) * self.features
+        kernel = min(self.particles, KGD_PARTICLES) ** 2 if self.noisy else 0
+        cloud = self.particles * (self.dimension + self.features)
+        return _FEATURE_VISITS * features + _KERNEL_VISITS * kernel + _CLOUD_VISITS * cloud
 
 
 @dataclass(frozen=True)
@@ -134,23 +161,26 @@ class Speed:
         work: of a multiply-add.
         normal: of a normal.
         step: of a step of a run besides.
+        gathered: of a number gathered for a mini-batch.
         measurement: of a measurement besides its passes, whatever the runs.
         measured_run: of a run in a measurement besides.
+        measured_number: of a float64 number that a measurement makes.
     """
 
     work: float
     normal: float
     step: float
+    gathered: float
     measurement: float
     measured_run: float
+    measured_number: float
 
     def seconds(self, size: Size, runs: int) -> float:
         """Time to train an ensemble to the end."""
-        normals = size.particles * (size.dimension + size.features) if size.noisy else 0
-        a_step = runs * (size.step_work * self.work + normals * self.normal + self.step)
-        passes = runs * size.measurement_work * self.work
-        a_measurement = self.measurement + runs * self.measured_run + passes
-        return size.steps * a_step + size.measurements * a_measurement
+        a_step = size.step_work * self.work + size.normals * self.normal + size.gathered * self.gathered + self.step
+        numbers = size.measured_numbers * self.measured_number
+        a_measured_run = self.measured_run + numbers + size.measurement_work * self.work
+        return size.steps * runs * a_step + size.measurements * (self.measurement + runs * a_measured_run)
 
 
 def available_bytes() -> int:
@@ -168,10 +198,10 @@ def available_bytes() -> int:
 
 
 def budget_bytes(config: RunConfig) -> int:
-    """Memory that the next ensemble may take."""
+    """Memory that the next ensemble may take in this process."""
     if config.compute.memory is not None:
         return int(config.compute.memory * 2**30) - psutil.Process().memory_info().rss
     if config.compute.accelerator != "cpu" and torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
         return free
-    return available_bytes()
+    return available_bytes() // config.compute.devices

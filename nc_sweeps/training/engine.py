@@ -5,12 +5,15 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
@@ -23,11 +26,14 @@ from nc_sweeps.errors import ConfigError
 from nc_sweeps.interruption import InterruptedTraining, Interruption
 from nc_sweeps.models.activations import ACTIVATIONS
 from nc_sweeps.models.mean_field import MeanFieldEnsemble, initial_ensemble, one_hot
+from nc_sweeps.models.shard import Shard
 from nc_sweeps.models.truncation import Truncation
-from nc_sweeps.training.callbacks import Progress, Record, RunRecord
+from nc_sweeps.training import crew
+from nc_sweeps.training.callbacks import Progress, Record, RunRecord, Silent
 from nc_sweeps.training.cost import Size, budget_bytes
-from nc_sweeps.training.module import FlowModule, Segments
+from nc_sweeps.training.module import PARTICLES, FlowModule, Segments
 from nc_sweeps.training.references import References
+from nc_sweeps.training.strategy import ParticleParallelStrategy
 
 #: Stops on the way in which progress is shown, checkpoints may be taken and signals are answered: at least so many,
 #: and one whenever a run has done so many multiply-adds, a fraction of a second.
@@ -44,7 +50,8 @@ class Run:
         data: its data set.
         record: where its numbers go.
         step: steps already taken.
-        state: as :meth:`FlowModule.state` gave it after that step; None: the initial state.
+        state: as :meth:`FlowModule.state` gave it after that step, with the particles of this process; None: the
+            initial state.
         seconds: training time already spent.
     """
 
@@ -117,7 +124,7 @@ class Ensemble:
             a_step = len(self.runs) * self.size.step_work
             callbacks.append(Progress(lambda steps, metrics: report(steps * a_step, metrics), record))
         _trainer(self.config, callbacks).fit(self._module(), datamodule=Segments(self._stops(steps)))
-        if record.interrupted and interruption.signal is not None:
+        if record.interrupted and interruption.signal is not None and not isinstance(self.runs[0].record, Silent):
             raise InterruptedTraining(interruption.signal)
 
     def _stops(self, measurements: Sequence[int]) -> list[int]:
@@ -125,6 +132,24 @@ class Ensemble:
         total = measurements[-1]
         apart = min(math.ceil(total / _STOPS), max(1, _WORK_A_STOP // self.size.step_work))
         return sorted({self.begin} | {step for step in {*measurements, *range(0, total, apart)} if step > self.begin})
+
+    def part(self, rank: int) -> "Ensemble":
+        """What one of the processes of ``compute`` trains: its particles. Only the first keeps records.
+
+        Args:
+            rank: of that process; the runs' states are those of all particles.
+        """
+        own = Shard(self.config.width.particles, rank, self.config.compute.processes).own
+
+        def cut(state: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: Z[own].clone() if name in PARTICLES else Z for name, Z in state.items()}
+
+        return Ensemble(
+            [
+                replace(run, record=Silent() if rank else run.record, state=run.state and cut(run.state))
+                for run in self.runs
+            ]
+        )
 
     def _module(self) -> FlowModule:
         dtype = torch.float64 if self.config.compute.precision == "64-true" else torch.float32
@@ -174,6 +199,7 @@ class Ensemble:
             activation=ACTIVATIONS[self.config.model.activation],
             dtype=dtype,
             truncation=None if math.isinf(truncation.radius) else truncation,
+            processes=self.config.compute.processes,
         )
 
     def _column(self, key: str) -> Tensor:
@@ -200,14 +226,14 @@ def ensembles_of(runs: Sequence[Run], max_runs: int | None) -> list[Ensemble]:
         ConfigError: not one run fits into ``compute.memory``.
     """
     size, config = runs[0].size, runs[0].config
-    budget, threads = budget_bytes(config), config.compute.threads or _cores()
+    budget, threads = budget_bytes(config), _threads(config)
     limit = max_runs or len(runs)
     most = next((count for count in range(limit, 0, -1) if size.peak_bytes(count, threads) <= budget), 0)
     if most == 0 and config.compute.memory is not None:
         needed = (size.peak_bytes(1, threads) - budget) / 2**30 + config.compute.memory
         raise ConfigError(
-            f"compute.memory={config.compute.memory:g}: a run of {size.particles} particles needs {needed:.2g} GiB, "
-            "with what the process holds already"
+            f"compute.memory={config.compute.memory:g}: a run of {config.width.particles} particles needs "
+            f"{needed:.2g} GiB, with what the process holds already"
         )
     most = max(most, 1)  # what is free is a guess: let a run that needs more than that try
     return [Ensemble(runs[start : start + most]) for start in range(0, len(runs), most)]
@@ -218,18 +244,27 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _threads(config: RunConfig) -> int:
+    return config.compute.threads or max(1, _cores() // crew.sharing(config.compute))
+
+
 def _trainer(config: RunConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
-    torch.set_num_threads(config.compute.threads or _cores())
+    torch.set_num_threads(_threads(config))
     # Lightning announces hardware and hints at data loaders and loggers that are not in use here.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     accelerator = config.compute.accelerator
     if accelerator == "auto" and not torch.cuda.is_available():
         accelerator = "cpu"  # the metrics need float64, which Apple's GPUs do not have
+    spread: dict[str, Any] = {}
+    if config.compute.processes > 1:
+        strategy = ParticleParallelStrategy(crew.device(config.compute), dist.get_rank())
+        spread = {"strategy": strategy, "plugins": [LightningEnvironment()]}
     try:
         return pl.Trainer(
             accelerator=accelerator,
             devices=1,
+            **spread,
             precision=config.compute.precision,  # type: ignore[arg-type]
             max_epochs=1,
             callbacks=callbacks,

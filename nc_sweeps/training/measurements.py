@@ -11,7 +11,7 @@ from nc_sweeps.metrics import collapse
 from nc_sweeps.metrics.balancedness import balancedness
 from nc_sweeps.metrics.errors import balanced_error, mean_square_loss
 from nc_sweeps.metrics.statistics import ClassStatistics
-from nc_sweeps.theory import free_energy, paper_bounds
+from nc_sweeps.theory import paper_bounds
 from nc_sweeps.theory.imbalance import stationary_residual
 from nc_sweeps.training.snapshot import Snapshot
 
@@ -72,8 +72,8 @@ MEASUREMENTS: dict[str, Measurement] = {
     "gradient_norm/w": lambda s: s.head_gradient_norm(),
     "stationarity/score_free": lambda s: s.score_free_residual(),
     "stationarity/kgd_squared": lambda s: s.kgd_squared(),
-    "free_energy/gaussian_bound": lambda s: s.free_energy(lambda: s.of_clouds(free_energy.gaussian_entropy_bound)),
-    "free_energy/isotropic_bound": lambda s: s.free_energy(lambda: s.of_clouds(free_energy.isotropic_entropy_bound)),
+    "free_energy/gaussian_bound": lambda s: s.free_energy(lambda: s.entropy_bounds[:, 0]),
+    "free_energy/isotropic_bound": lambda s: s.free_energy(lambda: s.entropy_bounds[:, 1]),
     "free_energy/estimate": lambda s: s.free_energy(s.estimated_entropy),
     "free_energy/divergence_bound": lambda s: s.divergence_bound(),
     "oracle/distance": lambda s: s.of_oracle(
@@ -104,4 +104,7 @@ def measure(snapshot: Snapshot, names: Sequence[str]) -> dict[str, list[float]]:
     Returns:
         Metric name → one number a run.
     """
-    return {name: MEASUREMENTS[name](snapshot).tolist() for name in names}
+    # Gradients first: their passes through the training set give the features too.
+    order = sorted(names, key=lambda name: not name.startswith(("gradient_norm/", "stationarity/")))
+    values = {name: MEASUREMENTS[name](snapshot).tolist() for name in order}
+    return {name: values[name] for name in names}

@@ -15,6 +15,9 @@ from nc_sweeps.models.mean_field import MeanFieldEnsemble
 from nc_sweeps.training.references import References
 from nc_sweeps.training.snapshot import Snapshot
 
+#: What of a run's state has a row a particle; of all else every process has the same.
+PARTICLES = ("U", "A")
+
 
 class Segments(pl.LightningDataModule):
     """What Lightning iterates over: stretches of the flow from one measurement to the next, as (first, last) step.
@@ -86,15 +89,20 @@ class FlowModule(pl.LightningModule):
         self.step = last
         if bool((self.flow.held(last) & ~self.stage_one_distance.isnan()).any()):
             arrived = self.snapshot().certified_distances <= self.stage_one_distance
+            # Processors that differ may round a distance differently; all heads must go together.
+            arrived = self.ensemble.shard.anywhere(arrived)
             self.flow.head_start[arrived & self.flow.held(last)] = last
 
     def state(self, run: int) -> dict[str, Tensor]:
-        """All that a run needs to go on from here, besides the step."""
+        """All that a run needs to go on from here, besides the step; with all its particles in the first process, and
+        with those held here in any other.
+        """
         tensors = {**dict(self.ensemble.named_parameters()), "law.D": self.law.D, "law.spread": self.law.spread}
-        return {name: Z[run].detach().cpu() for name, Z in (tensors | {"head_start": self.flow.head_start}).items()}
+        state = {name: Z[run].detach().cpu() for name, Z in (tensors | {"head_start": self.flow.head_start}).items()}
+        return state | {name: self.ensemble.shard.collected(state[name]) for name in PARTICLES}
 
     def restore(self, states: Sequence[dict[str, Tensor]]) -> None:
-        """Go on from the states of all runs, as :meth:`state` gave them."""
+        """Go on from the states of all runs, as :meth:`state` gave them, with the particles held here."""
         stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
         for name, parameter in self.ensemble.named_parameters():
             parameter.copy_(stacked[name])
@@ -123,7 +131,7 @@ class FlowModule(pl.LightningModule):
             Whether each run was found diverged.
         """
         finite = [parameter.isfinite().flatten(1).all(dim=1) for parameter in self.ensemble.parameters()]
-        diverged = ~torch.stack(finite).all(dim=0)
+        diverged = self.ensemble.shard.anywhere(~torch.stack(finite).all(dim=0))
         for parameter in self.ensemble.parameters():
             parameter[diverged] = 0.0
         return diverged.tolist()

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nc_sweeps.dynamics.flow import Flow
-from nc_sweeps.dynamics.gradients import LossGradients, gradients_of_residual
+from nc_sweeps.dynamics.gradients import Linearisation, linearisation
 from nc_sweeps.metrics import collapse
 from nc_sweeps.metrics.centring import square_norm
 from nc_sweeps.metrics.errors import mean_square_loss
@@ -25,9 +25,11 @@ from nc_sweeps.theory.stationarity import kernel_gradient_discrepancy
 from nc_sweeps.training.references import References
 
 #: Particles that the kernel gradient discrepancy looks at. They are exchangeable, so the first do.
-_KGD_PARTICLES = 256
+KGD_PARTICLES = 256
 #: Dimensions of a particle up to which the nearest-neighbour entropy means something.
 _ESTIMATE_DIMENSIONS = 8
+#: Float64 numbers of several runs that are made at once.
+_ELEMENTS_AT_ONCE = 2**18
 
 
 @dataclass
@@ -56,16 +58,15 @@ class Snapshot:
     references: References
 
     @cached_property
-    def gradients(self) -> LossGradients:
-        """Full-batch gradients of the loss."""
-        scale = self.gamma[:, None, None] / self.X.shape[1]
-        residual = (scale * (self.F - self.targets[0])).to(self.X.dtype)
-        return gradients_of_residual(self.ensemble, self.ensemble.first_layer(self.X), residual)
+    def linearisation(self) -> Linearisation:
+        """Full-batch gradients of the loss, and the features that come with them."""
+        return linearisation(self.ensemble, self.X, self.Y, self.lambda_rho)
 
     @cached_property
     def H(self) -> Float[Tensor, "run n p"]:
         """Training features."""
-        return self.ensemble.features(self.X).double()
+        known = "linearisation" in vars(self)
+        return (self.linearisation.H if known else self.ensemble.features(self.X)).double()
 
     @cached_property
     def H_test(self) -> Float[Tensor, "run n_test p"]:
@@ -131,8 +132,7 @@ class Snapshot:
     @cached_property
     def second_moment(self) -> Float[Tensor, "run p p"]:
         """Ā = AᵀA/N."""
-        A = self.ensemble.A.double()
-        return A.mT @ A / self.ensemble.particles
+        return self.ensemble.second_moment
 
     @property
     def beta(self) -> Float[Tensor, "run"]:
@@ -149,33 +149,66 @@ class Snapshot:
         """Weight decay of the head."""
         return self.flow.law.lambda_w
 
-    def of_clouds(self, of: Callable[[Float[Tensor, "N D"]], Float[Tensor, ""]]) -> Float[Tensor, "run"]:
-        """A number of every run's particles θ_j = (a_j, u_j), of which one run's at a time are held in float64."""
-        layers = zip(self.ensemble.A, self.ensemble.U, strict=True)
-        return torch.stack([of(torch.cat([A, U], dim=-1).double()) for A, U in layers])
+    def of_clouds(self, of: Callable[[Float[Tensor, "some own D"]], Float[Tensor, "..."]]) -> Float[Tensor, "..."]:
+        """Numbers of every run's particles θ_j = (a_j, u_j), taken from their mean, of which one large run or some
+        small ones at a time are held in float64.
+        """
+        A, U, shard = self.ensemble.A, self.ensemble.U, self.ensemble.shard
+        # Of all particles, so that processes that hold one more or less take the same runs at a time.
+        some = max(1, _ELEMENTS_AT_ONCE // (shard.particles * (A.shape[-1] + U.shape[-1])))
+        numbers = []
+        for layers in zip(torch.split(A, some), torch.split(U, some), strict=True):
+            theta = torch.cat(layers, dim=-1).double()
+            numbers.append(of(theta.sub_(shard.mean(theta.sum(dim=-2, keepdim=True)))))
+        return torch.cat(numbers)
 
     @cached_property
     def square_mean(self) -> Float[Tensor, "run"]:
         """Mean of ‖θ_j‖² over particles."""
-        network = self.ensemble
-        squares = sum(Z.square().sum(dim=(-2, -1), dtype=torch.float64) for Z in (network.A, network.U))
-        return torch.as_tensor(squares) / network.particles
+        return self._mean_square(self.ensemble.A, self.ensemble.U)
 
     @cached_property
-    def particle_gradients(self) -> dict[str, Float[Tensor, "run N k"]]:
+    def entropy_bounds(self) -> Float[Tensor, "run 2"]:
+        """Upper bounds of the particles' entropy by the Gaussians of equal covariance, NaN for N ≤ D, and of equal
+        total variance.
+        """
+        shard, N = self.ensemble.shard, self.ensemble.particles
+
+        def of(theta: Float[Tensor, "some own D"]) -> Float[Tensor, "some 2"]:
+            D = theta.shape[-1]
+            variance = shard.mean(square_norm(theta)) * N / (N - 1)
+            isotropic = free_energy.moment_entropy_bound(variance, D)
+            if D >= N:
+                return torch.stack([torch.full_like(isotropic, torch.nan), isotropic], dim=-1)
+            covariance = shard.mean(theta.mT @ theta) * N / (N - 1)
+            return torch.stack([free_energy.gaussian_entropy_bound(covariance, N), isotropic], dim=-1)
+
+        return self.of_clouds(of)
+
+    @cached_property
+    def particle_gradients(self) -> dict[str, Float[Tensor, "run own k"]]:
         """Gradients in a_j and in u_j, weight decay included, by layer, in the network's own precision."""
         decay = self.lambda_rho[:, None, None].to(self.X.dtype)
-        network, gradients = self.ensemble, self.gradients
-        return {"A": gradients.A + decay * network.A, "U": gradients.U + decay * network.U}
+        network, gradients = self.ensemble, self.linearisation
+        return {
+            "A": torch.addcmul(gradients.A, decay, network.A),
+            "U": torch.addcmul(gradients.U, decay, network.U),
+        }
 
     def particle_gradient_norm(self, layer: str) -> Float[Tensor, "run"]:
         """Root mean square over particles of the gradient in one layer, weight decay included."""
-        squares = self.particle_gradients[layer].square().sum(dim=(-2, -1), dtype=torch.float64)
-        return (squares / self.ensemble.particles).sqrt()
+        return self._mean_square(self.particle_gradients[layer]).sqrt()
+
+    def _mean_square(self, *arrays: Float[Tensor, "run own _"]) -> Float[Tensor, "run"]:
+        """Mean over particles of the squares of their rows, in float64: N float32 squares would lose digits."""
+        lengths = [torch.linalg.vector_norm(Z, dim=-1).double() for Z in arrays]
+        return self.ensemble.shard.mean(torch.stack(lengths).square().sum(dim=(0, -1)))
 
     def head_gradient_norm(self) -> Float[Tensor, "run"]:
         """Frobenius norm of the gradient in W, weight decay included."""
-        return square_norm(self.gradients.W.double() + self.lambda_w[:, None, None] * self.W).sqrt()
+        scale = self.gamma[:, None, None] / self.X.shape[1]
+        gradient = scale * (self.H.mT @ (self.F - self.targets[0]))
+        return square_norm(gradient + self.lambda_w[:, None, None] * self.W).sqrt()
 
     @cached_property
     def epsilon_squared(self) -> Float[Tensor, "run"]:
@@ -186,28 +219,26 @@ class Snapshot:
 
     def score_free_residual(self) -> Float[Tensor, "run"]:
         r""":math:`\|R\|_F/\sqrt n`, :math:`R = \mathrm{mean}_j \sigma(Xu_j)\nabla_{a_j}^\top`."""
-        R = self.ensemble.first_layer(self.X).particle_mean(self.particle_gradients["A"])
-        return (square_norm(R.double()) / self.X.shape[1]).sqrt()
+        return (square_norm(self.linearisation.R.double()) / self.X.shape[1]).sqrt()
 
     def kgd_squared(self) -> Float[Tensor, "run"]:
         """Kernel gradient discrepancy of a sub-sample, NaN without noise."""
         if self.beta.isinf().all():
             return torch.full_like(self.beta, torch.nan)
         network, gradients = self.ensemble, self.particle_gradients
-        some = slice(_KGD_PARTICLES)
-        theta = torch.cat([network.A[:, some], network.U[:, some]], dim=-1).double()
-        gradient = torch.cat([gradients["A"][:, some], gradients["U"][:, some]], dim=-1).double()
-        score = -self.beta[:, None, None] * gradient
-        # Run by run: the kernel matrices of one fit into a core's cache.
-        clouds = zip(theta, score, strict=True)
-        discrepancy = torch.stack([kernel_gradient_discrepancy(cloud, own) for cloud, own in clouds])
+        layers = (network.A, network.U, gradients["A"], gradients["U"])
+        A, U, g_A, g_U = (network.shard.leading(Z, KGD_PARTICLES).double() for Z in layers)
+        theta = torch.cat([A, U], dim=-1)
+        score = -self.beta[:, None, None] * torch.cat([g_A, g_U], dim=-1)
+        some = max(1, _ELEMENTS_AT_ONCE // theta.shape[1] ** 2)  # runs, whose kernel matrices fit into the cache
+        parts = zip(torch.split(theta, some), torch.split(score, some), strict=True)
+        discrepancy = torch.cat([kernel_gradient_discrepancy(*part) for part in parts])
         return torch.where(self.beta.isinf(), torch.nan, discrepancy)
 
     @cached_property
     def regularised(self) -> Float[Tensor, "run"]:
         """L_λ."""
-        network = self.ensemble
-        return free_energy.regularised_loss(self.loss, network.U, network.A, network.W, self.lambda_rho, self.lambda_w)
+        return free_energy.regularised_loss(self.loss, self.square_mean, self.W, self.lambda_rho, self.lambda_w)
 
     def free_energy(self, entropy: Callable[[], Float[Tensor, "run"]]) -> Float[Tensor, "run"]:
         """E_n, or a lower bound of it, from the entropy or an upper bound of it, which only noise asks for."""
@@ -219,7 +250,13 @@ class Snapshot:
         """Entropy of the particles by nearest neighbours, NaN in many dimensions."""
         if self.ensemble.A.shape[-1] + self.ensemble.U.shape[-1] > _ESTIMATE_DIMENSIONS:
             return torch.full_like(self.beta, torch.nan)
-        return self.of_clouds(free_energy.nearest_neighbour_entropy)
+        shard = self.ensemble.shard
+
+        def of(theta: Float[Tensor, "some own D"]) -> Float[Tensor, "some"]:
+            clouds = shard.leading(theta, shard.particles)
+            return torch.stack([free_energy.nearest_neighbour_entropy(cloud) for cloud in clouds])
+
+        return self.of_clouds(of)
 
     def divergence_bound(self) -> Float[Tensor, "run"]:
         """Lower bound of D_KL(ρ‖ρ_∞)."""
@@ -270,7 +307,7 @@ class Snapshot:
 
     def law_deviation(self) -> Float[Tensor, "run"]:
         """‖D_t − law‖_F."""
-        return self.of_law(square_norm(imbalance(self.ensemble.A, self.W) - self.flow.law.D).sqrt())
+        return self.of_law(square_norm(imbalance(self.second_moment, self.W) - self.flow.law.D).sqrt())
 
     def of_oracle(self, value: Callable[[int, GibbsOracle], float | Tensor]) -> Float[Tensor, "run"]:
         """A number that the Gibbs oracle of a run gives, NaN where there is none."""

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nc_sweeps import kernels
-from nc_sweeps.dynamics.gradients import loss_gradients
+from nc_sweeps.dynamics.gradients import linearisation, loss_gradients
 from nc_sweeps.models import first_layer
 from nc_sweeps.models.activations import ACTIVATIONS
 from nc_sweeps.models.mean_field import MeanFieldEnsemble, one_hot
@@ -55,7 +55,16 @@ def test_gradients_are_those_of_autograd(activation, gamma, shape, seed, kept, t
         if not compiled:
             patch.setattr(kernels, "compiled", lambda *_: False)
         found = loss_gradients(ensemble, X, Y)
+        decay = torch.rand(runs, generator=generator, dtype=torch.float64)
+        measured = linearisation(ensemble, X, Y, decay)
     expected = autograd(ensemble, X, Y, activation)
     for name, gradient in expected.items():
         error = (getattr(found, name) - gradient).norm() / gradient.norm().clamp(min=1e-300)
         assert error < 1e-10, name
+    S = REFERENCE[activation](torch.einsum("rnd,rjd->rnj", X, ensemble.U)) / N
+    of_a = expected["A"] + decay[:, None, None] * ensemble.A
+    expected |= {"H": S @ ensemble.second_layer, "R": S @ of_a}
+    for name in ("A", "U", "H", "R"):
+        # R is a mean of what may cancel.
+        scale = expected[name].norm() if name != "R" else (S.abs() @ of_a.abs()).norm()
+        assert (getattr(measured, name) - expected[name]).norm() <= 1e-10 * scale, name

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nc_sweeps import kernels
 from nc_sweeps.counters import Stream, normals
 from nc_sweeps.dynamics.flow import NEVER, Flow, Hyperparameters
+from nc_sweeps.dynamics.gradients import linearisation
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
 from nc_sweeps.models.activations import ACTIVATIONS
@@ -51,7 +52,7 @@ def test_passes(shape, activation, dtype, seed, shared):
     mean = S.mT @ Z.double() / N
     sums = S @ r.double()
     gradient = ((Z.double() @ r.double().mT) * slope) @ X.double()
-    found_mean = kernels.particle_mean(U, X, Z, activation)
+    found_mean = kernels.particle_sums(U, X, Z, activation) / N
     found_gradient, found_sums = kernels.sample_sums(U, X, Z, r, activation)
     # Sums of at most 130 terms of an argument that is itself a sum of at most 37; each sum's own rounding grows at most
     # with the number of its terms, an activation's with the size of its argument, some √37.
@@ -62,15 +63,20 @@ def test_passes(shape, activation, dtype, seed, shared):
 
 
 @given(
-    seed=st.integers(0, 2**63 - 1), step=st.integers(0, 2**40), rows=st.integers(1, 20), components=st.integers(1, 41)
+    seed=st.integers(0, 2**63 - 1),
+    step=st.integers(0, 2**40),
+    first=st.integers(0, 2**31),
+    rows=st.integers(1, 20),
+    components=st.integers(1, 41),
 )
-def test_noise_is_that_of_the_counters(seed, step, rows, components):
-    expected = normals(torch.tensor([seed]), Stream.NOISE, step, torch.arange(rows), components, torch.float64)[0]
-    double = kernels.normals(seed, step, rows, components, torch.float64)
+def test_noise_is_that_of_the_counters(seed, step, first, rows, components):
+    which = torch.arange(first, first + rows)
+    expected = normals(torch.tensor([seed]), Stream.NOISE, step, which, components, torch.float64)[0]
+    double = kernels.normals(seed, step, first, rows, components, torch.float64)
     # Radii are at most √(66 ln 2); near radius 0 the root magnifies the rounding of the logarithm to its square root.
     assert (double - expected).abs().max() < 1e-7
     assert (double - expected).abs().median() < 1e-14
-    single = kernels.normals(seed, step, rows, components, torch.float32)
+    single = kernels.normals(seed, step, first, rows, components, torch.float32)
     assert (single - expected).abs().max() < 1e-3
     assert (single - expected).abs().median() < 1e-6
 
@@ -179,7 +185,9 @@ def test_samples_block_by_block(n):
             flow_of(configuration, [0], 2).advance(ensemble, X, Y, 0, 2)
             r = torch.linspace(-1, 1, 2 * n).reshape(1, n, 2)
             sums = ensemble.first_layer(X).sample_sums(ensemble.A[..., :2].contiguous(), r)
-        states.append({**ensemble.state_dict(), "g_U": sums[0] / n, "Z": sums[1] / n, "mean": ensemble.features(X)})
+            measured = vars(linearisation(ensemble, X, Y, torch.ones(1)))
+        states.append({**ensemble.state_dict(), **{f"measured {name}": Z for name, Z in measured.items()}})
+        states[-1] |= {"g_U": sums[0] / n, "Z": sums[1] / n, "mean": ensemble.features(X)}
     for name, value in states[1].items():
         # Sums of 700 or 30,000 numbers of order 1 in float32, times step sizes of 0.1.
         torch.testing.assert_close(states[0][name], value, rtol=1e-5, atol=1e-5)

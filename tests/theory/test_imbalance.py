@@ -69,7 +69,7 @@ def test_discrete_law(N, extra, q, activation, gamma, beta, decays, integrator, 
     one = torch.tensor([1.0], dtype=torch.float64)
     particle = INTEGRATORS[integrator].coefficients(eta * one, decays[0] * one, beta * one)
     head = INTEGRATORS[integrator].coefficients(eta * one, decays[1] * one, math.inf * one)
-    predicted = imbalance(ensemble.A, ensemble.W)[0]
+    predicted = imbalance(ensemble.second_moment, ensemble.W)[0]
     for step in range(1, steps + 1):
         A, W = ensemble.A[0].clone(), ensemble.W[0].clone()
         g = loss_gradients(ensemble, *samples_of(step, X, Y, batch_size))
@@ -80,7 +80,7 @@ def test_discrete_law(N, extra, q, activation, gamma, beta, decays, integrator, 
             (1 + float(head.growth), float(head.gradient)),
         )  # fmt: skip
         flow.advance(ensemble, X, Y, step - 1, step)
-        found = imbalance(ensemble.A, ensemble.W)[0]
+        found = imbalance(ensemble.second_moment, ensemble.W)[0]
         # Of the size of the two matrices whose difference the imbalance is.
         size = float((ensemble.A[0].square().sum() / N + ensemble.W.square().sum()).detach())
         assert float((found - predicted).norm()) <= 1e-12 * max(size, 1.0)
@@ -95,7 +95,7 @@ def test_without_noise_the_law_is_met_to_first_order_in_the_step_size(decays):
         ensemble, (X, Y) = ensemble_of(1, 7, 3, 4, 2), problem(1)
         flow = flow_of(1, beta=math.inf, lambda_rho=decays[0], lambda_w=decays[1], step_size=eta, steps=steps)
         flow.advance(ensemble, X, Y, 0, steps)
-        deviations.append(float(square_norm(imbalance(ensemble.A, ensemble.W) - flow.law.D).sqrt()))
+        deviations.append(float(square_norm(imbalance(ensemble.second_moment, ensemble.W) - flow.law.D).sqrt()))
     ratios = [a / b for a, b in pairwise(deviations)]
     # The first-order error dominates; the next order changes the ratios by O(η λ, η ‖g‖).
     assert ratios == pytest.approx([2.0, 2.0], rel=0.05)
@@ -113,7 +113,7 @@ def test_with_noise_the_deviation_is_as_large_as_predicted_and_falls_with_width(
             runs, beta=beta, lambda_rho=lam, lambda_w=lam, step_size=eta, steps=steps, integrator="exponential"
         )
         flow.advance(ensemble, X, Y, 0, steps)
-        measured.append(float(square_norm(imbalance(ensemble.A, ensemble.W) - flow.law.D).mean().sqrt()))
+        measured.append(float(square_norm(imbalance(ensemble.second_moment, ensemble.W) - flow.law.D).mean().sqrt()))
         predicted.append(float(flow.law.expected_deviation(N).square().mean().sqrt()))
     # A mean of 64 squares, each a sum of p² = 16 correlated terms: about 10 % at one standard deviation; and what η
     # adds, η Q/(2λ), below 5 % of the deviation at the largest width.
@@ -126,10 +126,10 @@ def test_law_in_closed_form():
     """λ_ρ = λ_W: relaxation from D₀ to I/(βλ). λ_ρ ≠ λ_W with W at rest: to (I/β − (λ_ρ − λ_W)WWᵀ)/λ_ρ."""
     lam, beta, time = 0.3, 7.0, 1.9
     A, W = torch.randn(1, 5, 3, dtype=torch.float64), torch.randn(1, 3, 2, dtype=torch.float64)
-    D0, gram, identity = imbalance(A, W), W @ W.mT, torch.eye(3, dtype=torch.float64)
+    D0, gram, identity = imbalance(A.mT @ A / 5, W), W @ W.mT, torch.eye(3, dtype=torch.float64)
     for lambda_w in (lam, 0.1):
         law = ImbalanceLaw(*(torch.tensor([x], dtype=torch.float64) for x in (beta, lam, lambda_w)))
-        law.restart(torch.tensor([True]), A, W)
+        law.restart(torch.tensor([True]), A.mT @ A / 5, W)
         for _ in range(10):
             tenth = torch.tensor([time / 10], dtype=torch.float64)
             law.advance(tenth, gram.unsqueeze(1))
@@ -145,9 +145,9 @@ def test_without_decay_the_law_is_a_drift():
     zero, beta = torch.zeros(1, dtype=torch.float64), torch.tensor([4.0], dtype=torch.float64)
     law = ImbalanceLaw(beta, zero, zero)
     A, W = torch.randn(1, 5, 3, dtype=torch.float64), torch.randn(1, 3, 2, dtype=torch.float64)
-    law.restart(torch.tensor([True]), A, W)
+    law.restart(torch.tensor([True]), A.mT @ A / 5, W)
     law.advance(torch.tensor([6.0], dtype=torch.float64), (W @ W.mT).unsqueeze(1))
-    torch.testing.assert_close(law.D, imbalance(A, W) + 2 * 6.0 / 4.0 * torch.eye(3, dtype=torch.float64))
+    torch.testing.assert_close(law.D, imbalance(A.mT @ A / 5, W) + 2 * 6.0 / 4.0 * torch.eye(3, dtype=torch.float64))
 
 
 def test_stationary_residual():

@@ -222,7 +222,7 @@ class SlurmLauncher(_PackLauncher):
         directory = Path(str(self.config.hydra.sweep.dir)).absolute()
         directory.mkdir(parents=True, exist_ok=True)
         configs = self._configs(job_overrides, initial_job_idx)
-        with Slurm(self.settings).executor(directory / ".submitit") as executor:
+        with Slurm(self.settings | {"devices": 1, "device_nodes": 1}).executor(directory / ".submitit") as executor:
             jobs = [
                 executor.submit(_run, config, self.task_function, self.hydra_context, Singleton.get_state())
                 for config in configs
