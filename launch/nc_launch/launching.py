@@ -9,6 +9,7 @@ from rich.console import Console
 
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.pack import Job
+from nc_sweeps.training.crew import is_one_of_several
 
 #: Files that a message names.
 _NAMED = 4
@@ -44,6 +45,8 @@ def launch(
     if len(spread) > 1:
         raise ConfigError("compute.devices, compute.nodes: must be the same for all runs of a multirun")
     ((devices, device_nodes),) = spread
+    if devices * device_nodes > 1 and is_one_of_several():
+        raise ConfigError(f"hydra/launcher={place}: starts the processes of a run itself; leave out srun or torchrun")
     settings = settings | {"devices": devices, "device_nodes": device_nodes}
     where = PLACES[place](settings)
     at_once = where.packs_at_once

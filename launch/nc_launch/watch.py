@@ -210,7 +210,7 @@ def watch(submission: Submission, console: Console) -> list[Job]:
     """
     sweep = submission.folder.parent.parent
     names = {name for pack in submission.packs for name in pack}
-    jobs = [job for job in manifest.jobs_of(sweep) if job.directory.name in names]
+    jobs = manifest.jobs_of(sweep, names=names)
     Watch(submission, jobs, console).wait()
     return jobs
 

@@ -99,8 +99,7 @@ class Task:
         report = Report(path.with_suffix(f".{rank}") if self.is_shared and rank > 0 else path)
         content = files.read_json(self.folder / "submission.json", {"manifest", "packs", "settings"})
         sweep = self.folder.parent.parent
-        names = set(content["packs"][number])
-        jobs = [job for job in manifest.jobs_of(sweep, sweep / content["manifest"]) if job.directory.name in names]
+        jobs = manifest.jobs_of(sweep, sweep / content["manifest"], set(content["packs"][number]))
         log = environment.paths.stderr
         about = {"job": environment.job_id, "submission": self.folder.name, "pack": number}
         try:

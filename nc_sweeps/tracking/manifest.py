@@ -7,7 +7,7 @@ was launched, its environment, and its runs as differences from the first of eac
 import json
 import math
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -76,27 +76,30 @@ def paths(sweep: Path) -> list[Path]:
     return sorted((sweep / _FOLDER).glob("*.json"))
 
 
-def jobs_of(sweep: Path, only: Path | None = None) -> list[Job]:
+def jobs_of(sweep: Path, only: Path | None = None, names: Collection[str] | None = None) -> list[Job]:
     """The runs that were asked for, each once.
 
     Args:
         sweep: folder of the runs.
         only: one file of the manifest; None: all.
+        names: folders of the runs that are wanted; None: all.
 
     Raises:
         StoreError: a file cannot be read, or holds a run that is not what its signature says.
     """
     found: dict[str, Job] = {}
     for path in [only] if only else paths(sweep):
-        for job in _jobs(path, sweep):
+        for job in _jobs(path, sweep, names):
             found.setdefault(job.directory.name, job)
     return list(found.values())
 
 
-def _jobs(path: Path, sweep: Path) -> Iterator[Job]:
+def _jobs(path: Path, sweep: Path, names: Collection[str] | None) -> Iterator[Job]:
     content = files.read_json(path, _KEYS)
     variations: dict[tuple[Any, ...], Variations] = {}
     for run in content["runs"]:
+        if names is not None and run["directory"] not in names:
+            continue
         key = (run["base"], *run["changes"])
         try:
             if key not in variations:

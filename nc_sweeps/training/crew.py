@@ -73,6 +73,11 @@ def leads(processes: int) -> bool:
     return cluster is None or cluster.global_rank() == 0
 
 
+def is_one_of_several() -> bool:
+    """Whether srun or torchrun started this process together with others."""
+    return _cluster() is not None
+
+
 def sharing(compute: ComputeConfig) -> int:
     """Number of processes that use the cores given to this one. srun gives every process cores of its own."""
     return 1 if _started_by_srun() else compute.devices

@@ -19,7 +19,7 @@ SWEEP = [
     "-m",
     "hydra/launcher=packed",
     *TINY,
-    "dynamics.horizon=20000",
+    "dynamics.horizon=60000",
     "width.particles=40,60",
     "seed=0,1",
     "compute.checkpoint_seconds=0",

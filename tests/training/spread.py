@@ -14,10 +14,10 @@ from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
 from nc_sweeps.models.activations import ACTIVATIONS
 from nc_sweeps.models.mean_field import initial_ensemble
-from nc_sweeps.pack import Job, train_pack
+from nc_sweeps.pack import Job, Pack
 from nc_sweeps.tracking.store import RunStore
 from nc_sweeps.train import main
-from tests.conftest import TINY, tiny
+from tests.conftest import TINY, Silence, tiny
 from tests.training.test_statements import SMALL_STAGE_ONE
 
 NOISY = ("dynamics=noisy_gradient_flow", "dynamics.beta=40", "width.particles=31", "metrics.points=4")
@@ -95,11 +95,11 @@ def _one_of_several(folder: Path) -> None:
 
     RunStore.save = save_and_copy  # type: ignore[method-assign]
     jobs = [job(name, 2, folder / name, "compute.checkpoint_seconds=0") for name in RUNS if name != BY_COMMAND]
-    train_pack(jobs)
+    Pack(jobs).train(Silence())
     rank = dist.get_rank()
     torch.save(network(rank, 2), folder / f"{rank}.pt")
     os.chdir(folder)
-    sys.argv = ["nc-train", "-m", *TINY, *RUNS[BY_COMMAND], "compute.devices=2", "seed=0", "hydra/launcher=packed"]
+    sys.argv = ["nc-train", "-m", *TINY, *RUNS[BY_COMMAND], "compute.devices=2", "seed=0"]
     main()
 
 

@@ -205,7 +205,7 @@ def test_an_ensemble_of_diverged_runs_stops():
     record, work = Memory(), []
     config = tiny("dynamics.step_size=1e6", "model.activation=relu", "dynamics.horizon=100000")
     ensemble = Ensemble([Run(config, load(config.dataset), record)])
-    ensemble.train(lambda done, _: work.append(done))
+    ensemble.train(report=lambda done, _: work.append(done))
     assert record.status[0] == "diverged"
     assert sum(work) < ensemble.work / 10
 

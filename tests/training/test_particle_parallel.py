@@ -1,6 +1,5 @@
 """Particles spread over processes: the same numbers, whatever the processes; a step sends nothing of the size of N."""
 
-import json
 import os
 import subprocess
 import sys
@@ -15,9 +14,10 @@ from safetensors.torch import load_file
 from nc_sweeps.config import signature
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.models.shard import Shard
-from nc_sweeps.pack import Job, train_pack
+from nc_sweeps.pack import Job, Pack
+from nc_sweeps.tracking import manifest
 from nc_sweeps.tracking.store import read_metrics, read_summary
-from tests.conftest import tiny
+from tests.conftest import Silence, tiny
 from tests.training.spread import BY_COMMAND, RUNS, STOPPED, job, start
 
 
@@ -25,7 +25,7 @@ from tests.training.spread import BY_COMMAND, RUNS, STOPPED, job, start
 def alone(tmp_path_factory) -> Path:
     """Runs of one process."""
     folder = tmp_path_factory.mktemp("alone")
-    train_pack([job(name, 1, folder / name) for name in RUNS])
+    Pack([job(name, 1, folder / name) for name in RUNS]).train(Silence())
     return folder
 
 
@@ -44,7 +44,7 @@ def four(pair) -> Path:
     directory = pair[0] / STOPPED
     assert read_summary(directory)["status"] == "running"
     begun = read_metrics(directory)
-    train_pack([job("single precision", 4, directory)])
+    Pack([job("single precision", 4, directory)]).train(Silence())
     assert_frame_equal(read_metrics(directory)[: len(begun)], begun)
     return directory
 
@@ -129,9 +129,8 @@ def test_processes_that_torchrun_started_do_and_say_nothing_twice(alone, pair):
     assert done.stdout.count("results: results/") == 1
     assert done.stderr.count("1/1 runs trained") == 1
     sweep = folder / "results" / "sweep"
-    manifest = json.loads((sweep / "manifest.json").read_text())
-    assert len(manifest["invocations"]) == 1
-    assert len(manifest["runs"]) == 1
+    assert len(manifest.invocations(sweep)) == 1
+    assert len(manifest.jobs_of(sweep)) == 1
     directory = sweep / signature(tiny(*RUNS[BY_COMMAND]))
     assert_frame_equal(numbers(directory), numbers(alone / BY_COMMAND), rel_tol=1e-12, abs_tol=1e-14)
 
@@ -145,11 +144,11 @@ def test_processes_that_torchrun_started_do_and_say_nothing_twice(alone, pair):
 )
 def test_processes_that_cannot_be_had_are_refused(tmp_path, overrides, message):
     with pytest.raises(ConfigError, match=message):
-        train_pack([Job(tiny(*overrides), [], tmp_path / "run")])
+        Pack([Job(tiny(*overrides), [], tmp_path / "run")]).train(Silence())
     assert os.listdir(tmp_path) == []
 
 
 def test_runs_of_one_process_are_spread_alike(tmp_path):
     different = [Job(tiny(f"compute.devices={count}"), [], tmp_path / str(count)) for count in (1, 2)]
     with pytest.raises(ConfigError, match="must be the same for all runs"):
-        train_pack(different)
+        Pack(different).train(Silence())
