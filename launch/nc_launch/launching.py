@@ -3,13 +3,17 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.pack import Job
 from nc_sweeps.training.crew import is_one_of_several
+
+if TYPE_CHECKING:
+    from nc_launch.places import Place
+    from nc_launch.plan import Plan
 
 #: Files that a message names.
 _NAMED = 4
@@ -41,30 +45,14 @@ def launch(
     if not waiting:
         console.print(f"all {done} runs are done already", highlight=False)
         return
-    spread = {(job.config.compute.devices, job.config.compute.nodes) for job in waiting}
-    if len(spread) > 1:
-        raise ConfigError("compute.devices, compute.nodes: must be the same for all runs of a multirun")
-    ((devices, device_nodes),) = spread
-    if devices * device_nodes > 1 and is_one_of_several():
-        raise ConfigError(f"hydra/launcher={place}: starts the processes of a run itself; leave out srun or torchrun")
-    settings = settings | {"devices": devices, "device_nodes": device_nodes}
+    settings = settings | _placement(waiting, place)
     where = PLACES[place](settings)
-    at_once = where.packs_at_once
-    if settings["dry_run"] or at_once > 1:
-        from nc_launch.plan import kinds_of, packs_of
-
-        kinds = kinds_of(waiting, settings["runs_per_gpu"])
-        seconds = sum(len(kind.jobs) * kind.seconds for kind in kinds)
-        worth = math.ceil(seconds / 60 / settings["pack_minutes"]) if settings["pack_minutes"] else len(waiting)
-        packs = packs_of(kinds, max(1, min(at_once, worth, len(waiting))), settings["max_runs_per_pack"])
-        if settings["dry_run"]:
-            from nc_launch.plan import Plan
-
-            Console().print(Plan(packs, kinds, done).table())
-            raise SystemExit(0)
-    else:
-        most = settings["max_runs_per_pack"] or len(waiting)
-        packs = [waiting[start : start + most] for start in range(0, len(waiting), most)]
+    if settings["dry_run"]:
+        Console().print(_plan(waiting, where, settings).table(done))
+        raise SystemExit(0)
+    # One worker takes all: no need to know what that costs, which takes seconds to find out.
+    one = where.packs_at_once == 1 and settings["max_runs_per_pack"] is None
+    packs = [waiting] if one else _plan(waiting, where, settings).packs
 
     from nc_launch.submission import Submission
     from nc_launch.watch import detached, watch
@@ -83,6 +71,27 @@ def launch(
         raise SystemExit(0)
     watch(submission, console)
     tell_outcome(unique, done, console)
+
+
+def _plan(jobs: Sequence[Job], where: "Place", settings: dict[str, Any]) -> "Plan":
+    from nc_launch.plan import Plan, kinds_of, packs_of
+
+    kinds = kinds_of(jobs, settings["runs_per_gpu"])
+    minutes = sum(len(kind.jobs) * kind.seconds for kind in kinds) / 60
+    worth = math.ceil(minutes / settings["pack_minutes"]) if settings["pack_minutes"] else len(jobs)
+    packs = packs_of(kinds, max(1, min(where.packs_at_once, worth, len(jobs))), settings["max_runs_per_pack"])
+    return Plan(packs, kinds, math.ceil(len(packs) / where.tasks_a_job))
+
+
+def _placement(jobs: Sequence[Job], place: str) -> dict[str, int]:
+    """Over how many devices of how many nodes the particles of each run are spread."""
+    spread = {(job.config.compute.devices, job.config.compute.nodes) for job in jobs}
+    if len(spread) > 1:
+        raise ConfigError("compute.devices, compute.nodes: must be the same for all runs of a multirun")
+    ((devices, nodes),) = spread
+    if devices * nodes > 1 and is_one_of_several():
+        raise ConfigError(f"hydra/launcher={place}: starts the processes of a run itself; leave out srun or torchrun")
+    return {"devices": devices, "device_nodes": nodes}
 
 
 def tell_outcome(jobs: Sequence[Job], done: int, console: Console) -> None:

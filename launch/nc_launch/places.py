@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import shlex
 import signal
 import subprocess
 from abc import ABC, abstractmethod
@@ -190,7 +191,9 @@ class Slurm(Place):
             srun.append("--gpu-bind=single:1")  # every task sees a GPU of its own
         if own["container_image"] is not None:
             srun.append(f"--container-image={own['container_image']}")
-        parameters["setup"] = list(own["setup"])
+        # Some clusters hand no environment on; jobs run the code that was frozen for them.
+        code = [f"export PYTHONPATH={shlex.quote(path)}"] if (path := os.environ.get("PYTHONPATH")) else []
+        parameters["setup"] = [*code, *own["setup"]]
         return parameters | {"srun_args": srun, "additional_parameters": dict(own["additional_parameters"])}
 
     @staticmethod

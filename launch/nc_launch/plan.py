@@ -38,21 +38,27 @@ class Plan:
     Args:
         packs: runs of each worker.
         kinds: the same runs by shape.
-        done: runs that were asked for and are done.
+        jobs: processes, or tasks of a job array, that take the packs.
     """
 
     packs: Sequence[Sequence[Job]]
     kinds: Sequence[Kind]
-    done: int
+    jobs: int
 
-    @property
-    def seconds(self) -> float:
-        """Predicted time of all packs one after another on this machine."""
-        return sum(len(kind.jobs) * kind.seconds for kind in self.kinds)
+    def table(self, done: int) -> Table:
+        """The plan, a line a shape.
 
-    def table(self) -> Table:
-        """The plan, a line a shape."""
-        table = Table(box=box.SIMPLE_HEAD, title=f"{sum(map(len, self.packs))} runs in {len(self.packs)} packs")
+        Args:
+            done: runs that were asked for too and are done.
+        """
+        runs = sum(map(len, self.packs))
+        hours = sum(len(kind.jobs) * kind.seconds for kind in self.kinds) / 3600
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            title=f"{runs} runs in {len(self.packs)} packs, {self.jobs} jobs; {done} are done",
+            caption=f"{hours:.2g} hours of one worker (or GPU) at the speed of this machine, "
+            f"{hours / len(self.packs):.2g} with all packs at once",
+        )
         for heading in ("particles", "dimension", "features", "runs", "at once", "ensembles", "GiB", "hours"):
             table.add_column(heading, justify="right")
         for kind in self.kinds:

@@ -65,6 +65,14 @@ class Watch:
         Raises:
             SystemExit: the user detached or cancelled.
         """
+        stopped = self._wait()
+        if stopped is not None:
+            self._leave(stopped)
+        if self.submission.is_cancelled:
+            raise SystemExit(f"cancelled; nc-sweep resume {self.sweep} goes on with what is not done")
+
+    def _wait(self) -> signal.Signals | None:
+        """Wait; return the signal that ended it early."""
         before = {number: signal.signal(number, _raise_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with self._progress() as progress:
@@ -74,13 +82,11 @@ class Watch:
                     time.sleep(_LOOK)
                 self._show(progress, task)
         except _Stop as stop:
-            self._leave(stop)
-        else:
-            if self.submission.is_cancelled:
-                raise SystemExit(f"cancelled; nc-sweep resume {self.sweep} goes on with what is not done")
+            return stop.signal
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+        return None
 
     def _look(self) -> bool:
         """Attend to what ended; return whether anything is still to come."""
@@ -183,10 +189,10 @@ class Watch:
         description = f"{finished}/{sum(map(len, self.submission.packs))} runs"
         progress.update(task, completed=work, total=total or None, description=description, shown=shown)
 
-    def _leave(self, stop: _Stop) -> NoReturn:
+    def _leave(self, by: signal.Signals) -> NoReturn:
         """Detach or cancel, as the user wishes; nobody to ask: this machine's jobs end, a cluster's stay."""
         choice = "d" if self.submission.place.outlives_launcher else "c"
-        if stop.signal is signal.SIGINT and sys.stdin.isatty():
+        if by is signal.SIGINT and sys.stdin.isatty():
             self.console.print("\\[d]etach and leave the jobs to themselves, or \\[c]ancel them? ", end="")
             choice = (input() or choice).strip().lower()[:1]
         if choice == "c":

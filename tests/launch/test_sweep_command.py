@@ -67,7 +67,8 @@ def begun(sweep):
 def test_a_dry_run_plans_and_leaves_nothing(run_command, tmp_path):
     done = run_command(*SWEEP, "hydra.launcher.dry_run=true", "hydra.launcher.max_runs_per_pack=3")
     assert done.returncode == 0, done.stderr
-    assert "4 runs in 2 packs" in done.stdout
+    assert "4 runs in 2 packs, 2 jobs; 0 are done" in done.stdout
+    assert "hours of one worker" in done.stdout
     assert {"40", "60"} <= set(done.stdout.split())
     assert not list(tmp_path.glob("results/sweep/[!m]*"))
 
