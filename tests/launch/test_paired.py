@@ -3,10 +3,12 @@
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra_plugins.nc_sweeps_launcher.paired import PairedSweeper
 
 
 def jobs(pairs, *overrides, batch=None):
+    # Looking for plugins, which other tests do, Hydra executes their modules again.
+    from hydra_plugins.nc_sweeps_launcher.paired import PairedSweeper
+
     sweeper = PairedSweeper(batch, None, pairs)
     return sweeper.split_arguments(OverridesParser.create().parse_overrides(list(overrides)), batch)
 
