@@ -170,7 +170,10 @@ def _freeze_code(folder: Path) -> list[str]:
         source = Path(spec.origin).parent
         shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         command = ["git", "-C", str(source), "ls-files", "--others", "--exclude-standard", "."]
-        told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        try:
+            told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        except FileNotFoundError:  # no git, as in a container, and so no commits either
+            continue
         untracked += [str(source / line) for line in told.splitlines()]
     return untracked
 

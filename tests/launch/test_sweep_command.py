@@ -156,3 +156,10 @@ def test_errors_are_one_line(nc_sweep):
         assert done.returncode == 1
         assert done.stderr.startswith("nc-sweep: nowhere: ")
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_sweep_is_launched_where_there_is_no_git(tmp_path):
+    command = [sys.executable, "-m", "nc_sweeps", "-m", "hydra/launcher=packed", *TINY]
+    environment = os.environ | {"PATH": str(Path(sys.executable).parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
