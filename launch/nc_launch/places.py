@@ -100,7 +100,7 @@ class ThisMachine(Place):
                 first = number % self.packs_at_once * own
                 visible = gpus[first : first + own]
                 executor.update_parameters(gpus_per_node=len(visible), visible_gpus=visible)
-            with _deaf_to_the_terminal():
+            with _apart_from_the_terminal(logs / "controllers.log"):
                 started.append(str(executor.submit(task).job_id))
         return started
 
@@ -241,12 +241,22 @@ def _visible_gpus() -> list[int]:
 
 
 @contextmanager
-def _deaf_to_the_terminal() -> Iterator[None]:
-    """Processes that start here hear neither Ctrl-C nor the end of the session: the launcher speaks for the user."""
+def _apart_from_the_terminal(log: Path) -> Iterator[None]:
+    """Processes that start here hear neither Ctrl-C nor the end of the session, for which the launcher speaks, and do
+    not hold its output open once it has left.
+    """
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGHUP)}
+    outputs = {number: os.dup(number) for number in (1, 2)}
+    log.parent.mkdir(parents=True, exist_ok=True)
     try:
+        with log.open("ab") as file:
+            for number in outputs:
+                os.dup2(file.fileno(), number)
         yield
     finally:
+        for number, output in outputs.items():
+            os.dup2(output, number)
+            os.close(output)
         for number, handler in before.items():
             signal.signal(number, handler)
 

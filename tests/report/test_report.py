@@ -130,7 +130,8 @@ def test_figure_keeps_other_choices_apart():
 
 
 def test_progress_speaks_in_lines_where_there_is_no_terminal(capsys):
-    with PackProgress(3, 300) as progress:
+    with PackProgress(Console(stderr=True)) as progress:
+        progress.begin(3, 300)
         progress.advance(200, {"loss/train": [0.5, 0.1, 0.3], "nc1/train": [float("nan"), 0.2]})
         progress.finished(2)
     assert capsys.readouterr().err == "2/3 runs trained: loss 0.3  NC1 0.2\n"
