@@ -93,7 +93,15 @@ def test_tab_completion(run_command, line, expected):
         (["compute.memory=0"], "compute.memory=0.0: must be positive, or null"),
         (["compute.memory=0.1"], "compute.memory=0.1: a run of 256 particles needs"),
         (["compute.accelerator=tpu"], "compute.accelerator=tpu"),
-        (["width.particles=2000000000", "dataset.dimension=2000000"], "out of memory; take fewer particles"),
+        (
+            [
+                "width.particles=2000000000",
+                "dataset.dimension=2000000",
+                "dataset.train_per_class=1",
+                "dataset.test_per_class=1",
+            ],
+            "out of memory; take fewer particles",
+        ),
         (["-m", "hydra/launcher=packed", "hydra.launcher.runs_per_gpu=0"], "must be at least 1"),
     ],
 )
