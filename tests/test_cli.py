@@ -95,7 +95,7 @@ def test_tab_completion(run_command, line, expected):
         (["compute.accelerator=tpu"], "compute.accelerator=tpu"),
         (
             [
-                "width.particles=2000000000",
+                "width.particles=20000000",
                 "dataset.dimension=2000000",
                 "dataset.train_per_class=1",
                 "dataset.test_per_class=1",
