@@ -59,7 +59,7 @@ class Submission:
             LaunchError: the jobs cannot be started. Nothing is left behind.
         """
         sweep = manifest.parent.parent
-        folder = sweep / _FOLDER / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+        folder = sweep / _FOLDER / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:6]}"
         folder.mkdir(parents=True)
         content = {
             "place": place,

@@ -55,7 +55,7 @@ def write(sweep: Path, jobs: Sequence[Job], invocation: dict[str, Any], environm
             }
         )
     now = datetime.now(UTC)
-    path = sweep / _FOLDER / f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}.json"
+    path = sweep / _FOLDER / f"{now:%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:6]}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"time": now.isoformat(timespec="seconds"), "invocation": invocation, "environment": environment}
     files.write(path, json.dumps(content | {"bases": bases, "runs": runs}, allow_nan=False).encode())

@@ -16,13 +16,13 @@ from nc_sweeps.training.snapshot import KGD_PARTICLES
 
 #: Bytes of float64.
 _DOUBLE = 8
-#: Particle-sized arrays of a measurement: gradients without and with weight decay, and what they are made from.
-_MEASURED_ARRAYS = 3
+#: Particle-sized arrays of a measurement: gradients, and what they are made from.
+_MEASURED_ARRAYS = 2
 #: Feature-sized float64 arrays of a measurement, for training and test samples each: features, what centring and the
 #: certificate make of them, distances to class means.
-_FEATURE_ARRAYS = 7
-#: Particle-sized arrays of a step in PyTorch's operations: gradients, increments, noise and the words it is made from.
-_STEP_ARRAYS = 9
+_FEATURE_ARRAYS = 4
+#: Particle-sized arrays of a step in PyTorch's operations: gradients, increments, noise, the words it is made from.
+_STEP_ARRAYS = 4
 #: Particle-sized float64 arrays of one run at a time, where its initial state is drawn and where its cloud is measured.
 _CLOUD_ARRAYS = 2
 #: Multiply-adds that take as long as an activation.
@@ -34,8 +34,10 @@ _WHOLE_BYTES = 12 * 2**20
 #: Times that a measurement goes through features, and through the kernel of some particles and through all of them, in
 #: float64, matrix products counted as what takes as long.
 _FEATURE_VISITS, _KERNEL_VISITS, _CLOUD_VISITS = 30, 15, 10
-#: What loops, the kernel gradient discrepancy and the allocator take whatever the sizes.
-_ALWAYS = 20 * 2**20
+#: What loops and the kernel gradient discrepancy take whatever the sizes.
+_ALWAYS = 4 * 2**20
+#: What a process takes for what it holds: allocators keep some of what was freed, how much depends on how threads meet.
+_KEPT = 1.4
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,11 @@ class Size:
         return (self.samples + self.test_samples) * row
 
     def peak_bytes(self, runs: int, threads: int) -> int:
-        """Memory that an ensemble of so many runs takes at most, without what the process held before it.
+        """Memory that a process takes for an ensemble of so many runs, without what it took before."""
+        return int(_KEPT * self.held_bytes(runs, threads))
+
+    def held_bytes(self, runs: int, threads: int) -> int:
+        """Memory that the arrays of an ensemble of so many runs fill at most.
 
         Args:
             runs: R.

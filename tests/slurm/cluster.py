@@ -347,8 +347,13 @@ class Cluster:
         self._keepers.setdefault(name, []).append(keeper)
 
     def _slurmds(self, node: str) -> list[psutil.Process]:
-        children = [child for keeper in self._keepers.get(node, []) for child in psutil.Process(keeper.pid).children()]
-        return [child for child in children if child.name() == "slurmd"]
+        found = []
+        for keeper in self._keepers.get(node, []):
+            for child in psutil.Process(keeper.pid).children():
+                with suppress(psutil.NoSuchProcess):  # it may end while it is looked at
+                    if child.name() == "slurmd":
+                        found.append(child)
+        return found
 
     def _stop(self) -> None:
         for keepers in self._keepers.values():
