@@ -68,3 +68,7 @@ class Problem:
         A = torch.randn(self.runs, self.N, self.p, generator=generator)
         W = torch.randn(self.runs, self.p, self.q, generator=generator) / math.sqrt(self.p)
         return U, A, W
+
+
+#: Fig. 1(a) of the paper.
+MNIST = Problem(d=784, N=6272, p=16, n=30_000, batch=64, beta=math.inf)

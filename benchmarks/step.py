@@ -13,7 +13,7 @@ from benchmarks import roofline
 from benchmarks.ours import Ours
 from benchmarks.peers.jax_scan import JaxScan
 from benchmarks.peers.plain_autograd import PlainAutograd
-from benchmarks.problem import Problem
+from benchmarks.problem import MNIST, Problem
 from benchmarks.report import console, promise, table
 from benchmarks.turns import Way, medians, seconds_a_step
 
@@ -25,7 +25,6 @@ FULL_BATCH = (
     Problem(d=64, N=4096, p=16),
     Problem(d=16, N=64, p=8, runs=16),
 )
-MNIST = Problem(d=784, N=6272, p=16, n=30_000, batch=64, beta=math.inf)
 LARGE = Problem(d=2048, N=16_384, p=64, n=500, batch=64)
 MNIST_EPOCH = -(-MNIST.n // 64)
 

@@ -10,9 +10,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from nc_sweeps.config import RunConfig, ensemble_key
+from nc_sweeps.config import ensemble_key
 from nc_sweeps.errors import ConfigError, reason
 from nc_sweeps.interruption import InterruptedTraining, Interruption
+from nc_sweeps.job import Job
 from nc_sweeps.training.crew import Train, in_crew
 
 if TYPE_CHECKING:
@@ -24,21 +25,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks at runs that other processes train.
 _LOOK = 1.0
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run that was asked for.
-
-    Args:
-        config: what to run.
-        overrides: what the user typed for it.
-        directory: where its numbers go.
-    """
-
-    config: RunConfig
-    overrides: list[str]
-    directory: Path
 
 
 @runtime_checkable

@@ -21,7 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nc_sweeps.config import explain, parse, signature
 from nc_sweeps.errors import UserError, is_out_of_memory, reason
-from nc_sweeps.pack import Job, Pack
+from nc_sweeps.job import Job
+from nc_sweeps.pack import Pack
 from nc_sweeps.training.crew import leads
 
 

@@ -13,7 +13,8 @@ from polars.testing import assert_frame_equal
 from safetensors import safe_open
 
 import nc_sweeps
-from nc_sweeps.pack import Job, Pack
+from nc_sweeps.job import Job
+from nc_sweeps.pack import Pack
 from nc_sweeps.tracking import manifest
 from tests.conftest import TINY, Silence, config_of
 

@@ -10,7 +10,8 @@ from polars.testing import assert_frame_equal
 
 from nc_sweeps.config import signature
 from nc_sweeps.interruption import InterruptedTraining
-from nc_sweeps.pack import Job, Pack
+from nc_sweeps.job import Job
+from nc_sweeps.pack import Pack
 from nc_sweeps.tracking.lease import Worker
 from nc_sweeps.tracking.store import read_metrics, read_summary
 from nc_sweeps.training import engine

@@ -24,6 +24,49 @@ def status(sweep: Sweep) -> None:
 
 
 @app.command()
+def show(run: Annotated[Path, typer.Argument(help="folder of a run", metavar="RUN")]) -> None:
+    """Show one run: its configuration, its curves, how it stands."""
+    from rich.console import Console
+
+    from nc_sweeps.report.runs import run_view
+
+    Console().print(run_view(run), highlight=False)
+
+
+@app.command()
+def compare(runs: Annotated[list[Path], typer.Argument(help="folders of runs", metavar="RUN RUN")]) -> None:
+    """Show runs beside each other: what was asked differently, and where each ended."""
+    from rich.console import Console
+
+    from nc_sweeps.report.runs import comparison
+
+    Console().print(comparison(runs), highlight=False)
+
+
+@app.command()
+def query(
+    sweep: Sweep,
+    question: Annotated[str, typer.Argument(help="SQL over the tables runs and measurements", metavar="SQL")],
+) -> None:
+    """Answer a question in SQL; as CSV where the output is no terminal.
+
+    Tables: measurements, as nc_sweeps.load_sweep gives it, and runs, the last row of each run. Names with dots and
+    slashes stand in double quotes: nc-sweep query results/sweep 'select seed, "nc1/train" from runs order by seed'
+    """
+    from rich.console import Console
+
+    from nc_sweeps.report.query import query as answered
+    from nc_sweeps.report.query import shown
+
+    answer = answered(sweep, question)
+    console = Console()
+    if console.is_terminal:
+        console.print(shown(answer), highlight=False)
+    else:
+        print(answer.write_csv(), end="")
+
+
+@app.command()
 def attach(sweep: Sweep) -> None:
     """Wait for the latest submission of a sweep, as its launcher would have, and show the results."""
     from rich.console import Console

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from nc_sweeps.errors import ConfigError
-from nc_sweeps.pack import Job
+from nc_sweeps.job import Job
 from nc_sweeps.training.crew import is_one_of_several
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from nc_sweeps.config import ensemble_key
-from nc_sweeps.pack import Job
+from nc_sweeps.job import Job
 
 #: Runs that train at once as far as the prediction goes, where nobody says how many.
 _TYPICAL_ENSEMBLE = 32

@@ -23,7 +23,7 @@ from typing import Any
 
 from nc_launch.places import PLACES, Place
 from nc_launch.worker import Task, report_path
-from nc_sweeps.pack import Job
+from nc_sweeps.job import Job
 from nc_sweeps.tracking import files
 
 _FOLDER = ".launch"

@@ -4,16 +4,17 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from nc_launch.submission import Submission
-from nc_sweeps.pack import Job
+from nc_launch.view import SweepView
+from nc_sweeps.job import Job
 from nc_sweeps.tracking import manifest
 from nc_sweeps.tracking.store import FINAL, RunStore, read_summary
 
@@ -75,12 +76,9 @@ class Watch:
         """Wait; return the signal that ended it early."""
         before = {number: signal.signal(number, _raise_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with self._progress() as progress:
-                task = progress.add_task("", total=None, shown="")
-                while self._look():
-                    self._show(progress, task)
+            with SweepView(self.console) as view:
+                while self._look(view):
                     time.sleep(_LOOK)
-                self._show(progress, task)
         except _Stop as stop:
             return stop.signal
         finally:
@@ -88,8 +86,8 @@ class Watch:
                 signal.signal(number, handler)
         return None
 
-    def _look(self) -> bool:
-        """Attend to what ended; return whether anything is still to come."""
+    def _look(self, view: SweepView) -> bool:
+        """Attend to what ended, and show how it goes; return whether anything is still to come."""
         submission = self.submission
         alive = submission.place.states(list(submission.jobs))
         open_packs = {pack for job, packs in submission.jobs.items() if job in alive for pack in packs}
@@ -108,7 +106,9 @@ class Watch:
                 if self._missed[job] >= _MISSES:
                     self._missed[job] = 0
                     self._again(undone)
-        self._tell_failures()
+        reports = [submission.report(pack) for pack in range(len(submission.packs))]
+        self._tell_failures(reports)
+        view.show(reports, sum(map(len, submission.packs)))
         return waiting
 
     def _undone(self, pack: int) -> list[str]:
@@ -155,39 +155,16 @@ class Watch:
         store.resume()
         store.finish("failed", f"{ended}, and it got no further when tried again")
 
-    def _tell_failures(self) -> None:
-        for pack in range(len(self.submission.packs)):
-            finished = self.submission.report(pack).get("finished", 0)
-            if finished == self._finished[pack]:
+    def _tell_failures(self, reports: Sequence[dict[str, Any]]) -> None:
+        for pack, report in enumerate(reports):
+            if report.get("finished", 0) == self._finished[pack]:
                 continue
-            self._finished[pack] = finished
+            self._finished[pack] = report.get("finished", 0)
             for name in self.submission.packs[pack]:
                 if name not in self._told and self._status(name) in {"diverged", "failed"}:
                     self._told.add(name)
                     summary = read_summary(self.sweep / name)
                     self.console.print(f"{summary['status']}: {name}: {summary['reason']}", highlight=False)
-
-    def _progress(self) -> Progress:
-        return Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[shown]}"),
-            console=self.console,
-            disable=not self.console.is_terminal,
-            expand=True,
-        )
-
-    def _show(self, progress: Progress, task: Any) -> None:
-        reports = [self.submission.report(pack) for pack in range(len(self.submission.packs))]
-        begun = [report for report in reports if report]
-        work, total = sum(r["work"] for r in begun), sum(r["total"] for r in begun)
-        ranges = [r["metrics"]["nc1/train"] for r in begun if "nc1/train" in r["metrics"]]
-        shown = f"NC1 {min(x for x, _ in ranges):.2g} … {max(x for _, x in ranges):.2g}" if ranges else ""
-        finished = sum(r["finished"] for r in begun)
-        description = f"{finished}/{sum(map(len, self.submission.packs))} runs"
-        progress.update(task, completed=work, total=total or None, description=description, shown=shown)
 
     def _leave(self, by: signal.Signals) -> NoReturn:
         """Detach or cancel, as the user wishes; nobody to ask: this machine's jobs end, a cluster's stay."""

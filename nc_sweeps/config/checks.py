@@ -176,8 +176,8 @@ class _Checks:
         self._choice("optimized_metric", selected_metrics(self.config))
 
     def figure(self) -> None:
-        keys = {name for name, _, _ in leaves(self.config)}
-        self._choice("figure.x", ("time", *sorted(keys)))
+        if self.config.figure.x != "time":
+            self._choice("figure.x", ("time", *sorted(name for name, _, _ in leaves(self.config))))
         for name in self.config.figure.y:
             if name not in METRICS:
                 raise ConfigError(f"figure.y={name}: no such metric; {one_of(name, tuple(METRICS))}")

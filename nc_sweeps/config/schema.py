@@ -267,16 +267,22 @@ def _matching(include: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[str, 
     return tuple(name for name in METRICS if matches(name, include) and not matches(name, exclude))
 
 
-def leaves(config: Any, prefix: str = "", role: str = "") -> Iterator[tuple[str, Any, str]]:
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     """Every key of a config as (dotted name, value, role), in the order of declaration."""
-    if dataclasses.is_dataclass(config):
-        for item in dataclasses.fields(config):
-            yield from leaves(getattr(config, item.name), f"{prefix}{item.name}.", item.metadata["role"])
-    elif isinstance(config, list) and config and dataclasses.is_dataclass(config[0]):
-        for index, entry in enumerate(config):
-            yield from leaves(entry, f"{prefix}{index}.", role)
-    else:
-        yield prefix.rstrip("."), config, role
+    for key, role in _roles(type(config)):  # type: ignore[arg-type] # a type can be hashed
+        value = getattr(config, key)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
+            for index, entry in enumerate(value):
+                yield from leaves(entry, f"{prefix}{key}.{index}.")
+        else:
+            yield prefix + key, value, role
+
+
+@cache  # ten thousand runs are asked for their keys at once
+def _roles(schema: type) -> tuple[tuple[str, str], ...]:
+    return tuple((item.name, item.metadata["role"]) for item in dataclasses.fields(schema))
 
 
 def fields_of(schema: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any]]]:

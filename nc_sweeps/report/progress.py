@@ -1,4 +1,4 @@
-"""Progress of a pack while it trains."""
+"""Progress of training."""
 
 import math
 from statistics import median
@@ -8,6 +8,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 _SHOWN = {"loss/train": "loss", "nc1/train": "NC1", "certificate/nc1_bound": "bound"}
+
+
+def bar(console: Console) -> Progress:
+    """Bars with the time left and a field ``shown`` for the metrics that matter; silent where there is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[shown]}"),
+        console=console,
+        disable=not console.is_terminal,
+        expand=True,
+    )
 
 
 class PackProgress:
@@ -21,17 +35,8 @@ class PackProgress:
         self.runs = self.finished_runs = 0
         self.latest = ""
         self.console = console
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[metrics]}"),
-            console=self.console,
-            disable=not self.console.is_terminal,
-            expand=True,
-        )
-        self.task = self.progress.add_task("", total=None, metrics="")
+        self.progress = bar(console)
+        self.task = self.progress.add_task("", total=None, shown="")
 
     def __enter__(self) -> "PackProgress":
         self.progress.start()
@@ -56,7 +61,7 @@ class PackProgress:
             if values:
                 shown.append(f"{label} {median(values):.2g}")
         self.latest = "  ".join(shown)
-        self.progress.update(self.task, advance=work, metrics=self.latest)
+        self.progress.update(self.task, advance=work, shown=self.latest)
 
     def finished(self, runs: int) -> None:
         """Take note of runs that came to their end."""

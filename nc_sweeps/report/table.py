@@ -48,7 +48,7 @@ def sweep_table(table: pl.DataFrame) -> Table:
     for heading in (*(names[key] for key in keys), "", *(COLUMNS[name] for name in metrics)):
         shown.add_column(heading, justify="right")
     for point in points.head(_MAX_POINTS).iter_rows(named=True):
-        cells = [f"[dim]{_number(point[f'{name} start'])}[/dim]\n{_number(point[f'{name} end'])}" for name in metrics]
+        cells = [f"[dim]{number(point[f'{name} start'])}[/dim]\n{number(point[f'{name} end'])}" for name in metrics]
         shown.add_row(*(str(point[key]) for key in keys), "[dim]start[/dim]\nend", *cells)
     return shown
 
@@ -58,7 +58,7 @@ def _mean_over_seeds(runs: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
     return runs.group_by(keys).agg(means).sort(keys) if keys else runs.select(means)
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
     """Two digits in at most six characters."""
     if value is None or math.isnan(value):
         return "–"

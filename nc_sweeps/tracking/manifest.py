@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from nc_sweeps.config import Variations, leaves, signature
 from nc_sweeps.errors import ConfigError, StoreError
-from nc_sweeps.pack import Job
+from nc_sweeps.job import Job
 from nc_sweeps.tracking import files
 
 _FOLDER = "manifest"

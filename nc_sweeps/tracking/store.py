@@ -214,7 +214,7 @@ def load_runs(directories: Sequence[Path]) -> pl.DataFrame:
         labels = {
             "signature": summary["signature"],
             "status": summary["status"],
-            **_flat(_read_yaml(directory, "config")),
+            **read_config(directory),
         }
         columns = (pl.lit(value).alias(name) for name, value in labels.items())
         frames.append(read_metrics(directory).select(*columns, pl.all()))
@@ -249,6 +249,19 @@ def read_summary(directory: Path) -> dict[str, Any]:
     return read_json(directory / "summary.json", {"signature", "status", "reason", "started", "metrics"})
 
 
+def read_config(directory: Path) -> dict[str, Any]:
+    """A run's configuration, every key by its dotted name; lists as JSON.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    path = directory / "config.yaml"
+    try:
+        return _flat(OmegaConf.to_container(OmegaConf.load(path)))
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise StoreError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+
+
 @cache
 def environment() -> dict[str, Any]:
     """Versions of what produced the numbers, the git commit of this code (None outside a checkout), and the host."""
@@ -276,16 +289,7 @@ def _git_commit() -> str | None:
         return None
 
 
-def _read_yaml(directory: Path, name: str) -> Any:
-    path = directory / f"{name}.yaml"
-    try:
-        return OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
-        raise StoreError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
-
-
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Every key of a stored configuration by its dotted name; lists as JSON."""
     if isinstance(config, dict):
         return {k: v for name, value in config.items() for k, v in _flat(value, f"{prefix}{name}.").items()}
     return {prefix.rstrip("."): json.dumps(config) if isinstance(config, list) else config}

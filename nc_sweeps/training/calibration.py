@@ -21,6 +21,7 @@ from nc_sweeps.training.snapshot import Snapshot
 
 _STEPS = 2**40  # more than are ever taken
 _TIMED_SECONDS = 0.05
+_RUNS = 4  # whose steps are timed together, as those of a sweep are taken
 _REPEATS = 7  # of which the least counts: what else the machine does only adds
 
 
@@ -73,14 +74,14 @@ def _snapshot(size: Size, runs: int) -> Snapshot:
 
 
 def _seconds_a_step(size: Size) -> float:
-    state = _snapshot(size, 1)
+    state = _snapshot(size, _RUNS)
 
     def steps(count: int) -> None:
         state.flow.advance(state.ensemble, state.X, state.Y, 0, count)
 
     steps(1)
     count = max(1, int(_TIMED_SECONDS / _seconds(lambda: steps(3)) * 3))
-    return min(_seconds(lambda: steps(count)) for _ in range(_REPEATS)) / count
+    return min(_seconds(lambda: steps(count)) for _ in range(_REPEATS)) / (count * _RUNS)
 
 
 def _seconds_a_measurement(size: Size, runs: int) -> float:

@@ -41,11 +41,11 @@ def run(environment, tmp_path):
 
 
 def test_a_sweep_of_mixed_widths_has_a_gpu_for_each_pack_and_the_numbers_of_this_machine(run, tmp_path):
-    sweep = ["width.particles=8,12,16,20", "seed=range(4)"]
+    sweep = ["width.particles=8,12,16,20", "seed=range(16)"]
     done = run(command("hydra/launcher=slurm", *CLUSTER, *sweep, "hydra.launcher.array_parallelism=8"))
     assert done.returncode == 0, done.stderr
-    assert "16 runs in 8 packs" in done.stderr
-    assert "16 runs: 16 completed" in done.stderr
+    assert "64 runs in 8 packs" in done.stderr
+    assert "64 runs: 64 completed" in done.stderr
     reports = [json.loads(path.read_text()) for path in tmp_path.glob("results/sweep/.launch/*/pack-*.json")]
     assert len(reports) == 8
     assert all(report["gpus"] in {"0", "1"} and report["node"] in NODES for report in reports)

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import polars as pl
 import psutil
 import pytest
 from polars.testing import assert_frame_equal
@@ -37,11 +38,16 @@ def nc_sweep(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed_sweep(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     command = [sys.executable, "-m", "nc_sweeps", *SWEEP, "name=sweep"]
     subprocess.run(command, cwd=folder, capture_output=True, check=True)
-    return nc_sweeps.load_sweep(folder / "results" / "sweep").drop("seconds")
+    return folder / "results" / "sweep"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(undisturbed_sweep):
+    return nc_sweeps.load_sweep(undisturbed_sweep).drop("seconds")
 
 
 def wait_for(condition, seconds=120):
@@ -168,3 +174,29 @@ def test_a_sweep_is_launched_where_there_is_no_git(tmp_path):
     environment = os.environ | {"PATH": str(Path(sys.executable).parent)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_runs_are_shown_compared_and_asked_for(nc_sweep, undisturbed_sweep, undisturbed):
+    runs = [path.parent for path in sorted(undisturbed_sweep.glob("*/summary.json"))]
+    last = undisturbed.group_by("signature", maintain_order=True).last()
+    shown = nc_sweep("show", str(runs[0]))
+    assert shown.returncode == 0, shown.stderr
+    assert "completed" in shown.stdout
+    assert "particles: 60" in shown.stdout
+    assert f"{last['loss/train'][0]:.2g}" in next(line for line in shown.stdout.splitlines() if "loss/train" in line)
+    compared = nc_sweep("compare", *map(str, runs[:2]))
+    lines = compared.stdout.splitlines()
+    assert [line.split()[1:] for line in lines if line.split()[:1] == ["seed"]] == [[str(x) for x in last["seed"][:2]]]
+    assert not any("width.particles" in line for line in lines)
+
+    answer = nc_sweep("query", str(undisturbed_sweep), 'select seed, "nc1/train" from runs order by seed')
+    assert_frame_equal(
+        pl.read_csv(answer.stdout.encode()), last.select("seed", "nc1/train").sort("seed"), rel_tol=1e-12
+    )
+    for bad, told in (("select nothing from runs", "nothing"), ("select from", "query: ")):
+        refused = nc_sweep("query", str(undisturbed_sweep), bad)
+        assert refused.returncode == 1
+        assert told in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+    nowhere = nc_sweep("show", "nowhere")
+    assert (nowhere.returncode, len(nowhere.stderr.splitlines())) == (1, 1)

@@ -9,7 +9,8 @@ from rich.console import Console
 from nc_sweeps.report.axes import axes, short_names
 from nc_sweeps.report.figures import sweep_figure
 from nc_sweeps.report.progress import PackProgress
-from nc_sweeps.report.table import _number, sweep_table
+from nc_sweeps.report.runs import sparkline
+from nc_sweeps.report.table import number, sweep_table
 
 
 def sweep(widths=(8, 16), margins=(-0.1, 0.3), seeds=(0, 1)):
@@ -87,7 +88,7 @@ def test_table_of_one_run_and_of_many():
     ],
 )
 def test_numbers_are_short(value, text):
-    assert _number(value) == text
+    assert number(value) == text
 
 
 def test_figure_draws_the_geometric_mean_of_each_choice():
@@ -135,3 +136,10 @@ def test_progress_speaks_in_lines_where_there_is_no_terminal(capsys):
         progress.advance(200, {"loss/train": [0.5, 0.1, 0.3], "nc1/train": [float("nan"), 0.2]})
         progress.finished(2)
     assert capsys.readouterr().err == "2/3 runs trained: loss 0.3  NC1 0.2\n"
+
+
+def test_a_sparkline_is_logarithmic_and_leaves_gaps():
+    assert sparkline([1.0, 1e-1, 1e-2, 1e-7]) == "█▇▆▁"
+    assert sparkline([0.0, 1.0, float("nan"), 1.0]) == " ▁ ▁"
+    assert sparkline([0.0]) == ""
+    assert len(sparkline([1.0] * 1000)) <= 41

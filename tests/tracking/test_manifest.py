@@ -7,7 +7,7 @@ import pytest
 
 from nc_sweeps.config import signature
 from nc_sweeps.errors import StoreError
-from nc_sweeps.pack import Job
+from nc_sweeps.job import Job
 from nc_sweeps.tracking import manifest
 from tests.conftest import tiny
 

@@ -12,9 +12,10 @@ from torch.profiler import ProfilerActivity, profile
 from nc_sweeps.dynamics.flow import Flow, Hyperparameters
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
+from nc_sweeps.job import Job
 from nc_sweeps.models.activations import ACTIVATIONS
 from nc_sweeps.models.mean_field import initial_ensemble
-from nc_sweeps.pack import Job, Pack
+from nc_sweeps.pack import Pack
 from nc_sweeps.tracking.store import RunStore
 from nc_sweeps.train import main
 from tests.conftest import TINY, Silence, tiny

@@ -12,8 +12,9 @@ from polars.testing import assert_frame_equal
 from nc_sweeps.config import DATASETS, ensemble_key, signature
 from nc_sweeps.data import load
 from nc_sweeps.errors import ConfigError
+from nc_sweeps.job import Job
 from nc_sweeps.metrics.catalogue import METRICS
-from nc_sweeps.pack import Job, Pack
+from nc_sweeps.pack import Pack
 from nc_sweeps.tracking.store import read_metrics
 from nc_sweeps.training import engine
 from nc_sweeps.training.engine import Ensemble, Run

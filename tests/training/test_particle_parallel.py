@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from nc_sweeps.config import signature
 from nc_sweeps.errors import ConfigError
+from nc_sweeps.job import Job
 from nc_sweeps.models.shard import Shard
-from nc_sweeps.pack import Job, Pack
+from nc_sweeps.pack import Pack
 from nc_sweeps.tracking import manifest
 from nc_sweeps.tracking.store import read_metrics, read_summary
 from tests.conftest import Silence, tiny

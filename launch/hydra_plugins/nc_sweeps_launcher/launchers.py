@@ -18,7 +18,7 @@ from hydra_plugins.nc_sweeps_launcher.composer import SweepComposer, output_dire
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 if TYPE_CHECKING:
-    from nc_sweeps.pack import Job
+    from nc_sweeps.job import Job
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class _PackLauncher(Launcher):
         for key in ("runs_per_gpu", "max_runs_per_pack"):
             if self.settings[key] is not None and self.settings[key] < 1:
                 raise HydraException(f"hydra.launcher.{key}={self.settings[key]}: must be at least 1, or null")
-        from nc_sweeps.pack import Job
+        from nc_sweeps.job import Job
 
         jobs = []
         for overrides in job_overrides:

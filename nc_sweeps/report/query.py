@@ -1,0 +1,49 @@
+"""Questions to a sweep in SQL."""
+
+from pathlib import Path
+
+import polars as pl
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from nc_sweeps.errors import ConfigError
+from nc_sweeps.report.table import number
+from nc_sweeps.tracking.store import load_sweep
+
+#: Most rows of an answer in a terminal.
+MAX_ROWS = 200
+
+
+def query(directory: Path, question: str) -> pl.DataFrame:
+    """Answer a question in SQL.
+
+    Args:
+        directory: of the sweep.
+        question: a ``SELECT`` from ``measurements``, the table of :func:`nc_sweeps.load_sweep`, or from ``runs``, the
+            last row of each run.
+
+    Raises:
+        StoreError: the folder holds no runs, or a file cannot be read.
+        ConfigError: the question cannot be answered.
+    """
+    measurements = load_sweep(directory)
+    runs = measurements.group_by("signature", maintain_order=True).last()
+    try:
+        return pl.SQLContext(runs=runs, measurements=measurements).execute(question, eager=True)
+    except pl.exceptions.PolarsError as error:
+        told = str(error).splitlines()[0]
+        raise ConfigError(
+            f'query: {told} (tables: runs, measurements; names as in "nc1/train" in double quotes)'
+        ) from error
+
+
+def shown(answer: pl.DataFrame) -> Table:
+    """An answer for a terminal."""
+    more = f"… and {answer.height - MAX_ROWS} more rows" if answer.height > MAX_ROWS else None
+    table = Table(box=box.SIMPLE_HEAD, caption=more)
+    for name, kind in answer.schema.items():
+        table.add_column(name, justify="right" if kind.is_numeric() else "left", overflow="fold")
+    for row in answer.head(MAX_ROWS).iter_rows():
+        table.add_row(*(number(cell) if isinstance(cell, float) or cell is None else Text(str(cell)) for cell in row))
+    return table
