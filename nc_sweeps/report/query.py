@@ -32,7 +32,7 @@ def query(directory: Path, question: str) -> pl.DataFrame:
     try:
         return pl.SQLContext(runs=runs, measurements=measurements).execute(question, eager=True)
     except pl.exceptions.PolarsError as error:
-        told = str(error).splitlines()[0]
+        told = str(error).splitlines()[0].split("; valid columns")[0]
         raise ConfigError(
             f'query: {told} (tables: runs, measurements; names as in "nc1/train" in double quotes)'
         ) from error

@@ -15,7 +15,7 @@ from rich.text import Text
 from nc_sweeps.errors import StoreError
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
 from nc_sweeps.report.table import COLUMNS, number
-from nc_sweeps.tracking.store import is_measured, load_runs, read_metrics, read_summary
+from nc_sweeps.tracking.store import is_measured, load_runs, read_config, read_metrics, read_summary
 
 _SHOWN = (
     "loss/train",
