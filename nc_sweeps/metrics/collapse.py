@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nc_sweeps.metrics.centring import centred
-from nc_sweeps.metrics.statistics import ClassStatistics
+from nc_sweeps.metrics.statistics import ClassStatistics, mean_deviations
 
 
 def nc1(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
@@ -53,7 +53,7 @@ def nc1_pseudo_inverse(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
     """
     counts = statistics.counts
     samples = counts.sum(dim=-1)
-    C = (counts / samples.unsqueeze(-1)).sqrt().unsqueeze(-1) * _centred_on_samples(statistics)  # Σ_B = CᵀC
+    C = (counts / samples.unsqueeze(-1)).sqrt().unsqueeze(-1) * mean_deviations(statistics)  # Σ_B = CᵀC
     # LAPACK refuses a whole batch for one infinity or NaN; those runs get rank 0.
     C = C.where(C.isfinite().flatten(-2).all(dim=-1)[..., None, None], 0.0)
     _, singular, directions = torch.linalg.svd(C, full_matrices=False)
@@ -193,19 +193,9 @@ def disagreements(
     return (F.argmax(dim=-1) != nearest.indices).double().where(defined, torch.nan)
 
 
-def _centred_on_samples(statistics: ClassStatistics) -> Float[Tensor, "*run q p"]:
-    r""":math:`\mu_k - \mu`, differenced against the largest class: a common offset costs no digits, and means that are
-    all equal give exactly zero. Meaningless for classes without samples.
-    """
-    largest = statistics.counts.argmax(dim=-1)[..., None, None]
-    differences = statistics.means - statistics.means.take_along_dim(largest, dim=-2)
-    weights = statistics.counts / statistics.counts.sum(dim=-1, keepdim=True)
-    return differences - (weights.unsqueeze(-1) * differences).sum(dim=-2, keepdim=True)
-
-
 def _within_and_between(statistics: ClassStatistics) -> tuple[Float[Tensor, "*run"], Float[Tensor, "*run"]]:
     r""":math:`\|H_w\|_F^2 = n\operatorname{tr}\Sigma_W` and :math:`\|H_b\|_F^2 = n\operatorname{tr}\Sigma_B`."""
-    distances = _centred_on_samples(statistics).square().sum(dim=-1)
+    distances = mean_deviations(statistics).square().sum(dim=-1)
     return statistics.sums_of_squares.sum(dim=-1), (statistics.counts * distances).sum(dim=-1)
 
 

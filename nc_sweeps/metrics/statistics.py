@@ -79,6 +79,18 @@ def merge(a: ClassStatistics, b: ClassStatistics) -> ClassStatistics:
     )
 
 
+def mean_deviations(statistics: ClassStatistics) -> Float[Tensor, "*run q p"]:
+    r""":math:`\mu_k - \mu`, the class means from the mean of all samples; meaningless for classes without samples.
+
+    Differenced against the largest class: a common offset costs no digits, and means that are all equal give exactly
+    zero.
+    """
+    largest = statistics.counts.argmax(dim=-1)[..., None, None]
+    differences = statistics.means - statistics.means.take_along_dim(largest, dim=-2)
+    weights = statistics.counts / statistics.counts.sum(dim=-1, keepdim=True)
+    return differences - (weights.unsqueeze(-1) * differences).sum(dim=-2, keepdim=True)
+
+
 # Indexing by label, over all runs at once: a product with one-hot labels would cost q/p of the scatter matrix.
 
 

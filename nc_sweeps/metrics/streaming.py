@@ -49,6 +49,14 @@ _OF_FEATURES_AND_HEAD: tuple[Callable[[ClassStatistics, Tensor], Tensor], ...] =
 )
 
 
+def measures(statistics: ClassStatistics, W: Tensor | None = None) -> dict[str, Tensor]:
+    """NC1, NC2 and, with a head W (p q), NC3 by the name of their function in :mod:`nc_sweeps.metrics.collapse`."""
+    values = {measure.__name__: measure(statistics) for measure in _OF_FEATURES}
+    if W is not None:
+        values |= {measure.__name__: measure(statistics, W) for measure in _OF_FEATURES_AND_HEAD}
+    return values
+
+
 class _DoublePrecision(Metric):
     """A metric whose states follow a change of device and ignore one of precision, in which collapse would drown."""
 
@@ -128,17 +136,15 @@ class NeuralCollapse(_DoublePrecision):
         Raises:
             ValueError: the head is not (p q).
         """
-        statistics = self.statistics
-        values = {measure.__name__: measure(statistics) for measure in _OF_FEATURES}
-        if self.head is not None:
-            W = self.head().detach()
-            if W.shape != (self.dimension, self.classes):
-                raise ValueError(
-                    f"head: expected W of shape {(self.dimension, self.classes)}, not {tuple(W.shape)}; the weight of "
-                    "a torch.nn.Linear is its transpose"
-                )
-            values |= {measure.__name__: measure(statistics, W) for measure in _OF_FEATURES_AND_HEAD}
-        return values
+        if self.head is None:
+            return measures(self.statistics)
+        W = self.head().detach()
+        if W.shape != (self.dimension, self.classes):
+            raise ValueError(
+                f"head: expected W of shape {(self.dimension, self.classes)}, not {tuple(W.shape)}; the weight of "
+                "a torch.nn.Linear is its transpose"
+            )
+        return measures(self.statistics, W)
 
 
 class NearestClassCentre(_DoublePrecision):

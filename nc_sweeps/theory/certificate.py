@@ -22,6 +22,9 @@ and the maximum is attained: at :math:`\sqrt{\ell_b} = \ell + \varrho` where all
 
 A head bias, :math:`F = \gamma H W + 1 b^\top`, changes none of this if r holds it. But W then tends to rank q − 1 and B
 grows without bound; :func:`centred_head_bound` stays useful.
+
+Nothing but class statistics of H and r enters, so the certificate of any number of samples is had from one pass over
+them: :func:`certificate_of_statistics`.
 """
 
 from dataclasses import dataclass
@@ -30,7 +33,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nc_sweeps.metrics.centring import centred, square_norm, within_class
+from nc_sweeps.metrics.centring import square_norm
+from nc_sweeps.metrics.statistics import ClassStatistics, class_statistics, mean_deviations
 
 
 @dataclass(frozen=True)
@@ -69,26 +73,48 @@ def certificate(
         gamma: output scale.
         bias: b of the head. With one, ``nc1_bound`` is the smaller of the two bounds that hold.
     """
-    scale = gamma[..., None, None]
-    r = scale * (H @ W) - Y + (0.0 if bias is None else bias[..., None, :])
-    B = torch.linalg.pinv(W).mT
-    features = centred(H)
-    unseen = square_norm(within_class(features - (features @ W) @ B.mT, Y))
-    target = centred(Y) @ B.mT
-    T = square_norm(target)  # γ² times the T of the text: γ² moves to the numerator of ϱ
+    r = gamma[..., None, None] * (H @ W) - Y + (0.0 if bias is None else bias[..., None, :])
+    return certificate_of_statistics(
+        class_statistics(H, Y), class_statistics(r, Y), W, gamma, has_bias=bias is not None
+    )
 
-    loss_term = square_norm(centred(r) @ B.mT) / T
+
+def certificate_of_statistics(
+    features: ClassStatistics,
+    residuals: ClassStatistics,
+    W: Float[Tensor, "*run p q"],
+    gamma: Float[Tensor, "*run"],
+    *,
+    has_bias: bool = False,
+) -> Certificate:
+    r"""The certificate of the samples that two statistics are of.
+
+    Args:
+        features: of H.
+        residuals: of r = F − Y, the bias of the head included.
+        W, gamma: as in :func:`certificate`, float64.
+        has_bias: whether the head has one; ``nc1_bound`` is then the smaller of the two bounds that hold.
+    """
+    counts = features.counts.unsqueeze(-1)
+    B = torch.linalg.pinv(W).mT
+    unseen = _trace_beyond(features.scatter, W, B)
+    target = _targets(features.counts, B.mT)
+    T = (counts * target.square()).sum(dim=(-2, -1))  # γ² times the T of the text: γ² moves to the numerator of ϱ
+
+    loss_term = _square_norm_through(residuals, B.mT) / T
     range_term = gamma.square() * unseen / T
-    cosine_squared = (features * target).sum(dim=(-2, -1)).square() / (square_norm(features) * T)
+    deviations = mean_deviations(features)
+    inner = (counts * deviations * target).sum(dim=(-2, -1))
+    variation = features.sums_of_squares.sum(dim=-1) + (counts * deviations.square()).sum(dim=(-2, -1))
     nc1_bound = worst_nc1(loss_term, range_term)
-    if bias is not None:
-        nc1_bound = torch.minimum(nc1_bound, centred_head_bound(H, W, r, Y, gamma))
+    if has_bias:
+        nc1_bound = torch.minimum(nc1_bound, centred_head_bound(features, residuals, W, gamma))
     return Certificate(
         nc1_bound=nc1_bound,
         loss_term=loss_term,
         range_term=range_term,
-        closed_form=_closed_form(unseen, W, r, Y, gamma),
-        angle=1.0 - cosine_squared,
+        closed_form=_closed_form(unseen, W, residuals, gamma),
+        angle=1.0 - inner.square() / (variation * T),
     )
 
 
@@ -108,10 +134,9 @@ def worst_nc1(loss_term: Float[Tensor, "*run"], range_term: Float[Tensor, "*run"
 
 
 def centred_head_bound(
-    H: Float[Tensor, "*run n p"],
+    features: ClassStatistics,
+    residuals: ClassStatistics,
     W: Float[Tensor, "*run p q"],
-    r: Float[Tensor, "*run n q"],
-    Y: Float[Tensor, "*run n q"],
     gamma: Float[Tensor, "*run"],
 ) -> Float[Tensor, "*run"]:
     r"""Upper bound of NC1 that a head of rank q − 1 does not spoil. With :math:`\bar W = W(I - 11^\top/q)`,
@@ -124,16 +149,42 @@ def centred_head_bound(
     valid with a bias and without; 1 where the right-hand side is larger or undefined.
 
     Args:
-        H, W, Y, gamma: as in :func:`certificate`.
-        r: residual F − Y, with the bias.
+        features, residuals, W, gamma: as in :func:`certificate_of_statistics`.
     """
+    counts = features.counts.unsqueeze(-1)
     centred_head = W - W.mean(dim=-1, keepdim=True)
     C = _pinv_of_rank(centred_head, W.shape[-1] - 1)
-    hidden = centred(H)
-    hidden = hidden - (hidden @ centred_head) @ C
-    numerator = square_norm(centred(r) @ C) + gamma.square() * square_norm(hidden)
-    bound = numerator / square_norm(centred(Y) @ C)
+    deviations = mean_deviations(features)
+    hidden_means = deviations - (deviations @ centred_head) @ C
+    hidden = _trace_beyond(features.scatter, centred_head, C.mT) + (counts * hidden_means.square()).sum(dim=(-2, -1))
+    numerator = _square_norm_through(residuals, C) + gamma.square() * hidden
+    bound = numerator / (counts * _targets(features.counts, C).square()).sum(dim=(-2, -1))
     return torch.where(bound < 1.0, bound, 1.0)
+
+
+def _targets(counts: Float[Tensor, "*run q"], Z: Float[Tensor, "*run q k"]) -> Float[Tensor, "*run q k"]:
+    r"""The rows of :math:`\tilde Y Z`, one a class."""
+    weights = counts / counts.sum(dim=-1, keepdim=True)
+    return Z - (weights.unsqueeze(-1) * Z).sum(dim=-2, keepdim=True)
+
+
+def _square_norm_through(residuals: ClassStatistics, Z: Float[Tensor, "*run q k"]) -> Float[Tensor, "*run"]:
+    r""":math:`\|\tilde r Z\|_F^2`."""
+    within = (residuals.scatter @ Z * Z).sum(dim=(-2, -1)).clamp(min=0.0)
+    between = (mean_deviations(residuals) @ Z).square()
+    return within + (residuals.counts.unsqueeze(-1) * between).sum(dim=(-2, -1))
+
+
+def _trace_beyond(
+    scatter: Float[Tensor, "*run p p"], W: Float[Tensor, "*run p q"], B: Float[Tensor, "*run p q"]
+) -> Float[Tensor, "*run"]:
+    r""":math:`\|H_w(I - WB^\top)\|_F^2` from :math:`H_w^\top H_w`.
+
+    A difference: right to rounding of :math:`\|H_w\|_F^2`, hence of the NC1 that is bounded.
+    """
+    right = scatter - (scatter @ W) @ B.mT
+    both = right - B @ (W.mT @ right)
+    return both.diagonal(dim1=-2, dim2=-1).sum(dim=-1).clamp(min=0.0)
 
 
 def _pinv_of_rank(Z: Float[Tensor, "*run p q"], rank: int) -> Float[Tensor, "*run q p"]:
@@ -146,8 +197,7 @@ def _pinv_of_rank(Z: Float[Tensor, "*run p q"], rank: int) -> Float[Tensor, "*ru
 def _closed_form(
     unseen: Float[Tensor, "*run"],
     W: Float[Tensor, "*run p q"],
-    r: Float[Tensor, "*run n q"],
-    Y: Float[Tensor, "*run n q"],
+    residuals: ClassStatistics,
     gamma: Float[Tensor, "*run"],
 ) -> Float[Tensor, "*run"]:
     r"""With :math:`\kappa = \sigma_{max}/\sigma_{min}`, :math:`c = n/(n - \sum_k n_k^2/n)`, the smallest of 1,
@@ -162,17 +212,19 @@ def _closed_form(
     R = λ_ρH + (γ/n)K r Wᵀ is the second-layer gradient contracted with the features; since Wᵀ(I − P) = 0, the
     gradient's part R(I − P)/λ_ρ is H(I − P) itself, which needs no division by λ_ρ: ``unseen`` is ‖Q_w‖².
     """
-    n = Y.shape[-2]
+    counts = residuals.counts
+    n = counts.sum(dim=-1)
     singular = torch.linalg.svdvals(W)
     largest, smallest = singular[..., 0], singular[..., -1]
     kappa_squared = (largest / smallest).square()
-    c = n / (n - Y.sum(dim=-2).square().sum(dim=-1) / n)
+    c = n / (n - counts.square().sum(dim=-1) / n)
     hidden = gamma.square() * largest.square() / n * unseen
-    r_w = within_class(r, Y)
+    within = residuals.sums_of_squares.sum(dim=-1)
+    total = within + (counts.unsqueeze(-1) * residuals.means.square()).sum(dim=(-2, -1))
 
-    simple = c * (kappa_squared * square_norm(r) / n + hidden)
-    A = c * (kappa_squared * square_norm(r_w) / n + hidden)
-    between = c * kappa_squared * square_norm(centred(r) - r_w) / n
+    simple = c * (kappa_squared * total / n + hidden)
+    A = c * (kappa_squared * within / n + hidden)
+    between = c * kappa_squared * square_norm(counts.sqrt().unsqueeze(-1) * mean_deviations(residuals)) / n
     split = torch.where(between < 1.0, A / (A + (1.0 - between.sqrt()).square()), 1.0)
     vacuous = smallest == 0.0
     return torch.where(vacuous, 1.0, torch.minimum(simple, split).clamp(max=1.0))

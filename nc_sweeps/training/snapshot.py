@@ -17,7 +17,7 @@ from nc_sweeps.metrics.errors import mean_square_loss
 from nc_sweeps.metrics.statistics import ClassStatistics, class_statistics
 from nc_sweeps.models.mean_field import MeanFieldEnsemble
 from nc_sweeps.theory import free_energy, paper_bounds
-from nc_sweeps.theory.certificate import Certificate, certificate
+from nc_sweeps.theory.certificate import Certificate, certificate_of_statistics
 from nc_sweeps.theory.dual import OracleError
 from nc_sweeps.theory.gibbs import GibbsOracle
 from nc_sweeps.theory.imbalance import imbalance
@@ -127,7 +127,8 @@ class Snapshot:
     @cached_property
     def certificate(self) -> Certificate:
         """The certificate of the training features."""
-        return certificate(self.H, self.W, self.targets[0], self.gamma)
+        Y = self.targets[0]
+        return certificate_of_statistics(self.statistics, class_statistics(self.F - Y, Y), self.W, self.gamma)
 
     @cached_property
     def second_moment(self) -> Float[Tensor, "run p p"]:

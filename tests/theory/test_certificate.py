@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from nc_sweeps.dynamics.gradients import loss_gradients
 from nc_sweeps.metrics.centring import centred, square_norm, within_class
 from nc_sweeps.metrics.collapse import nc1
-from nc_sweeps.metrics.statistics import class_statistics
-from nc_sweeps.theory.certificate import certificate, worst_nc1
+from nc_sweeps.metrics.statistics import class_statistics, merge
+from nc_sweeps.theory.certificate import centred_head_bound, certificate, certificate_of_statistics, worst_nc1
 from tests.models.test_mean_field import ensemble_of
 
 
@@ -64,7 +64,8 @@ def test_gradient_ascent_attains_the_bound():
     optimiser = torch.optim.Adam([H, W], lr=0.02)
     worst = 0.0
     for _ in range(1500):
-        ratio = nc1(class_statistics(H, Y)) / certificate(H, W, Y, gamma).nc1_bound
+        features, residuals = (class_statistics(Z, Y) for Z in (H, gamma[:, None, None] * (H @ W) - Y))
+        ratio = nc1(features) / certificate_of_statistics(features, residuals, W, gamma).nc1_bound
         worst = max(worst, float(ratio.detach().max()))
         optimiser.zero_grad()
         (-ratio.sum()).backward()
@@ -107,6 +108,50 @@ def test_certificate_in_numpy():
     assert float(found.range_term) == pytest.approx(gamma**2 * np.sum(within(Q) ** 2) / T, rel=1e-12)
     inner = np.sum(centre(H) * (centre(Y) @ B.T))
     assert float(found.angle) == pytest.approx(1 - inner**2 / (np.sum(centre(H) ** 2) * T), rel=1e-12)
+
+
+def test_the_bound_of_a_centred_head_in_numpy():
+    rng = np.random.default_rng(4)
+    labels = np.array([0, 0, 0, 1, 1, 2, 2])
+    Y, W, bias, gamma = np.eye(3)[labels], rng.standard_normal((5, 3)), rng.standard_normal(3), 1.7
+    C = np.linalg.pinv(W - W.mean(axis=1, keepdims=True), rcond=1e-10)
+    H = (Y - 1 / 3) @ C / gamma + 0.05 * rng.standard_normal((7, 5))
+    r = gamma * H @ W + bias - Y
+
+    def centre(Z):
+        return Z - Z.mean(axis=0)
+
+    P = (W - W.mean(axis=1, keepdims=True)) @ C
+    hidden = np.sum((centre(H) @ (np.eye(5) - P)) ** 2)
+    expected = (np.sum((centre(r) @ C) ** 2) + gamma**2 * hidden) / np.sum((centre(Y) @ C) ** 2)
+    assert expected < 0.9
+    features, residuals = (class_statistics(torch.tensor(Z), torch.tensor(Y)) for Z in (H, r))
+    found = centred_head_bound(features, residuals, torch.tensor(W), torch.tensor(gamma, dtype=torch.float64))
+    assert float(found) == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_statistics_of_batches_give_the_certificate_of_all_samples(has_bias):
+    """Collapsed to 1e-6 far from the origin, where moments about zero would have no digit left."""
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.cat([torch.arange(4), torch.randint(4, (56,), generator=generator)])
+    Y = torch.nn.functional.one_hot(labels, 4).double()
+    W = torch.randn(9, 4, dtype=torch.float64, generator=generator)
+    offset = 1e3 * torch.randn(9, dtype=torch.float64, generator=generator)
+    Z = Y @ torch.linalg.pinv(W) / 0.7 + 1e-6 * torch.randn(60, 9, dtype=torch.float64, generator=generator)
+    H, gamma = Z + offset, torch.tensor(0.7, dtype=torch.float64)
+    bias = -0.7 * offset @ W
+    r = 0.7 * H @ W + bias - Y
+    features, residuals = (class_statistics(H[:7], Y[:7]), class_statistics(r[:7], Y[:7]))
+    for part in (slice(7, 8), slice(8, 50), slice(50, 60)):
+        features = merge(features, class_statistics(H[part], Y[part]))
+        residuals = merge(residuals, class_statistics(r[part], Y[part]))
+    found = certificate_of_statistics(features, residuals, W, gamma, has_bias=has_bias)
+    expected = certificate(Z, W, Y, gamma, torch.zeros(4, dtype=torch.float64) if has_bias else None)
+    assert float(expected.nc1_bound) < 1e-10
+    for name in ("nc1_bound", "loss_term", "range_term"):
+        # Features at 1e3 are stored to 1e-13, their deviations of 1e-6 to 1e-7; without a bias r is the same.
+        assert float(getattr(found, name)) == pytest.approx(float(getattr(expected, name)), rel=1e-5), name
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 3.0])

@@ -124,8 +124,9 @@ def test_the_centred_head_saves_the_bound_of_a_head_with_a_bias():
     gamma, bias = torch.ones(1, dtype=torch.float64), torch.full((1, q), 1 / q, dtype=torch.float64)
     measured = float(nc1(class_statistics(H, Y)))
     plain, with_bias = certificate(H, W, Y, gamma), certificate(H, W, Y, gamma, bias)
-    r = H @ W + bias[:, None] - Y
-    assert float(with_bias.nc1_bound) == pytest.approx(float(centred_head_bound(H, W, r, Y, gamma)), rel=1e-12)
+    features, residuals = (class_statistics(Z, Y) for Z in (H, H @ W + bias[:, None] - Y))
+    bound = centred_head_bound(features, residuals, W, gamma)
+    assert float(with_bias.nc1_bound) == pytest.approx(float(bound), rel=1e-12)
     assert measured < float(with_bias.nc1_bound) < 1.2 * measured
     assert float(plain.nc1_bound) > 100 * measured
     assert float(plain.closed_form) == 1.0
