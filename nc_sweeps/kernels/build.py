@@ -4,7 +4,6 @@ The library is plain C++ with a C interface, so that neither PyTorch's headers n
 seconds by any GCC or Clang, and several processes may build it at once, since the finished file is moved into place.
 """
 
-import atexit
 import ctypes
 import hashlib
 import os
@@ -13,8 +12,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from functools import cache
+from functools import cache as once
 from pathlib import Path
+
+from nc_sweeps import cache
 
 _SOURCE = Path(__file__).with_name("flow.cpp")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
@@ -25,7 +26,7 @@ class BuildError(Exception):
     """The library cannot be built here; the message says why."""
 
 
-@cache
+@once
 def library() -> ctypes.CDLL | None:
     """The compiled library, or None, with one line on stderr that says why, where it cannot be had."""
     try:
@@ -45,7 +46,7 @@ def _built() -> Path:
     compiler = _compiler()
     version = _run([compiler, "--version"])
     key = hashlib.sha256("\0".join([_SOURCE.read_text(), *_FLAGS, version, _processor()]).encode()).hexdigest()[:16]
-    path = _folder() / f"flow-{key}.so"
+    path = cache.folder() / f"flow-{key}.so"
     if path.exists():
         return path
     print("nc-sweeps: compiling the step for this processor, once …", file=sys.stderr)
@@ -80,16 +81,3 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
-
-
-def _folder() -> Path:
-    """The user's cache, or a folder of this process where that cannot be written."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nc-sweeps"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        scratch = tempfile.mkdtemp(prefix="nc-sweeps-")
-        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-        return Path(scratch)

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from nc_sweeps import cache
 from nc_sweeps.kernels import build
 from tests.conftest import TINY
 
@@ -69,6 +70,6 @@ def test_what_is_built_is_kept(own_cache, tmp_path, monkeypatch, capsys):
 def test_a_cache_that_cannot_be_written_is_replaced_by_a_folder_of_the_process(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    folder = build._folder()
+    folder = cache.folder()
     assert folder.is_dir()
     assert tmp_path not in folder.parents
