@@ -114,7 +114,7 @@ class SweepCallback(Callback):
 
 
 def show_results(directories: Sequence[Path], x: str, y: Sequence[str]) -> bool:
-    """Print the table of a sweep, what went wrong, and where things lie; draw its picture.
+    """Print the table of a sweep, what went wrong, and where things lie; draw its picture and write its report.
 
     Args:
         directories: of its runs, at least one.
@@ -142,6 +142,11 @@ def show_results(directories: Sequence[Path], x: str, y: Sequence[str]) -> bool:
 
         sweep_figure(table, x, list(y)).save(sweep / "figure.svg")
         print(f"picture: {_shown(sweep / 'figure.svg')}")
+    if len(directories) > 1:
+        from nc_sweeps.report.digest import digest
+        from nc_sweeps.report.page import write_report
+
+        print(f"report: {_shown(write_report(digest(sweep)))}")
     print(f"results: {_shown(sweep if len(directories) > 1 else directories[0])}")
     return not bad
 

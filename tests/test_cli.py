@@ -129,6 +129,8 @@ def test_a_sweep_ends_with_a_table_and_its_files(run_command, tmp_path):
     assert "results: results/small" in done.stdout
     sweep = tmp_path / "results" / "small"
     assert (sweep / "figure.svg").read_text().startswith("<svg")
+    assert "report: results/small/report.html" in done.stdout
+    assert "margin" in (sweep / "report.html").read_text()
     assert len(manifest.jobs_of(sweep)) == 8
     table = nc_sweeps.load_sweep(sweep)
     assert set(table["width.particles"]) == {8, 16}

@@ -67,6 +67,26 @@ def query(
 
 
 @app.command()
+def report(
+    sweep: Sweep,
+    over: Annotated[str, typer.Option(help="key over whose values curves are averaged", metavar="KEY")] = "seed",
+    figures: Annotated[
+        Path | None, typer.Option(help="folder for the same charts as PDF, SVG and PNG, a column wide", metavar="DIR")
+    ] = None,
+) -> None:
+    """Write report.html of a sweep, running or not: one file with everything, to be opened in a browser."""
+    from nc_sweeps.report.digest import digest
+    from nc_sweeps.report.page import write_report
+
+    condensed = digest(sweep, over)
+    print(f"report: {write_report(condensed)}")
+    if figures:
+        from nc_sweeps.report.paper import write_figures
+
+        print(f"figures: {len(write_figures(condensed, figures))} in {figures}")
+
+
+@app.command()
 def attach(sweep: Sweep) -> None:
     """Wait for the latest submission of a sweep, as its launcher would have, and show the results."""
     from rich.console import Console

@@ -32,6 +32,29 @@ def _repeats(table: pl.DataFrame, key: str) -> bool:
     return table.filter(pl.col(key) != pl.col(original)).is_empty()
 
 
+def independent(table: pl.DataFrame, keys: Sequence[str]) -> list[str]:
+    """Of the keys those that no earlier one decides, as β decides a weight decay that is set to 1/β.
+
+    Args:
+        table: a row a run, or a row a measurement.
+        keys: of its configuration.
+    """
+    kept: list[str] = []
+    for key in keys:
+        if not any(_decides(table, earlier, key) for earlier in kept):
+            kept.append(key)
+    return kept
+
+
+def _decides(table: pl.DataFrame, earlier: str, key: str) -> bool:
+    values = table.select(earlier, key).unique().sort(earlier)
+    if values.height != values[earlier].n_unique():
+        return False
+    # Where every run has a value of its own, as in a random search, each key would decide all others.
+    repeats = values.height < (table["signature"].n_unique() if "signature" in table.columns else table.height)
+    return repeats or values[key].is_sorted() or values[key].is_sorted(descending=True)
+
+
 def short_names(keys: Sequence[str]) -> dict[str, str]:
     """Each key without its group, unless two keys would then be called the same."""
     tails = [key.rpartition(".")[2] for key in keys]

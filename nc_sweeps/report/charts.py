@@ -1,0 +1,305 @@
+"""The charts of a report: one description each, for the page and for paper.
+
+A chart names the columns it reads and holds no data: the page feeds it the rows that are chosen in the table, and
+:mod:`nc_sweeps.report.paper` all of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import altair as alt
+
+from nc_sweeps.report.digest import DISCRETE, Axis, Digest, Quantity
+
+#: Name of the rows that a chart is fed.
+DATA = "rows"
+
+_PALETTES = {
+    "light": {"text": "#1c2430", "muted": "#5b6675", "grid": "#dfe3e8", "extent": [0.0, 0.85], "accent": "#2b5fa8"},
+    "dark": {"text": "#e6e9ee", "muted": "#a3adba", "grid": "#333b46", "extent": [0.22, 1.0], "accent": "#8ab4f0"},
+}
+_MOST_DASHES = 5
+_DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart and what it reads.
+
+    Args:
+        name: of its file and of its place in the page.
+        title: what it shows.
+        description: the same in a sentence, for those who do not see it.
+        source: a row a run, or a row a measurement with the axes of its run.
+        fields: columns that it reads.
+        picture: without data.
+    """
+
+    name: str
+    title: str
+    description: str
+    source: Literal["runs", "curves"]
+    fields: Sequence[str]
+    picture: alt.LayerChart | alt.FacetChart
+
+    @property
+    def specification(self) -> dict[str, Any]:
+        """Vega-Lite, as wide as the place it is put into."""
+        # That the charts are valid is for the tests to find out; it takes a second.
+        picture = self.picture.properties(description=self.description)
+        specification: dict[str, Any] = picture.to_dict(validate=False)
+        del specification["config"]
+        return specification
+
+
+def theme(name: str) -> dict[str, Any]:
+    """Vega-Lite's configuration for ``light`` or ``dark``: colours that can be told apart without seeing hues."""
+    palette = _PALETTES[name]
+    lettering = {"labelColor": palette["muted"], "titleColor": palette["text"], "titleFontWeight": "normal"}
+    ramp = {"scheme": "viridis", "extent": palette["extent"]}
+    return {
+        "background": None,
+        "font": "system-ui, sans-serif",
+        "view": {"stroke": None},
+        "axis": {
+            **lettering,
+            "gridColor": palette["grid"],
+            "domainColor": palette["muted"],
+            "tickColor": palette["muted"],
+        },
+        "legend": {**lettering, "symbolStrokeWidth": 2.5},
+        "mark": {"color": palette["accent"]},
+        "rule": {"color": palette["muted"]},
+        "range": {"ordinal": ramp, "ramp": ramp, "heatmap": {"scheme": "viridis"}},
+    }
+
+
+def curve(digest: Digest, quantity: Quantity) -> Chart:
+    """A quantity along training: for each point of the sweep the mean over the averaged key, from least to most.
+
+    The mean is geometric on a logarithmic scale.
+    """
+    groups = [axis.field for axis in digest.groups]
+    value = f"datum['{quantity.field}']"
+    colour, dash = _colour_and_dash(digest)
+    encodings: dict[str, Any] = {"detail": [alt.Detail(f"{name}:N") for name in groups]}
+    if colour:
+        encodings["color"] = _colour(colour)
+    x = alt.X("time:Q", title="time t = Σ η", axis=_axis(True)).scale(type="log", nice=False)
+    y = _y("value", quantity.title, quantity.logarithmic)
+    tips = [alt.Tooltip(f"{axis.field}:N", title=axis.title) for axis in digest.groups]
+    tips += [
+        alt.Tooltip("time:Q", format=".3~g"),
+        alt.Tooltip("value:Q", title=quantity.title, format=".3~g"),
+        alt.Tooltip("runs:Q"),
+    ]
+    band = alt.Chart().mark_area(opacity=0.18, line=False).encode(x=x, y=y, y2="most:Q", **encodings)
+    band = band.transform_filter("datum.runs > 1").encode(y=_y("least", quantity.title, quantity.logarithmic))
+    lines = alt.Chart().mark_line(strokeWidth=1.8).encode(x=x, y=y, **encodings)
+    if dash:
+        lines = lines.encode(strokeDash=_dash(dash))
+    points = alt.Chart().mark_point(size=60, opacity=0).encode(x=x, y=y, tooltip=tips, **encodings)
+    picture = (
+        alt.layer(band, lines, points, data=alt.NamedData(DATA))
+        .transform_filter(_defined(value, quantity.logarithmic) + " && datum.time > 0")
+        .transform_calculate(level=f"log({value})" if quantity.logarithmic else value)
+        .transform_aggregate(
+            level="mean(level)",
+            least=f"min({quantity.field})",
+            most=f"max({quantity.field})",
+            time="mean(time)",
+            runs="count()",
+            groupby=[*groups, "point"],
+        )
+        .transform_calculate(value="exp(datum.level)" if quantity.logarithmic else "datum.level")
+        .properties(width="container", height=340)
+    )
+    fields = ["point", "time", *groups, quantity.field]
+    return Chart(f"curve-{quantity.field}", quantity.title, f"{quantity.title} against time", "curves", fields, picture)
+
+
+def at_the_end(digest: Digest, quantity: Quantity) -> Chart | None:
+    """The last values of a quantity: a heat map over two axes, or a line over one; None where nothing was varied."""
+    axes = digest.main_axes
+    if not axes:
+        return None
+    if len(axes) > 1 and all(axis.is_discrete for axis in axes[:2]):
+        return _heat_map(quantity, x=axes[1], y=axes[0])
+    return _profile(quantity, axes[0], axes[1] if len(axes) > 1 else None)
+
+
+def _heat_map(quantity: Quantity, x: Axis, y: Axis) -> Chart:
+    value = f"datum['{quantity.field}']"
+    encodings = {
+        "x": alt.X(f"{x.field}:O", title=x.title, sort=x.values, axis=alt.Axis(labelAngle=0, grid=False)),
+        "y": alt.Y(f"{y.field}:O", title=y.title, sort=y.values[::-1], axis=alt.Axis(grid=False)),
+    }
+    scale = alt.Scale(type="log") if quantity.logarithmic else alt.Scale(type="linear")
+    cells = (
+        alt.Chart()
+        .mark_rect()
+        .encode(
+            **encodings,
+            color=alt.Color("value:Q", title=None, scale=scale, legend=alt.Legend(format="~g", tickCount=4)),
+            tooltip=[
+                alt.Tooltip(f"{y.field}:N", title=y.title),
+                alt.Tooltip(f"{x.field}:N", title=x.title),
+                alt.Tooltip("value:Q", title=quantity.title, format=".3~g"),
+                alt.Tooltip("runs:Q"),
+            ],
+        )
+    )
+    numbers = (
+        alt.Chart()
+        .mark_text(fontSize=11)
+        .encode(
+            **encodings,
+            text="label:N",
+            color=alt.condition("datum.share > 0.55", alt.value("#111111"), alt.value("#ffffff")),
+        )
+    )
+    layers = [cells, numbers] if max(len(x.values), len(y.values)) <= 8 else [cells]
+    picture = (
+        alt.layer(*layers, data=alt.NamedData(DATA))
+        .transform_filter(_defined(value, quantity.logarithmic))
+        .transform_calculate(level=f"log({value})" if quantity.logarithmic else value)
+        .transform_aggregate(level="mean(level)", runs="count()", groupby=[x.field, y.field])
+        .transform_joinaggregate(low="min(level)", high="max(level)")
+        .transform_calculate(
+            value="exp(datum.level)" if quantity.logarithmic else "datum.level",
+            share="(datum.level - datum.low) / (datum.high - datum.low)",
+        )
+        .transform_calculate(label="format(datum.value, datum.value && abs(datum.value) < 1e-3 ? '.1~e' : '.2~g')")
+        .properties(width="container", height=max(120, min(360, 42 * len(y.values))))
+    )
+    description = f"{quantity.title} at the end, heat map of {y.title} and {x.title}"
+    fields = [x.field, y.field, quantity.field]
+    return Chart(f"end-{quantity.field}", quantity.title, description, "runs", fields, picture)
+
+
+def _profile(quantity: Quantity, x: Axis, group: Axis | None) -> Chart:
+    value = f"datum['{quantity.field}']"
+    across: alt.X
+    if x.is_numeric:
+        wide = x.values[0] > 0 and x.values[-1] >= 8 * x.values[0]
+        across = alt.X(f"{x.field}:Q", title=x.title, axis=_axis(wide))
+        across = across.scale(type="log" if wide else "linear", zero=False, nice=False, padding=12)
+    else:
+        across = alt.X(f"{x.field}:O", title=x.title, sort=x.values, axis=alt.Axis(labelAngle=0))
+    colour = {"color": _colour(group)} if group else {}
+    up = _y("value", quantity.title, quantity.logarithmic)
+    tips = [alt.Tooltip(f"{axis.field}:N", title=axis.title) for axis in (x, group) if axis]
+    tips += [alt.Tooltip("value:Q", title=quantity.title, format=".3~g"), alt.Tooltip("runs:Q")]
+    span = alt.Chart().mark_rule(strokeWidth=1.5).encode(x=across, y=_y("least", quantity.title, quantity.logarithmic))
+    span = span.encode(y2="most:Q", **colour)
+    layers = [span, alt.Chart().mark_point(filled=True, size=45).encode(x=across, y=up, tooltip=tips, **colour)]
+    if group is None or group.is_discrete:
+        layers.append(alt.Chart().mark_line(strokeWidth=1.8).encode(x=across, y=up, **colour))
+    groupby: list[Any] = [axis.field for axis in (x, group) if axis]
+    picture = (
+        alt.layer(*layers, data=alt.NamedData(DATA))
+        .transform_filter(_defined(value, quantity.logarithmic))
+        .transform_calculate(level=f"log({value})" if quantity.logarithmic else value)
+        .transform_aggregate(
+            level="mean(level)",
+            least=f"min({quantity.field})",
+            most=f"max({quantity.field})",
+            runs="count()",
+            groupby=groupby,
+        )
+        .transform_calculate(value="exp(datum.level)" if quantity.logarithmic else "datum.level")
+        .properties(width="container", height=240)
+    )
+    description = f"{quantity.title} at the end against {x.title}"
+    return Chart(f"end-{quantity.field}", quantity.title, description, "runs", [*groupby, quantity.field], picture)
+
+
+def against(digest: Digest, x: Quantity, y: Quantity, name: str) -> Chart:
+    """Last values of two quantities against each other, a point a run, and the line on which they are equal."""
+    colour, _ = _colour_and_dash(digest)
+    fields = [axis.field for axis in digest.axes]
+    tips = [alt.Tooltip(f"{axis.field}:N", title=axis.title) for axis in digest.axes]
+    tips += [alt.Tooltip(f"{quantity.field}:Q", title=quantity.title, format=".3~g") for quantity in (x, y)]
+    points = (
+        alt.Chart()
+        .mark_point(filled=True, size=45, opacity=0.8)
+        .encode(x=_x(x.field, x.title), y=_y(y.field, y.title, True), tooltip=tips)
+    )
+    if colour:
+        points = points.encode(color=_colour(colour, symbol="circle"))
+    equal = (
+        alt.Chart()
+        .transform_aggregate(low=f"min({x.field})", high=f"max({x.field})")
+        .transform_calculate(both="[datum.low, datum.high]")
+        .transform_flatten(["both"])
+        .mark_line(strokeDash=[4, 3], strokeWidth=1, color="#888888")
+        .encode(x=_x("both", x.title), y=_y("both", y.title, True))
+    )
+    picture = (
+        alt.layer(equal, points, data=alt.NamedData(DATA))
+        .transform_filter(f"{_defined(f'datum[{x.field!r}]', True)} && {_defined(f'datum[{y.field!r}]', True)}")
+        .properties(width="container", height=280)
+    )
+    title = f"{y.title} against {x.title}"
+    return Chart(name, title, f"{title}, a point a run", "runs", [*fields, x.field, y.field], picture)
+
+
+def all_charts(digest: Digest) -> list[Chart]:
+    """What a report shows of a sweep, adapted to what was varied and measured."""
+    known = {quantity.name: quantity for quantity in digest.quantities if _has_values(digest, quantity)}
+    charts = [curve(digest, quantity) for quantity in known.values()]
+    charts += [chart for q in known.values() if q.summed_up and (chart := at_the_end(digest, q))]
+    for name, x, y in (
+        ("certificate", "nc1/train", "certificate/nc1_bound"),
+        ("imbalance", "imbalance/expected_deviation", "imbalance/law_deviation"),
+    ):
+        if {x, y} <= known.keys():
+            charts.append(against(digest, known[x], known[y], name))
+    return charts
+
+
+def _has_values(digest: Digest, quantity: Quantity) -> bool:
+    """Whether there is anything to draw: a logarithmic axis has no 0, and without noise no deviation is expected."""
+    values = digest.curves[quantity.field]
+    return bool(((values > 0) if quantity.logarithmic else values.is_finite()).any())
+
+
+def _colour_and_dash(digest: Digest) -> tuple[Axis | None, Axis | None]:
+    """Width is told by dashes where something else has the colours."""
+    axes = digest.main_axes
+    if len(axes) > 1 and len(axes[0].values) <= _MOST_DASHES:
+        return axes[1], axes[0]
+    return (axes[0], None) if axes else (None, None)
+
+
+def _colour(axis: Axis, symbol: str = "stroke") -> alt.Color:
+    if axis.is_discrete:
+        legend = alt.Legend(symbolType=symbol, symbolOpacity=1, symbolLimit=DISCRETE)
+        return alt.Color(f"{axis.field}:O", title=axis.title, legend=legend).scale(domain=axis.values)
+    scale = alt.Scale(type="log" if axis.values[0] > 0 else "linear")
+    return alt.Color(f"{axis.field}:Q", title=axis.title, scale=scale, legend=alt.Legend(format="~g"))
+
+
+def _dash(axis: Axis) -> alt.StrokeDash:
+    legend = alt.Legend(symbolType="stroke", symbolSize=300)
+    shown = alt.StrokeDash(f"{axis.field}:O", title=axis.title, legend=legend)
+    return shown.scale(domain=axis.values, range=_DASHES[: len(axis.values)])
+
+
+def _x(name: str, title: str) -> alt.X:
+    return alt.X(f"{name}:Q", title=title, axis=_axis(True)).scale(type="log", nice=False, padding=8)
+
+
+def _y(name: str, title: str, logarithmic: bool) -> alt.Y:
+    y = alt.Y(f"{name}:Q", title=title, axis=_axis(logarithmic))
+    return y.scale(type="log", nice=False, padding=8) if logarithmic else y.scale(type="linear", zero=True)
+
+
+def _axis(logarithmic: bool) -> alt.Axis:
+    # Many minor grid lines of a logarithmic axis would drown the curves.
+    return alt.Axis(format="~g", labelOverlap="greedy", tickCount=6, gridOpacity=0.5 if logarithmic else 1)
+
+
+def _defined(value: str, logarithmic: bool) -> str:
+    return f"isValid({value}) && isFinite({value})" + (f" && {value} > 0" if logarithmic else "")

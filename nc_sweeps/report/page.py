@@ -1,0 +1,150 @@
+"""The report of a sweep: one HTML file that needs no network, nor anything beside it."""
+
+import json
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import polars as pl
+from markupsafe import Markup
+
+from nc_sweeps import cache
+from nc_sweeps.report.charts import DATA, all_charts, theme
+from nc_sweeps.report.digest import Digest
+from nc_sweeps.tracking import files
+
+#: Differing values of a key that are listed.
+_LISTED = 8
+_EXPORTS = "window.vegaEmbed = vegaEmbed;"
+_STATUSES = ("completed", "unfinished", "diverged", "failed")
+
+
+def write_report(digest: Digest) -> Path:
+    """Write ``report.html`` into the folder of a sweep.
+
+    Returns:
+        The file.
+    """
+    path = digest.sweep / "report.html"
+    files.write(path, render(digest).encode())
+    return path
+
+
+def render(digest: Digest) -> str:
+    """The report as HTML."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "template")
+    # Names and reasons come from configurations and errors: everything is escaped unless it is marked as safe.
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    charts = all_charts(digest)
+    statuses = digest.runs["status"].to_list()
+    counts = {status: statuses.count(status) for status in _STATUSES if status in statuses}
+    if digest.waiting:
+        counts["waiting"] = digest.waiting
+    differing = {key: values for key, values in digest.configuration.items() if len(values) > 1}
+    return environment.get_template("page.html").render(
+        name=digest.sweep.absolute().name,
+        over=digest.over,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        counts=counts,
+        cards=_cards(digest),
+        names={chart.name for chart in charts},
+        titles={chart.name: chart.title for chart in charts},
+        curves=[chart for chart in charts if chart.name.startswith("curve-")],
+        ends=[chart for chart in charts if chart.name.startswith("end-")],
+        main=[axis.title for axis in digest.main_axes[:2]],
+        others=[axis.title for axis in digest.axes if axis not in digest.main_axes[:2]],
+        axes=[axis.title for axis in digest.axes],
+        failures=digest.runs.filter(pl.col("status").is_in(["diverged", "failed"])).to_dicts(),
+        differing={
+            key: [f"{value} ({count})" for value, count in values.most_common(_LISTED)]
+            + ([f"… {len(values) - _LISTED} more"] if len(values) > _LISTED else [])
+            for key, values in differing.items()
+        },
+        common={key: next(iter(values)) for key, values in digest.configuration.items() if key not in differing},
+        commands=digest.commands,
+        environments=_environments(digest),
+        libraries=_libraries(),
+        data={
+            "runs": _columns(digest.runs),
+            "curves": _columns(digest.curves),
+            "columns": _table_columns(digest),
+            "filters": [
+                {"field": axis.field, "title": axis.title, "values": axis.values}
+                for axis in digest.axes
+                if axis.is_discrete and len(axis.values) <= 2 * _LISTED
+            ]
+            + [{"field": "status", "title": "status", "values": [status for status in counts if status != "waiting"]}],
+            "charts": {
+                chart.name: {
+                    "source": chart.source,
+                    "fields": list(chart.fields),
+                    "specification": chart.specification,
+                }
+                for chart in charts
+            },
+            "rows": DATA,
+            "themes": {name: theme(name) for name in ("light", "dark")},
+        },
+    )
+
+
+def _cards(digest: Digest) -> list[tuple[str, str]]:
+    cards = [("runs", str(digest.runs.height + digest.waiting))]
+    for quantity in digest.quantities:
+        values = digest.runs[quantity.field].drop_nulls().to_list()
+        if quantity.name in {"nc1/train", "nc1/test", "error/test"} and values:
+            cards.append((f"{quantity.title}, best … worst", f"{min(values):.2g} … {max(values):.2g}"))
+    seconds = digest.runs["seconds"].cast(pl.Float64).sum()
+    cards.append(("training, runs added up", f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds:.0f} s"))
+    return cards
+
+
+def _table_columns(digest: Digest) -> list[dict[str, str]]:
+    columns = [
+        {"field": "folder", "title": "run", "kind": "text"},
+        {"field": "status", "title": "status", "kind": "text"},
+    ]
+    columns += [
+        {"field": axis.field, "title": axis.title, "kind": "key" if axis.is_numeric else "text"} for axis in digest.axes
+    ]
+    columns += [{"field": quantity.field, "title": quantity.title, "kind": "number"} for quantity in digest.quantities]
+    return [*columns, {"field": "seconds", "title": "seconds", "kind": "number"}]
+
+
+def _columns(table: pl.DataFrame) -> dict[str, list[Any]]:
+    """Columns as JSON has them: four digits, null for what is undefined."""
+    measured = [name for name, kind in table.schema.items() if kind.is_float()]
+    table = table.with_columns(
+        pl.when(pl.col(name).is_finite()).then(pl.col(name).round_sig_figs(4)).alias(name) for name in measured
+    )
+    return table.to_dict(as_series=False)
+
+
+def _environments(digest: Digest) -> list[dict[str, str]]:
+    found = {}
+    for environment in digest.environments:
+        found[json.dumps(environment, sort_keys=True)] = environment
+    return [
+        {
+            "commit": environment.get("git_commit") or "not from a checkout",
+            "host": f"{environment.get('host')} ({environment.get('machine')})",
+            "versions": ", ".join(
+                f"{name} {version}"
+                for name, version in {"python": environment.get("python"), **environment.get("versions", {})}.items()
+            ),
+        }
+        for environment in found.values()
+    ]
+
+
+def _libraries() -> Markup:
+    """Vega, Vega-Lite and Vega-Embed as one script, bundled once on a machine: that takes seconds."""
+    import vl_convert
+
+    path = cache.folder() / f"vega-embed-{version('vl-convert-python')}.js"
+    if not path.exists():
+        files.write(path, vl_convert.javascript_bundle(_EXPORTS).encode())
+    # In a string or a regular expression of JavaScript the two spellings are the same.
+    return Markup(path.read_text().replace("</script", "<\\/script"))

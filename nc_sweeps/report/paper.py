@@ -1,0 +1,70 @@
+"""The charts of a report as files for a paper."""
+
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+
+from nc_sweeps.report.charts import DATA, Chart, all_charts, theme
+from nc_sweeps.report.digest import Digest
+from nc_sweeps.tracking import files
+
+#: Width of the plot in pixels of 1/96 inch: with axis and legend a column of 3.3 inches.
+_WIDTH = 190
+_HEIGHT = 150
+_PIXELS_PER_INCH = 300
+
+
+def write_figures(digest: Digest, folder: Path) -> list[Path]:
+    """Draw every chart of a sweep's report as PDF, SVG and PNG, one column wide.
+
+    Args:
+        digest: of the sweep.
+        folder: is made where it is missing.
+
+    Returns:
+        The files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for chart in all_charts(digest):
+        specification = _on_paper(chart, _rows(digest, chart))
+        drawn = {
+            "pdf": vl_convert.vegalite_to_pdf(specification),
+            "svg": vl_convert.vegalite_to_svg(specification).encode(),
+            "png": vl_convert.vegalite_to_png(specification, ppi=_PIXELS_PER_INCH),
+        }
+        for kind, content in drawn.items():
+            path = folder / f"{chart.name}.{kind}"
+            files.write(path, content)
+            written.append(path)
+    return written
+
+
+def _rows(digest: Digest, chart: Chart) -> list[dict[str, Any]]:
+    if chart.source == "runs":
+        return digest.runs.select(chart.fields).to_dicts()
+    axes = digest.runs.select("run", *(axis.field for axis in digest.axes))
+    return digest.curves.join(axes, on="run", how="left", maintain_order="left").select(chart.fields).to_dicts()
+
+
+def _on_paper(chart: Chart, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    lettering = {"labelFontSize": 8, "titleFontSize": 9}
+    config = theme("light")
+    config |= {"background": "white", "font": "Helvetica, Arial, Liberation Sans, sans-serif"}
+    config |= {"axis": config["axis"] | lettering, "text": {"fontSize": 8}}
+    config |= {
+        "legend": config["legend"]
+        | lettering
+        | {
+            "orient": "bottom",
+            "symbolSize": 120,
+            "gradientThickness": 8,
+            "layout": {"bottom": {"direction": "vertical", "offset": 6}},
+        }
+    }
+    size = {"width": _WIDTH, "height": _HEIGHT}
+    specification = chart.specification
+    # What only a mouse finds.
+    specification["layer"] = [layer for layer in specification["layer"] if layer["mark"].get("opacity") != 0]
+    return specification | size | {"config": config, "datasets": {DATA: rows}}

@@ -1,0 +1,179 @@
+"use strict";
+// The table of runs, its filters, and the charts that follow: charts of runs what the filters leave, charts of
+// curves the chosen rows of it, or all where none is chosen.
+const report = JSON.parse(document.getElementById("data").textContent);
+const element = (id) => document.getElementById(id);
+
+function rowsOf(columns) {
+  const names = Object.keys(columns);
+  return columns[names[0]].map((_, index) => Object.fromEntries(names.map((name) => [name, columns[name][index]])));
+}
+
+const runs = rowsOf(report.runs);
+const curves = rowsOf(report.curves);
+const state = { kept: new Map(), text: "", chosen: new Set(), column: null, ascending: true };
+const views = new Map();
+
+function make(tag, attributes = {}, text = "") {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.textContent = text;
+  return made;
+}
+
+function written(value, kind) {
+  if (value === null) return "–";
+  if (kind !== "number") return String(value);
+  const size = Math.abs(value);
+  return size !== 0 && (size < 1e-3 || size >= 1e4) ? value.toExponential(2) : String(Number(value.toPrecision(3)));
+}
+
+// The table: made once, then sorted and hidden.
+const body = element("table").tBodies[0];
+const lines = runs.map((run) => {
+  const line = make("tr");
+  const box = make("input", { type: "checkbox", "aria-label": `choose run ${run.folder}` });
+  line.append(make("td"));
+  line.firstChild.append(box);
+  for (const { field, kind } of report.columns) {
+    const cell = make("td", kind === "text" ? {} : { class: "number" }, written(run[field], kind));
+    if (field === "folder") cell.classList.add("code");
+    if (field === "status") cell.classList.add(run.status);
+    line.append(cell);
+  }
+  line.addEventListener("click", (event) => {
+    if (event.target !== box) box.checked = !box.checked;
+    state.chosen[box.checked ? "add" : "delete"](run.run);
+    follow();
+  });
+  body.append(line);
+  return { run, line, box, text: line.textContent.toLowerCase() };
+});
+
+const heading = make("tr");
+heading.append(make("th", { scope: "col", "aria-label": "chosen" }));
+for (const column of report.columns) {
+  const cell = make("th", { scope: "col", "aria-sort": "none", ...(column.kind === "text" ? {} : { class: "number" }) });
+  const button = make("button", { type: "button" }, column.title);
+  button.addEventListener("click", () => {
+    state.ascending = state.column === column.field ? !state.ascending : true;
+    state.column = column.field;
+    for (const other of heading.querySelectorAll("[aria-sort]")) other.setAttribute("aria-sort", "none");
+    cell.setAttribute("aria-sort", state.ascending ? "ascending" : "descending");
+    sort();
+  });
+  cell.append(button);
+  heading.append(cell);
+}
+element("table").tHead.append(heading);
+
+function sort() {
+  const sign = state.ascending ? 1 : -1;
+  const order = [...lines].sort((one, other) => {
+    const [a, b] = [one.run[state.column], other.run[state.column]];
+    if (a === null || b === null) return (a === null) - (b === null); // what is undefined comes last, either way
+    return sign * (typeof a === "string" || typeof b === "string" ? String(a).localeCompare(String(b), undefined, { numeric: true }) : a - b);
+  });
+  body.append(...order.map(({ line }) => line));
+}
+
+// Filters: a button a value; none pressed lets all through.
+for (const { field, title, values } of report.filters) {
+  if (values.length < 2) continue;
+  const group = make("div", { role: "group", "aria-label": title });
+  group.append(make("span", {}, title));
+  for (const value of values) {
+    const button = make("button", { type: "button", "aria-pressed": "false" }, written(value, "key"));
+    button.addEventListener("click", () => {
+      const kept = state.kept.get(field) ?? new Set();
+      const pressed = !kept.has(value);
+      kept[pressed ? "add" : "delete"](value);
+      state.kept.set(field, kept);
+      button.setAttribute("aria-pressed", String(pressed));
+      follow();
+    });
+    group.append(button);
+  }
+  element("filters").append(group);
+}
+
+element("find").addEventListener("input", (event) => {
+  state.text = event.target.value.toLowerCase();
+  follow();
+});
+
+element("reset").addEventListener("click", () => {
+  state.kept.clear();
+  state.chosen.clear();
+  state.text = element("find").value = "";
+  for (const button of element("filters").querySelectorAll("button")) button.setAttribute("aria-pressed", "false");
+  for (const { box } of lines) box.checked = false;
+  follow();
+});
+
+// What the charts are fed.
+function passes({ run, text }) {
+  const kept = [...state.kept].every(([field, values]) => values.size === 0 || values.has(run[field]));
+  return kept && text.includes(state.text);
+}
+
+let filtered = [];
+let chosen = [];
+
+function feed(chart) {
+  // Vega writes into the rows it is given: each chart has its own.
+  const pick = (...sources) =>
+    Object.fromEntries(chart.fields.map((field) => [field, sources.find((row) => field in row)?.[field] ?? null]));
+  if (chart.source === "runs") return filtered.map((run) => pick(run));
+  const numbers = new Set(chosen.map((run) => run.run));
+  return curves.filter((row) => numbers.has(row.run)).map((row) => pick(row, runs[row.run]));
+}
+
+function follow() {
+  const passing = new Set(lines.filter(passes));
+  for (const entry of lines) {
+    entry.line.hidden = !passing.has(entry);
+    entry.line.classList.toggle("chosen", entry.box.checked);
+  }
+  filtered = [...passing].map(({ run }) => run);
+  const picked = filtered.filter(({ run }) => state.chosen.has(run));
+  chosen = picked.length ? picked : filtered;
+  element("shown").textContent =
+    `${filtered.length} of ${runs.length} runs` + (picked.length ? `, curves of ${picked.length} chosen` : "");
+  for (const [place, { view, chart }] of views) {
+    if (place.isConnected) view.data(report.rows, feed(chart)).runAsync();
+  }
+}
+
+// The charts.
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+async function draw(place) {
+  const chart = report.charts[place.dataset.chart];
+  views.get(place)?.finish();
+  const narrow = place.clientWidth < 480 ? { orient: "bottom", layout: { bottom: { direction: "vertical" } } } : {};
+  const theme = report.themes[dark.matches ? "dark" : "light"];
+  const options = {
+    actions: { export: true, source: false, compiled: false, editor: false },
+    config: { ...theme, legend: { ...theme.legend, ...narrow } },
+    logLevel: 1, // errors alone: an axis of nothing, where the filters leave nothing, is no reason to warn
+    renderer: chart.source === "curves" ? "canvas" : "svg",
+    downloadFileName: place.dataset.chart,
+  };
+  const specification = { ...chart.specification, datasets: { [report.rows]: feed(chart) } };
+  const { view, finalize } = await vegaEmbed(place, specification, options);
+  views.set(place, { view, chart, finish: finalize });
+}
+
+async function drawAll() {
+  for (const place of document.querySelectorAll("[data-chart]")) await draw(place);
+  document.body.dataset.drawn = dark.matches ? "dark" : "light";
+}
+
+element("quantity")?.addEventListener("change", (event) => {
+  element("curves").dataset.chart = event.target.value;
+  draw(element("curves"));
+});
+dark.addEventListener("change", drawAll);
+follow();
+drawAll();
