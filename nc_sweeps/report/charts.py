@@ -20,6 +20,8 @@ _PALETTES = {
     "dark": {"text": "#e6e9ee", "muted": "#a3adba", "grid": "#333b46", "extent": [0.22, 1.0], "accent": "#8ab4f0"},
 }
 _MOST_DASHES = 5
+#: Curves up to which each point tells its value under the mouse; more would make the page slow.
+_MOST_READ = 100
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4]]
 
 
@@ -89,19 +91,21 @@ def curve(digest: Digest, quantity: Quantity) -> Chart:
     x = alt.X("time:Q", title="time t = Σ η", axis=_axis(True)).scale(type="log", nice=False)
     y = _y("value", quantity.title, quantity.logarithmic)
     tips = [alt.Tooltip(f"{axis.field}:N", title=axis.title) for axis in digest.groups]
-    tips += [
-        alt.Tooltip("time:Q", format=".3~g"),
-        alt.Tooltip("value:Q", title=quantity.title, format=".3~g"),
-        alt.Tooltip("runs:Q"),
-    ]
     band = alt.Chart().mark_area(opacity=0.18, line=False).encode(x=x, y=y, y2="most:Q", **encodings)
     band = band.transform_filter("datum.runs > 1").encode(y=_y("least", quantity.title, quantity.logarithmic))
-    lines = alt.Chart().mark_line(strokeWidth=1.8).encode(x=x, y=y, **encodings)
+    lines = alt.Chart().mark_line(strokeWidth=1.8).encode(x=x, y=y, tooltip=tips, **encodings)
     if dash:
         lines = lines.encode(strokeDash=_dash(dash))
-    points = alt.Chart().mark_point(size=60, opacity=0).encode(x=x, y=y, tooltip=tips, **encodings)
+    layers = [band, lines]
+    if digest.runs.n_unique(groups or None) <= _MOST_READ:
+        tips += [
+            alt.Tooltip("time:Q", format=".3~g"),
+            alt.Tooltip("value:Q", title=quantity.title, format=".3~g"),
+            alt.Tooltip("runs:Q"),
+        ]
+        layers.append(alt.Chart().mark_point(size=60, opacity=0).encode(x=x, y=y, tooltip=tips, **encodings))
     picture = (
-        alt.layer(band, lines, points, data=alt.NamedData(DATA))
+        alt.layer(*layers, data=alt.NamedData(DATA))
         .transform_filter(_defined(value, quantity.logarithmic) + " && datum.time > 0")
         .transform_calculate(level=f"log({value})" if quantity.logarithmic else value)
         .transform_aggregate(

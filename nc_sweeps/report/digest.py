@@ -18,7 +18,7 @@ from nc_sweeps.tracking import manifest
 from nc_sweeps.tracking.store import is_measured, read_config, read_metrics, read_summary, run_directories
 
 #: Rows of curves that a report holds at most, all runs together; each run keeps at least ``_LEAST_POINTS``.
-_MOST_ROWS = 60_000
+_MOST_ROWS = 40_000
 _LEAST_POINTS = 8
 #: Values of a key up to which each has a colour, a cell and a filter of its own.
 DISCRETE = 12

@@ -95,7 +95,11 @@ def column(page: Page, title: str) -> list[str]:
 
 
 def fed(page: Page, place: str) -> list[dict]:
-    return page.evaluate(f"views.get(document.querySelector({place!r})).view.data(report.rows)")
+    """The rows of a chart, once it is in sight and up to date."""
+    page.locator(place).scroll_into_view_if_needed()
+    chart = f"document.querySelector({place!r})"
+    page.wait_for_function(f"views.has({chart}) && !stale.has({chart}) && document.body.dataset.drawn")
+    return page.evaluate(f"views.get({chart}).view.data(report.rows)")
 
 
 def test_a_filter_changes_table_and_charts(page):
@@ -129,9 +133,6 @@ def test_chosen_rows_are_the_curves_also_from_the_keyboard(page):
     page.locator("#table tbody tr").nth(1).click()
     assert len(fed(page, "#curves")) == 8
     page.get_by_label("Curves of").select_option(label="loss")
-    page.wait_for_function(
-        "views.get(curvesPlace = document.getElementById('curves')).chart.fields.includes('loss_train')"
-    )
     assert set(fed(page, "#curves")[0]) >= {"time", "loss_train"}
     assert len(fed(page, "#curves")) == 8
 

@@ -12,7 +12,6 @@ function rowsOf(columns) {
 const runs = rowsOf(report.runs);
 const curves = rowsOf(report.curves);
 const state = { kept: new Map(), text: "", chosen: new Set(), column: null, ascending: true };
-const views = new Map();
 
 function make(tag, attributes = {}, text = "") {
   const made = document.createElement(tag);
@@ -120,13 +119,20 @@ function passes({ run, text }) {
 let filtered = [];
 let chosen = [];
 
-function feed(chart) {
+function feed({ source, fields }) {
   // Vega writes into the rows it is given: each chart has its own.
-  const pick = (...sources) =>
-    Object.fromEntries(chart.fields.map((field) => [field, sources.find((row) => field in row)?.[field] ?? null]));
-  if (chart.source === "runs") return filtered.map((run) => pick(run));
+  if (source === "runs") return filtered.map((run) => Object.fromEntries(fields.map((field) => [field, run[field]])));
+  const [own, ofRun] = [fields.filter((field) => field in report.curves), fields.filter((field) => !(field in report.curves))];
   const numbers = new Set(chosen.map((run) => run.run));
-  return curves.filter((row) => numbers.has(row.run)).map((row) => pick(row, runs[row.run]));
+  const rows = [];
+  for (const row of curves) {
+    if (!numbers.has(row.run)) continue;
+    const fed = {};
+    for (const field of own) fed[field] = row[field];
+    for (const field of ofRun) fed[field] = runs[row.run][field];
+    rows.push(fed);
+  }
+  return rows;
 }
 
 function follow() {
@@ -140,40 +146,68 @@ function follow() {
   chosen = picked.length ? picked : filtered;
   element("shown").textContent =
     `${filtered.length} of ${runs.length} runs` + (picked.length ? `, curves of ${picked.length} chosen` : "");
-  for (const [place, { view, chart }] of views) {
-    if (place.isConnected) view.data(report.rows, feed(chart)).runAsync();
-  }
+  outdate();
 }
 
-// The charts.
+// The charts: drawn and brought up to date when they come into sight.
 const dark = matchMedia("(prefers-color-scheme: dark)");
+const places = [...document.querySelectorAll("[data-chart]")];
+const views = new Map();
+const inSight = new Set();
+const stale = new Set();
+let [hasLooked, isDrawing] = [false, false];
 
 async function draw(place) {
-  const chart = report.charts[place.dataset.chart];
-  views.get(place)?.finish();
+  const name = place.dataset.chart;
+  const mode = dark.matches ? "dark" : "light";
+  const chart = report.charts[name];
+  const drawn = views.get(place);
+  if (drawn?.name === name && drawn.mode === mode) {
+    await drawn.view.data(report.rows, feed(chart)).runAsync();
+    return;
+  }
+  drawn?.finish();
   const narrow = place.clientWidth < 480 ? { orient: "bottom", layout: { bottom: { direction: "vertical" } } } : {};
-  const theme = report.themes[dark.matches ? "dark" : "light"];
+  const theme = report.themes[mode];
   const options = {
     actions: { export: true, source: false, compiled: false, editor: false },
     config: { ...theme, legend: { ...theme.legend, ...narrow } },
     logLevel: 1, // errors alone: an axis of nothing, where the filters leave nothing, is no reason to warn
     renderer: chart.source === "curves" ? "canvas" : "svg",
-    downloadFileName: place.dataset.chart,
+    downloadFileName: name,
   };
   const specification = { ...chart.specification, datasets: { [report.rows]: feed(chart) } };
   const { view, finalize } = await vegaEmbed(place, specification, options);
-  views.set(place, { view, chart, finish: finalize });
+  views.set(place, { view, name, mode, finish: finalize });
 }
 
-async function drawAll() {
-  for (const place of document.querySelectorAll("[data-chart]")) await draw(place);
-  document.body.dataset.drawn = dark.matches ? "dark" : "light";
+async function refresh() {
+  if (isDrawing) return;
+  isDrawing = true;
+  for (let place; (place = places.find((one) => inSight.has(one) && stale.has(one))); ) {
+    stale.delete(place);
+    await draw(place);
+  }
+  isDrawing = false;
+  if (hasLooked || !places.length) document.body.dataset.drawn = dark.matches ? "dark" : "light";
 }
+
+function outdate() {
+  delete document.body.dataset.drawn;
+  for (const place of places) stale.add(place);
+  refresh();
+}
+
+const sight = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) inSight[isIntersecting ? "add" : "delete"](target);
+  hasLooked = true;
+  refresh();
+}, { rootMargin: "300px" });
+for (const place of places) sight.observe(place);
 
 element("quantity")?.addEventListener("change", (event) => {
   element("curves").dataset.chart = event.target.value;
-  draw(element("curves"));
+  outdate();
 });
-dark.addEventListener("change", drawAll);
+dark.addEventListener("change", outdate);
 follow();
-drawAll();
