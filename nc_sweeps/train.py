@@ -126,6 +126,7 @@ def show_results(directories: Sequence[Path], x: str, y: Sequence[str]) -> bool:
     from rich.console import Console
 
     from nc_sweeps.report.table import sweep_table
+    from nc_sweeps.tracking import published
     from nc_sweeps.tracking.store import is_measured, load_runs, read_summary
 
     sweep = directories[0].parent
@@ -147,6 +148,8 @@ def show_results(directories: Sequence[Path], x: str, y: Sequence[str]) -> bool:
         from nc_sweeps.report.page import write_report
 
         print(f"report: {_shown(write_report(digest(sweep)))}")
+    for line in published.told(directories):
+        print(line)
     print(f"results: {_shown(sweep if len(directories) > 1 else directories[0])}")
     return not bad
 

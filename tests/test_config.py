@@ -16,7 +16,7 @@ from nc_sweeps.training.measurements import MEASUREMENTS
 from tests.conftest import config_of, tiny
 
 CONF = Path(conf.__file__).parent
-GROUPS = ("dataset", "width", "separation", "model", "dynamics", "metrics")
+GROUPS = ("dataset", "width", "separation", "model", "dynamics", "metrics", "tracking")
 
 
 def test_names_in_the_configuration_are_the_names_in_the_tables():
@@ -47,6 +47,7 @@ def test_every_key_has_one_role_and_an_explanation():
 def test_signature_is_stable_and_sees_only_what_decides_the_numbers():
     base = signature(tiny())
     assert signature(tiny("output_dir=elsewhere", "name=other", "compute.threads=1", "data_dir=x")) == base
+    assert signature(tiny("tracking=wandb", "tracking.mode=offline", "tracking.tags=[a]")) == base
     assert signature(tiny("separation.distance=1.5")) == base  # not read by dataset=separable
     assert signature(tiny("seed=1", "separation.margin=0.2")) == signature(tiny("separation.margin=0.2", "seed=1"))
     changes = ["seed=1", "separation.margin=0.2", "width.particles=13", "dynamics.beta=5", "compute.precision=64-true"]

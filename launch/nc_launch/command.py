@@ -141,6 +141,33 @@ def cancel(sweep: Sweep) -> None:
     print(f"{stopped} jobs cancelled; nc-sweep resume {sweep} goes on with what is not done")
 
 
+@app.command()
+def sync(sweep: Sweep) -> None:
+    """Publish a sweep to Weights & Biases, or what of it is not published yet; offline where there is no API key."""
+    from rich.console import Console
+
+    from nc_sweeps.tracking.sync import sync as synced
+
+    for line in synced(sweep, Console(stderr=True)):
+        print(line)
+
+
+@app.command()
+def dashboard(
+    sweep: Sweep,
+    json: Annotated[Path | None, typer.Option(help="write the specification to a file; needs no network")] = None,
+) -> None:
+    """Make a workspace and a report for a sweep on Weights & Biases."""
+    from nc_sweeps.report.dashboard import Dashboard
+
+    board = Dashboard(sweep)
+    if json is not None:
+        json.write_text(board.json())
+        return
+    for link in board.save():
+        print(link)
+
+
 def _finish(jobs: list[Any]) -> None:
     from nc_sweeps.train import show_results
 

@@ -13,6 +13,8 @@ from nc_sweeps.config.schema import (
     INTEGRATOR_NAMES,
     PRECISIONS,
     SPACINGS,
+    TRACKER_NAMES,
+    TRACKING_MODES,
     GaussianConfig,
     MnistConfig,
     RunConfig,
@@ -45,6 +47,7 @@ def check(config: RunConfig) -> None:
     checks.model()
     checks.dynamics()
     checks.metrics()
+    checks.tracking()
     checks.figure()
 
 
@@ -174,6 +177,15 @@ class _Checks:
         chosen = len(selected_metrics(self.config)) > 0
         self._require(chosen, "metrics.include", "must name at least one metric or pattern that is not excluded")
         self._choice("optimized_metric", selected_metrics(self.config))
+
+    def tracking(self) -> None:
+        self._choice("tracking.name", TRACKER_NAMES)
+        self._choice("tracking.mode", TRACKING_MODES)
+        project = self.config.tracking.project
+        plain = 0 < len(project) <= 128 and not set(project) & set("/\\#?%:")
+        self._require(plain, "tracking.project", "must have 1 to 128 characters, none of / \\ # ? % :")
+        for tag in self.config.tracking.tags:
+            self._require(0 < len(tag) <= 64, "tracking.tags", "a tag has 1 to 64 characters")
 
     def figure(self) -> None:
         if self.config.figure.x != "time":

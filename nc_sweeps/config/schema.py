@@ -21,6 +21,8 @@ ACTIVATION_NAMES = ("tanh", "erf", "sigmoid", "relu", "softplus")
 INTEGRATOR_NAMES = ("euler_maruyama", "exponential")
 HORIZON_UNITS = ("steps", "time", "epochs")
 SPACINGS = ("log", "linear", "epochs")
+TRACKER_NAMES = ("none", "wandb")
+TRACKING_MODES = ("auto", "online", "offline")
 # Parameters stay in full precision: the half-precision "true" modes would round a step of the flow away. And float16
 # has not the range for the gradient (γ/n) r Wᵀ of many samples; bfloat16 has.
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
@@ -228,6 +230,19 @@ class ComputeConfig:
 
 
 @dataclass
+class TrackingConfig:
+    """Group ``tracking``: where runs are published, besides the store."""
+
+    name: str = place(f"{', '.join(TRACKER_NAMES)}: what follows the runs while they train")
+    mode: str = place(f"{', '.join(TRACKING_MODES)}; auto: online where there is an API key")
+    project: str = place("of Weights & Biases")
+    entity: str | None = place("user or team of Weights & Biases; null: the API key's default")
+    job_type: str = place("job type of the W&B runs")
+    tags: list[str] = place("tags of the W&B runs")
+    model: bool = place("publish the final state of a run as an artifact, too")
+
+
+@dataclass
 class FigureConfig:
     """Group ``figure``: the picture at the end of a sweep."""
 
@@ -251,6 +266,7 @@ class RunConfig:
     dynamics: DynamicsConfig = _key("group", "the flow")
     metrics: MetricsConfig = _key("group", "the measurements")
     compute: ComputeConfig = _key("group", "the hardware")
+    tracking: TrackingConfig = _key("group", "where it is published")
     figure: FigureConfig = _key("group", "the picture of a sweep")
 
 

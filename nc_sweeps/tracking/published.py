@@ -1,0 +1,95 @@
+"""What of a sweep was published: a small file in the folder of each run, and one line for the user.
+
+======================  ==============================================================================================
+``<run>/wandb.json``    what the store held when its W&B run was written; where that run is, and why there
+``<sweep>/wandb/``      offline runs, one a run, each complete
+======================  ==============================================================================================
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nc_sweeps.tracking import files
+
+_NAME = "wandb.json"
+#: Folder of a sweep that holds its offline runs.
+FOLDER = "wandb"
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was published of a run.
+
+    Args:
+        content: :func:`content` of the run at that time.
+        rows: of measurements.
+        url: of the W&B project; empty: it is an offline run.
+        why_offline: what kept it from the server; empty: nobody wanted it there.
+    """
+
+    content: str
+    rows: int
+    url: str = ""
+    why_offline: str = ""
+
+    def write(self, run: Path) -> None:
+        """Keep it in the folder of the run."""
+        files.write(run / _NAME, json.dumps(asdict(self)).encode())
+
+
+def content(run: Path) -> str:
+    """A name for all that can be published of a run: every change of the store changes the summary."""
+    return hashlib.sha256((run / "config.yaml").read_bytes() + (run / "summary.json").read_bytes()).hexdigest()[:16]
+
+
+def read(run: Path) -> Published | None:
+    """What was published of a run; None: nothing.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    path = run / _NAME
+    if not path.exists():
+        return None
+    entry = files.read_json(path, {"content", "rows", "url", "why_offline"})
+    return Published(entry["content"], entry["rows"], entry["url"], entry["why_offline"])
+
+
+def is_current(run: Path, online: bool) -> bool:
+    """Whether what the store holds of a run is published.
+
+    Args:
+        run: its folder; the run was begun.
+        online: on the server; False: an offline run will do.
+    """
+    published = read(run)
+    if published is None or published.content != content(run):
+        return False
+    return bool(published.url) or (not online and bool(offline_folders(run)))
+
+
+def offline_folders(run: Path) -> list[Path]:
+    """The offline W&B runs of a run: one, or none."""
+    return sorted((run.parent / FOLDER).glob(f"offline-run-*-{run.name}"))
+
+
+def told(runs: Sequence[Path]) -> list[str]:
+    """Where the runs are published, for the user: a line for what is online, one for what is not.
+
+    Args:
+        runs: of one sweep.
+    """
+    known = [(run, published) for run in runs if (published := read(run)) is not None]
+    online = [published for _, published in known if published.url]
+    offline = [published for _, published in known if not published.url]
+    lines = [f"W&B: {len(online)} runs at {online[0].url}"] if online else []
+    if offline:
+        sweep = os.path.relpath(runs[0].parent)
+        reasons = sorted({published.why_offline for published in offline} - {""})
+        why = f" ({'; '.join(reasons)})" if reasons else ""
+        lines.append(f"W&B: {len(offline)} offline runs in {sweep}/{FOLDER}{why}; nc-sweep sync {sweep} sends them")
+    return lines

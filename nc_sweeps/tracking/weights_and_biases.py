@@ -1,0 +1,277 @@
+"""Weights & Biases, written from the store; the one module that imports wandb.
+
+A run of the store is one W&B run, whoever trained it and however often it was interrupted: its id is its signature, its
+group the sweep, its configuration ``config.yaml``, its history ``metrics.parquet``, its summary ``summary.json``.
+
+Offline a W&B run is written in one piece, so that a reader or ``wandb sync`` finds it complete or not at all, and
+once written again it takes the place of the one before. Online its rows are sent as they come; the server knows how
+far it got.
+"""
+
+import math
+import netrc
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from http.client import HTTPException
+from pathlib import Path
+from threading import Thread
+from typing import Any, cast
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+# Nothing may be reported to a third party, nor wait for one.
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+
+import polars as pl
+import wandb
+from omegaconf import OmegaConf
+
+from nc_sweeps.config.schema import SeparationConfig
+from nc_sweeps.errors import UserError
+from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
+from nc_sweeps.tracking.published import FOLDER, Published, content, offline_folders
+from nc_sweeps.tracking.store import read_metrics, read_summary
+
+#: Seconds in which the server has to answer.
+_ANSWER = 3.0
+#: Seconds in which the server has to take a new run, and the rest of a run.
+_BEGIN, _FINISH = 20.0, 300.0
+#: Columns of the table ``certificate`` of a run.
+_CERTIFICATE = ("time", "nc1/train", "certificate/nc1_bound", "certificate/tightness")
+_SETTINGS = wandb.Settings(
+    silent=True,
+    console="off",
+    disable_code=True,
+    disable_git=True,
+    save_code=False,
+    symlink=False,  # to the latest run: several processes publish at the same time
+    init_timeout=_BEGIN,
+    finish_timeout=_FINISH,
+    finish_timeout_raises=True,
+    x_disable_meta=True,
+    x_disable_stats=True,  # of the publishing process
+    x_save_requirements=False,
+)
+
+
+class PublishingError(UserError):
+    """A run that cannot be published."""
+
+
+def obstacle(mode: str) -> str | None:
+    """What keeps runs from the server, found out within seconds and without a question to the user.
+
+    Args:
+        mode: ``tracking.mode``; where it is ``auto`` the environment variable ``WANDB_MODE`` may say ``offline``.
+
+    Returns:
+        None: nothing. An empty text: they are to be offline.
+    """
+    if mode == "offline" or (mode == "auto" and os.environ.get("WANDB_MODE") in {"offline", "dryrun", "disabled"}):
+        return ""
+    server = str(wandb.setup(_SETTINGS).settings.base_url)
+    if not _has_key(server):
+        return f"no API key for {server}" if mode == "online" else "no API key"
+    return _silence(server)
+
+
+def default_entity() -> str:
+    """User or team to which the API key belongs.
+
+    Raises:
+        PublishingError: the server does not say.
+    """
+    with _in_one_line():
+        return str(wandb.Api(timeout=int(_BEGIN)).default_entity)
+
+
+def _has_key(server: str) -> bool:
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    try:
+        keys = netrc.netrc(os.environ.get("NETRC", Path.home() / ".netrc"))
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return keys.authenticators(urlsplit(server).netloc) is not None
+
+
+def _silence(server: str) -> str | None:
+    """Why there is no answer; None: there is one, whatever it says."""
+    found: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            urlopen(server, timeout=_ANSWER).close()
+            found.append(None)
+        except HTTPError:
+            found.append(None)
+        except (OSError, HTTPException) as error:
+            found.append(f"no answer from {server}: {getattr(error, 'reason', error)}")
+
+    # Looking a name up may take longer than any time-out, and cannot be interrupted.
+    asking = Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_ANSWER + 0.5)
+    return found[0] if found else f"no answer from {server} within {_ANSWER:g} s"
+
+
+class Publication:
+    """A W&B run that is being written.
+
+    Args:
+        run: folder of the run; it was begun.
+        obstacle: what keeps it from the server; None: it goes there.
+
+    Raises:
+        StoreError: a stored file cannot be read.
+        PublishingError: wandb refuses, or the server does not answer.
+    """
+
+    def __init__(self, run: Path, obstacle: str | None) -> None:
+        self.run = run
+        self.obstacle = obstacle
+        self.config = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(run / "config.yaml")))
+        self.tracking = self.config["tracking"]
+        self._content, self._rows, self._next = "", 0, 0
+        summary = read_summary(run)
+        self._started = datetime.fromisoformat(summary["started"]).timestamp()
+        self._workplace = self._make_workplace()
+        with _in_one_line():
+            self._wandb = self._begin(summary)
+        if obstacle is None:
+            self._next = self._wandb.starting_step
+
+    def _make_workplace(self) -> Path:
+        if self.obstacle is None:
+            return Path(tempfile.mkdtemp(prefix="nc-sweeps-wandb-"))
+        folder = self.run.parent / FOLDER
+        folder.mkdir(exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=folder, prefix="."))
+
+    def _begin(self, summary: dict[str, Any]) -> wandb.Run:
+        run = wandb.init(
+            dir=self._workplace,
+            project=self.tracking["project"],
+            entity=self.tracking["entity"],
+            id=summary["signature"],
+            name=_title(self.config),
+            notes=" ".join(str(override) for override in OmegaConf.load(self.run / "overrides.yaml")),
+            group=self.run.parent.name,
+            job_type=self.tracking["job_type"],
+            tags=self.tracking["tags"],
+            config=_plain(self.config),
+            mode="online" if self.obstacle is None else "offline",
+            resume="allow" if self.obstacle is None else None,
+            reinit="create_new",
+            settings=_SETTINGS,
+        )
+        for name in CLOCKS:
+            run.define_metric(name)
+        for name in summary["metrics"]:
+            run.define_metric(name, step_metric="time", summary=f"last,{METRICS[name].best}")
+        return run
+
+    def update(self) -> None:
+        """Send what is new in the store.
+
+        Raises:
+            StoreError: a stored file cannot be read.
+        """
+        now = content(self.run)
+        if now == self._content:
+            return
+        summary = read_summary(self.run)
+        rows = read_metrics(self.run) if (self.run / "metrics.parquet").exists() else pl.DataFrame()
+        for row in rows.iter_rows(named=True):
+            if row["step"] >= self._next:
+                when = {"_timestamp": self._started + row["seconds"]}
+                self._wandb.log(row | when, step=row["step"], commit=True)
+                self._next = row["step"] + 1
+        self._wandb.summary.update(_summary(summary))
+        self._content, self._rows = now, rows.height
+
+    def close(self) -> None:
+        """Send the rest, and end the W&B run as the run stands: done, failed, or preempted.
+
+        Raises:
+            StoreError: a stored file cannot be read.
+            PublishingError: the server did not take it.
+        """
+        self.update()
+        status = read_summary(self.run)["status"]
+        with _in_one_line():
+            if status == "running":
+                self._wandb.mark_preempting()
+            else:
+                self._add_table()
+                self._add_model()
+            url = self._wandb.project_url or ""
+            self._wandb.finish(exit_code=0 if status == "completed" else 1)
+        for former in offline_folders(self.run):
+            shutil.rmtree(former)
+        if self.obstacle is not None:
+            folder = Path(self._wandb.dir).parent
+            folder.rename(self.run.parent / FOLDER / folder.name)
+        Published(self._content, self._rows, url, self.obstacle or "").write(self.run)
+        shutil.rmtree(self._workplace)
+
+    def _add_table(self) -> None:
+        """NC1 beside its certificate."""
+        if not (self.run / "metrics.parquet").exists():
+            return
+        rows = read_metrics(self.run)
+        columns: list[str | int] = [name for name in _CERTIFICATE if name in rows.columns]
+        table = wandb.Table(columns=columns, data=[list(row) for row in rows.select(columns).iter_rows()])
+        self._wandb.summary.update({"certificate": table})
+
+    def _add_model(self) -> None:
+        state = self.run / "checkpoint.safetensors"
+        if self.tracking["model"] and state.exists():
+            artifact = wandb.Artifact(f"state-{self._wandb.id}", type="model", metadata=_plain(self.config))
+            # The store keeps it: no need for a copy until it is sent.
+            artifact.add_file(str(state), policy="immutable")
+            artifact.add_file(str(self.run / "config.yaml"), policy="immutable")
+            self._wandb.log_artifact(artifact)
+
+
+def publish(run: Path, obstacle: str | None) -> None:
+    """Write the W&B run of a run as it stands; arguments and errors as for :class:`Publication`."""
+    Publication(run, obstacle).close()
+
+
+def _title(config: dict[str, Any]) -> str:
+    """What tells runs apart at a glance."""
+    knobs = [name for name in SeparationConfig.__annotations__ if name in config["dataset"]]
+    separation = [f"{name}={config['dataset'][name]:g}" for name in knobs]
+    return " ".join([f"N={config['width']['particles']}", *separation, f"seed={config['seed']}"])
+
+
+def _summary(summary: dict[str, Any]) -> dict[str, Any]:
+    """``summary.json``, the metrics by their names, the best value as the smallest or the largest."""
+    metrics = {}
+    for name, entry in summary["metrics"].items():
+        metrics[name] = {METRICS[name].best if key == "best" else key: value for key, value in entry.items()}
+    return {key: value for key, value in summary.items() if key != "metrics"} | metrics
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity, and the server takes nothing but JSON."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Whatever wandb raises is a run that was not published."""
+    try:
+        yield
+    except Exception as error:
+        raise PublishingError(f"W&B: {' '.join(str(error).split()) or type(error).__name__}") from error

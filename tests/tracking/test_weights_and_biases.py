@@ -1,0 +1,136 @@
+"""Sweeps on Weights & Biases, as wandb itself reads them back."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from omegaconf import OmegaConf
+
+from nc_sweeps.tracking import published
+from nc_sweeps.tracking.store import read_metrics, read_summary, run_directories
+from tests.conftest import TINY
+
+BIN = Path(sys.executable).parent
+KEY = "0123456789abcdef" * 3
+TRACKED = ("tracking=wandb", "tracking.tags=[a,b]", "tracking.job_type=test", "tracking.model=true")
+
+
+def environment(**more):
+    """Of a user who never heard of W&B."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    return plain | {"NETRC": "/nonexistent", "COLUMNS": "200"} | more
+
+
+def start(folder, *command, **variables):
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([str(BIN / command[0]), *command[1:]], cwd=folder, env=environment(**variables), **streams)
+
+
+def run(folder, *command, **variables):
+    process = start(folder, *command, **variables)
+    said, told = process.communicate(timeout=200)
+    return subprocess.CompletedProcess(command, process.returncode, said, told)
+
+
+def read_back(folder):
+    """Of an offline W&B run the records of each kind, in order."""
+    done = run(folder.parent, "wandb", "leet", "inspect", "--json", str(folder))
+    assert done.returncode == 0, done.stderr
+    records = {}
+    for line in done.stdout.splitlines():
+        record = json.loads(line)
+        records.setdefault(record["type"], []).append(record[record["type"]])
+    return records
+
+
+def same(value):
+    """Numbers as wandb's reader writes them."""
+    return "NaN" if value != value else value
+
+
+def check_offline_run(directory):
+    """One W&B run is all of the run, and nothing else."""
+    (folder,) = published.offline_folders(directory)
+    records = read_back(folder)
+    (header,) = records["run"]
+    assert header["run_id"] == directory.name
+    assert header["run_group"] == directory.parent.name
+
+    rows = [{name: same(value) for name, value in row.items()} for row in read_metrics(directory).to_dicts()]
+    history = [entry["item"] for entry in records["history"]]
+    own = {"_runtime", "_step", "_timestamp"}
+    assert [{name: value for name, value in row.items() if name not in own} for row in history] == rows
+    assert [row["_step"] for row in history] == [row["step"] for row in rows]
+
+    config = OmegaConf.to_container(OmegaConf.load(directory / "config.yaml"))
+    assert config["dynamics"]["beta"] == float("inf")
+    sent = header["config"]["update"]
+    assert sent["dynamics"] == config["dynamics"] | {"beta": "inf"}
+    same_groups = config.keys() - {"dynamics", "model"}
+    assert {name: sent[name] for name in same_groups} == {name: config[name] for name in same_groups}
+
+    final = {}
+    for entry in records["summary"]:
+        final |= entry["update"]
+    summary = read_summary(directory)
+    for name, entry in summary["metrics"].items():
+        assert {name: final[name].get(name) for name in ("first", "last", "best_step")} == {
+            name: entry[name] for name in ("first", "last", "best_step")
+        }
+        assert entry["best"] in {final[name].get("min"), final[name].get("max")}
+    assert (final["status"], final["reason"]) == (summary["status"], summary["reason"])
+    assert final["certificate"]["nrows"] == len(rows)
+    assert records["exit"][0].get("exit_code", 0) == (0 if summary["status"] == "completed" else 1)
+    axes = {record["name"]: record.get("step_metric") for record in records["metric"]}
+    assert axes["nc1/train"] == "time"
+    return header, records
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """A sweep of two packs, trained offline."""
+    folder = tmp_path_factory.mktemp("offline")
+    launcher = ("hydra/launcher=packed", "hydra.launcher.max_runs_per_pack=2")
+    runs = ("width.particles=10,12", "dynamics.step_size=0.5,1e30")
+    done = run(folder, "nc-train", "-m", *launcher, *TRACKED, "tracking.mode=offline", *TINY, *runs)
+    assert done.returncode == 1  # the runs of the large step diverge
+    assert "W&B: 4 offline runs in results/sweep/wandb; nc-sweep sync results/sweep sends them" in done.stdout
+    return folder / "results" / "sweep"
+
+
+def test_a_packed_sweep_is_one_complete_run_a_run(sweep):
+    runs = run_directories(sweep)
+    assert {read_summary(directory)["status"] for directory in runs} == {"completed", "diverged"}
+    assert len(list((sweep / "wandb").iterdir())) == len(runs) == 4
+    for directory in runs:
+        header, records = check_offline_run(directory)
+        assert (header["job_type"], header["tags"]) == ("test", ["a", "b"])
+        assert any(artifact["type"] == "model" for artifact in records["artifact"])
+
+
+def test_sync_writes_what_is_new_and_nothing_else(sweep):
+    def stamps():
+        return {path: path.stat().st_mtime_ns for path in sorted(sweep.rglob("*")) if path.is_file()}
+
+    before = stamps()
+    done = run(sweep.parent.parent, "nc-sweep", "sync", "results/sweep")
+    assert done.returncode == 0, done.stderr
+    assert "wandb sync results/sweep/wandb/offline-run-*" in done.stdout
+    assert stamps() == before
+
+    lost, *others = run_directories(sweep)
+    for path in sorted((sweep / "wandb").glob(f"*{lost.name}/**/*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    published.offline_folders(lost)[0].rmdir()
+    assert run(sweep.parent.parent, "nc-sweep", "sync", "results/sweep").returncode == 0
+    check_offline_run(lost)
+    after = stamps()
+    for other in others:
+        assert all(after[path] == before[path] for path in before if path.is_relative_to(other))
