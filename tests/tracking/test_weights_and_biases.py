@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from tests.conftest import TINY
 
 BIN = Path(sys.executable).parent
 KEY = "0123456789abcdef" * 3
+#: A run long enough to be killed while it trains.
+LONG = (*TINY, "dynamics.horizon=60000", "width.particles=60", "compute.checkpoint_seconds=0")
 TRACKED = ("tracking=wandb", "tracking.tags=[a,b]", "tracking.job_type=test", "tracking.model=true")
 
 
@@ -52,7 +53,9 @@ def read_back(folder):
 
 def same(value):
     """Numbers as wandb's reader writes them."""
-    return "NaN" if value != value else value
+    if value != value:
+        return "NaN"
+    return {float("inf"): "Infinity", -float("inf"): "-Infinity"}.get(value, value)
 
 
 def check_offline_run(directory):
@@ -81,10 +84,8 @@ def check_offline_run(directory):
         final |= entry["update"]
     summary = read_summary(directory)
     for name, entry in summary["metrics"].items():
-        assert {name: final[name].get(name) for name in ("first", "last", "best_step")} == {
-            name: entry[name] for name in ("first", "last", "best_step")
-        }
-        assert entry["best"] in {final[name].get("min"), final[name].get("max")}
+        best = "max" if "max" in final[name] else "min"
+        assert final[name] == {best if key == "best" else key: value for key, value in entry.items()}
     assert (final["status"], final["reason"]) == (summary["status"], summary["reason"])
     assert final["certificate"]["nrows"] == len(rows)
     assert records["exit"][0].get("exit_code", 0) == (0 if summary["status"] == "completed" else 1)
@@ -98,7 +99,7 @@ def sweep(tmp_path_factory):
     """A sweep of two packs, trained offline."""
     folder = tmp_path_factory.mktemp("offline")
     launcher = ("hydra/launcher=packed", "hydra.launcher.max_runs_per_pack=2")
-    runs = ("width.particles=10,12", "dynamics.step_size=0.5,1e30")
+    runs = ("width.particles=10,12", "dynamics.step_size=0.5,1e6", "model.activation=relu")
     done = run(folder, "nc-train", "-m", *launcher, *TRACKED, "tracking.mode=offline", *TINY, *runs)
     assert done.returncode == 1  # the runs of the large step diverge
     assert "W&B: 4 offline runs in results/sweep/wandb; nc-sweep sync results/sweep sends them" in done.stdout
@@ -134,3 +135,68 @@ def test_sync_writes_what_is_new_and_nothing_else(sweep):
     after = stamps()
     for other in others:
         assert all(after[path] == before[path] for path in before if path.is_relative_to(other))
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def companions(process):
+    return [
+        child for child in psutil.Process(process.pid).children() if "nc_sweeps.tracking.companion" in child.cmdline()
+    ]
+
+
+def test_a_killed_and_resumed_run_is_one_run_even_if_the_companion_is_killed(tmp_path):
+    command = ("nc-train", *LONG, *TRACKED, "tracking.mode=offline", "tracking.model=false")
+    first = start(tmp_path, *command)
+    wait_for(lambda: list(tmp_path.glob("results/sweep/*/checkpoint.safetensors")))
+    (companion,) = companions(first)
+    first.kill()
+    first.communicate()
+    companion.wait(60)  # nobody needs to look after it
+    (directory,) = run_directories(tmp_path / "results" / "sweep")
+    assert read_summary(directory)["status"] == "running"
+    assert not published.offline_folders(directory)
+
+    second = start(tmp_path, *command)
+    wait_for(lambda: companions(second))
+    for companion in companions(second):
+        companion.kill()
+    told = second.communicate(timeout=120)
+    assert second.returncode == 0, told
+    assert read_summary(directory)["status"] == "completed"
+    assert not published.offline_folders(directory)
+
+    assert run(tmp_path, "nc-sweep", "sync", "results/sweep").returncode == 0
+    check_offline_run(directory)
+
+
+def test_a_server_that_never_answers_costs_nothing(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server = {"WANDB_BASE_URL": f"http://127.0.0.1:{silent.getsockname()[1]}", "WANDB_API_KEY": KEY}
+        done = run(tmp_path, "nc-train", *TINY, *TRACKED, "tracking.mode=online", **server)
+        assert done.returncode == 0, done.stderr
+        (directory,) = run_directories(tmp_path / "results" / "sweep")
+        check_offline_run(directory)
+
+        synced = run(tmp_path, "nc-sweep", "sync", "results/sweep", **server)
+        assert synced.returncode == 1
+        assert synced.stderr.startswith("nc-sweep: no answer from http://127.0.0.1:")
+        assert len(synced.stderr.splitlines()) == 1
+    told = done.stdout + done.stderr
+    assert told.count("no answer from http://127.0.0.1:") == told.count("W&B") == 1
+    assert KEY not in told + synced.stdout + synced.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+
+
+def test_what_cannot_be_published_is_one_line(tmp_path):
+    done = run(tmp_path, "nc-sweep", "sync", "nowhere")
+    assert done.returncode == 1
+    assert done.stderr.startswith("nc-sweep: nowhere: no runs here")
+    assert len(done.stderr.splitlines()) == 1
+    refused = run(tmp_path, "nc-train", "tracking=wandb", "tracking.project=a/b")
+    assert refused.stderr.startswith("nc-train: tracking.project=a/b: must have 1 to 128 characters")
