@@ -59,7 +59,7 @@ class Dashboard:
             sections.append(ws.Section(name=f"by {title}", panels=self._curves(key)))
         sections.append(ws.Section(name="where training ended", panels=self._ends(), is_open=True))
         runs = ws.RunsetSettings(
-            filters=[ws.Metric("Group") == self.name],
+            filters=ws.And(ws.Metric("Group") == self.name),
             groupby=[ws.Config(key) for key in self.keys],
             pinned_columns=[f"summary:{name}.last" for name in _ENDS if name in self.metrics],
         )
@@ -118,7 +118,7 @@ class Dashboard:
             entity="",  # and project: those of the report
             project="",
             name=self.name,
-            filters=[ws.Metric("Group") == self.name],
+            filters=ws.And(ws.Metric("Group") == self.name),
             groupby=[f"config.{key}" for key in self.keys],
         )
         return wr.PanelGrid(runsets=[runs], panels=list(panels))

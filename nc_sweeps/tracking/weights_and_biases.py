@@ -142,7 +142,7 @@ class Publication:
         self._started = datetime.fromisoformat(summary["started"]).timestamp()
         self._workplace = self._make_workplace()
         with _in_one_line():
-            self._wandb = self._begin(summary)
+            self._wandb = self._begin(summary["signature"])
         if obstacle is None:
             self._next = self._wandb.starting_step
 
@@ -153,12 +153,12 @@ class Publication:
         folder.mkdir(exist_ok=True)
         return Path(tempfile.mkdtemp(dir=folder, prefix="."))
 
-    def _begin(self, summary: dict[str, Any]) -> wandb.Run:
+    def _begin(self, identifier: str) -> wandb.Run:
         run = wandb.init(
             dir=self._workplace,
             project=self.tracking["project"],
             entity=self.tracking["entity"],
-            id=summary["signature"],
+            id=identifier,
             name=_title(self.config),
             notes=" ".join(str(override) for override in OmegaConf.load(self.run / "overrides.yaml")),
             group=self.run.parent.name,
@@ -172,8 +172,11 @@ class Publication:
         )
         for name in CLOCKS:
             run.define_metric(name)
-        for name in summary["metrics"]:
-            run.define_metric(name, step_metric="time", summary=f"last,{METRICS[name].best}")
+        # A pattern costs as much as a name, and gives way to it.
+        run.define_metric("*", step_metric="time", summary="last,min")
+        for name, metric in METRICS.items():
+            if metric.best == "max":
+                run.define_metric(name, step_metric="time", summary="last,max")
         return run
 
     def update(self) -> None:
@@ -210,7 +213,7 @@ class Publication:
             else:
                 self._add_table()
                 self._add_model()
-            url = self._wandb.project_url or ""
+            url = "" if self._wandb.offline else str(self._wandb.project_url)
             self._wandb.finish(exit_code=0 if status == "completed" else 1)
         for former in offline_folders(self.run):
             shutil.rmtree(former)
