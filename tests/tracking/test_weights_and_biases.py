@@ -89,7 +89,7 @@ def check_offline_run(directory):
     assert (final["status"], final["reason"]) == (summary["status"], summary["reason"])
     assert final["certificate"]["nrows"] == len(rows)
     assert records["exit"][0].get("exit_code", 0) == (0 if summary["status"] == "completed" else 1)
-    axes = {record["name"]: record.get("step_metric") for record in records["metric"]}
+    axes = {record.get("name"): record.get("step_metric") for record in records["metric"]}
     assert axes["nc1/train"] == "time"
     return header, records
 
