@@ -14,11 +14,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from nc_sweeps.errors import UserError
 from nc_sweeps.interruption import SIGNALS
-from nc_sweeps.tracking.published import is_current
+from nc_sweeps.tracking.published import is_current, note_unpublished
 
 if TYPE_CHECKING:
     from nc_sweeps.tracking.weights_and_biases import Publication
@@ -46,24 +47,27 @@ def following(runs: Sequence[Path], mode: str) -> Iterator[None]:
     if not runs:
         yield
         return
-    command = [sys.executable, "-m", __name__, mode, *(str(run.absolute()) for run in runs)]
-    # Signals are for the training process; the end of its standard input tells the companion that training is over.
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, bufsize=0
-    )
-    patience = _PATIENCE_INTERRUPTED
-    try:
-        yield
-        patience = _PATIENCE + _PATIENCE_A_RUN * len(runs)
-    finally:
+    with TemporaryDirectory(prefix="nc-sweeps-wandb-", ignore_cleanup_errors=True) as scratch:
+        command = [sys.executable, "-m", __name__, mode, *(str(run.absolute()) for run in runs)]
+        environment = os.environ | {"TMPDIR": scratch}  # of wandb, which may be killed
+        # Signals are for the training process; the end of its standard input tells the companion that training is over.
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, env=environment
+        )
+        patience = _PATIENCE_INTERRUPTED
         try:
-            assert process.stdin is not None
-            process.stdin.close()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(patience)
+            yield
+            patience = _PATIENCE + _PATIENCE_A_RUN * len(runs)
         finally:
-            process.kill()
-            process.wait()
+            try:
+                assert process.stdin is not None
+                process.stdin.close()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(patience)
+            finally:
+                process.kill()
+                process.wait()
+    note_unpublished(runs)
 
 
 class Companion:

@@ -25,9 +25,9 @@ class Published:
     """What was published of a run.
 
     Args:
-        content: :func:`content` of the run at that time.
+        content: :func:`content` of the run at that time; empty: it was not published though it should have been.
         rows: of measurements.
-        url: of the W&B project; empty: it is an offline run.
+        url: of the W&B project; empty: it is an offline run, or nowhere.
         why_offline: what kept it from the server; empty: nobody wanted it there.
     """
 
@@ -77,19 +77,28 @@ def offline_folders(run: Path) -> list[Path]:
     return sorted((run.parent / FOLDER).glob(f"offline-run-*-{run.name}"))
 
 
+def note_unpublished(runs: Sequence[Path]) -> None:
+    """Note of runs that came to their end, and of which something is not published, that it should be."""
+    for run in runs:
+        if (run / "summary.json").exists() and not is_current(run, online=False):
+            Published("", 0).write(run)
+
+
 def told(runs: Sequence[Path]) -> list[str]:
-    """Where the runs are published, for the user: a line for what is online, one for what is not.
+    """Where the runs are published, for the user: a line for what is online, for what is offline, for what is nowhere.
 
     Args:
         runs: of one sweep.
     """
-    known = [(run, published) for run in runs if (published := read(run)) is not None]
-    online = [published for _, published in known if published.url]
-    offline = [published for _, published in known if not published.url]
+    known = [published for run in runs if (published := read(run)) is not None]
+    online = [published for published in known if published.url]
+    offline = [published for published in known if published.content and not published.url]
     lines = [f"W&B: {len(online)} runs at {online[0].url}"] if online else []
+    sweep = os.path.relpath(runs[0].parent)
     if offline:
-        sweep = os.path.relpath(runs[0].parent)
         reasons = sorted({published.why_offline for published in offline} - {""})
         why = f" ({'; '.join(reasons)})" if reasons else ""
         lines.append(f"W&B: {len(offline)} offline runs in {sweep}/{FOLDER}{why}; nc-sweep sync {sweep} sends them")
+    if nowhere := len(known) - len(online) - len(offline):
+        lines.append(f"W&B: {nowhere} runs could not be published in time; nc-sweep sync {sweep} publishes them")
     return lines

@@ -205,23 +205,25 @@ class Publication:
             StoreError: a stored file cannot be read.
             PublishingError: the server did not take it.
         """
-        self.update()
-        status = read_summary(self.run)["status"]
-        with _in_one_line():
-            if status == "running":
-                self._wandb.mark_preempting()
-            else:
-                self._add_table()
-                self._add_model()
-            url = "" if self._wandb.offline else str(self._wandb.project_url)
-            self._wandb.finish(exit_code=0 if status == "completed" else 1)
-        for former in offline_folders(self.run):
-            shutil.rmtree(former)
-        if self.obstacle is not None:
-            folder = Path(self._wandb.dir).parent
-            folder.rename(self.run.parent / FOLDER / folder.name)
-        Published(self._content, self._rows, url, self.obstacle or "").write(self.run)
-        shutil.rmtree(self._workplace)
+        try:
+            self.update()
+            status = read_summary(self.run)["status"]
+            with _in_one_line():
+                if status == "running":
+                    self._wandb.mark_preempting()
+                else:
+                    self._add_table()
+                    self._add_model()
+                url = "" if self._wandb.offline else str(self._wandb.project_url)
+                self._wandb.finish(exit_code=0 if status == "completed" else 1)
+            for former in offline_folders(self.run):
+                shutil.rmtree(former)
+            if self.obstacle is not None:
+                folder = Path(self._wandb.dir).parent
+                folder.rename(self.run.parent / FOLDER / folder.name)
+            Published(self._content, self._rows, url, self.obstacle or "").write(self.run)
+        finally:
+            shutil.rmtree(self._workplace, ignore_errors=True)
 
     def _add_table(self) -> None:
         """NC1 beside its certificate."""

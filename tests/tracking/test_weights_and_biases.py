@@ -89,8 +89,9 @@ def check_offline_run(directory):
     assert (final["status"], final["reason"]) == (summary["status"], summary["reason"])
     assert final["certificate"]["nrows"] == len(rows)
     assert records["exit"][0].get("exit_code", 0) == (0 if summary["status"] == "completed" else 1)
-    axes = {record.get("name"): record.get("step_metric") for record in records["metric"]}
-    assert axes["nc1/train"] == "time"
+    definitions = {record.get("name") or record["glob_name"]: record for record in records["metric"]}
+    assert all(definitions[name]["step_metric"] == "time" for name in ("*", "certificate/tightness"))
+    assert definitions["*"]["summary"] == {"last": True, "min": True}
     return header, records
 
 
@@ -166,8 +167,9 @@ def test_a_killed_and_resumed_run_is_one_run_even_if_the_companion_is_killed(tmp
     wait_for(lambda: companions(second))
     for companion in companions(second):
         companion.kill()
-    told = second.communicate(timeout=120)
+    said, told = second.communicate(timeout=120)
     assert second.returncode == 0, told
+    assert "W&B: 1 runs could not be published in time; nc-sweep sync results/sweep publishes them" in said
     assert read_summary(directory)["status"] == "completed"
     assert not published.offline_folders(directory)
 
