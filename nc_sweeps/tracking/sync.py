@@ -15,7 +15,7 @@ from nc_sweeps.errors import StoreError, UserError
 from nc_sweeps.tracking.lease import holders, is_alive
 from nc_sweeps.tracking.published import is_current, offline_folders, told
 from nc_sweeps.tracking.store import run_directories
-from nc_sweeps.tracking.weights_and_biases import PublishingError, obstacle, publish
+from nc_sweeps.tracking.weights_and_biases import NO_KEY, PublishingError, obstacle, publish
 
 #: Runs that are sent to the server at a time.
 _AT_ONCE = 8
@@ -48,7 +48,7 @@ def sync(sweep: Path, console: Console) -> list[str]:
         others = f", and {len(failures) - 1} more runs" if len(failures) > 1 else ""
         raise PublishingError(f"{failures[0]}{others}")
     lines = told(runs)
-    if why_offline and os.environ.get("WANDB_API_KEY"):
+    if why_offline not in {None, "", NO_KEY}:
         raise PublishingError(why_offline)
     if any(offline_folders(run) for run in runs):
         lines.append(f"where there is a network: wandb sync {sweep}/wandb/offline-run-*")

@@ -37,6 +37,8 @@ from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
 from nc_sweeps.tracking.published import FOLDER, Published, content, offline_folders
 from nc_sweeps.tracking.store import read_metrics, read_summary
 
+#: The obstacle that is nobody's fault.
+NO_KEY = "no API key"
 #: Seconds in which the server has to answer.
 _ANSWER = 3.0
 #: Seconds in which the server has to take a new run, and the rest of a run.
@@ -76,7 +78,7 @@ def obstacle(mode: str) -> str | None:
         return ""
     server = str(wandb.setup(_SETTINGS).settings.base_url)
     if not _has_key(server):
-        return f"no API key for {server}" if mode == "online" else "no API key"
+        return NO_KEY
     return _silence(server)
 
 
@@ -135,16 +137,15 @@ class Publication:
     def __init__(self, run: Path, obstacle: str | None) -> None:
         self.run = run
         self.obstacle = obstacle
-        self.config = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(run / "config.yaml")))
-        self.tracking = self.config["tracking"]
-        self._content, self._rows, self._next = "", 0, 0
-        summary = read_summary(run)
-        self._started = datetime.fromisoformat(summary["started"]).timestamp()
-        self._workplace = self._make_workplace()
+        self._content, self._rows = "", 0
         with _in_one_line():
+            self.config = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(run / "config.yaml")))
+            self.tracking = self.config["tracking"]
+            summary = read_summary(run)
+            self._started = datetime.fromisoformat(summary["started"]).timestamp()
+            self._workplace = self._make_workplace()
             self._wandb = self._begin(summary["signature"])
-        if obstacle is None:
-            self._next = self._wandb.starting_step
+            self._next = 0 if self._wandb.offline else self._wandb.starting_step
 
     def _make_workplace(self) -> Path:
         if self.obstacle is None:
@@ -184,18 +185,20 @@ class Publication:
 
         Raises:
             StoreError: a stored file cannot be read.
+            PublishingError: wandb came to its end.
         """
         now = content(self.run)
         if now == self._content:
             return
         summary = read_summary(self.run)
         rows = read_metrics(self.run) if (self.run / "metrics.parquet").exists() else pl.DataFrame()
-        for row in rows.iter_rows(named=True):
-            if row["step"] >= self._next:
-                when = {"_timestamp": self._started + row["seconds"]}
-                self._wandb.log(row | when, step=row["step"], commit=True)
-                self._next = row["step"] + 1
-        self._wandb.summary.update(_summary(summary))
+        with _in_one_line():
+            for row in rows.iter_rows(named=True):
+                if row["step"] >= self._next:
+                    when = {"_timestamp": self._started + row["seconds"]}
+                    self._wandb.log(row | when, step=row["step"], commit=True)
+                    self._next = row["step"] + 1
+            self._wandb.summary.update(_summary(summary))
         self._content, self._rows = now, rows.height
 
     def close(self) -> None:
@@ -278,5 +281,7 @@ def _in_one_line() -> Iterator[None]:
     """Whatever wandb raises is a run that was not published."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         raise PublishingError(f"W&B: {' '.join(str(error).split()) or type(error).__name__}") from error

@@ -12,9 +12,11 @@ import psutil
 import pytest
 from omegaconf import OmegaConf
 
+from nc_sweeps.config import signature
 from nc_sweeps.tracking import published
-from nc_sweeps.tracking.store import read_metrics, read_summary, run_directories
-from tests.conftest import TINY
+from nc_sweeps.tracking.store import RunStore, read_metrics, read_summary, run_directories
+from tests.conftest import TINY, tiny
+from tests.tracking.wandb_server import Server
 
 BIN = Path(sys.executable).parent
 KEY = "0123456789abcdef" * 3
@@ -202,3 +204,40 @@ def test_what_cannot_be_published_is_one_line(tmp_path):
     assert len(done.stderr.splitlines()) == 1
     refused = run(tmp_path, "nc-train", "tracking=wandb", "tracking.project=a/b")
     assert refused.stderr.startswith("nc-train: tracking.project=a/b: must have 1 to 128 characters")
+
+
+def test_online_a_run_goes_on_where_it_was_and_is_published_once(tmp_path):
+    sweep = tmp_path / "results" / "sweep"
+    store = RunStore(sweep / signature(tiny()), tiny(), [])
+
+    def measure(*steps):
+        for step in steps:
+            clocks = {"step": step, "time": 0.5 * step, "epoch": float(step), "seconds": 0.1 * step}
+            store.append(clocks | {"nc1/train": 1 / (1 + step)})
+        store.flush()
+
+    with Server() as server:
+        online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
+        measure(0, 1, 4)
+        assert run(tmp_path, "nc-sweep", "sync", "results/sweep").returncode == 0
+        (offline,) = published.offline_folders(store.directory)
+        first = run(tmp_path, "nc-sweep", "sync", "results/sweep", **online)
+        assert first.returncode == 0, first.stderr
+        assert not offline.exists()  # the server has it
+        (sent,) = server.runs.values()
+        assert (sent["name"], sent["groupName"], sent["exit_code"]) == (store.directory.name, "sweep", 1)
+        assert [row["_step"] for row in sent["history"]] == [0, 1, 4]
+
+        measure(9, 11)
+        store.finish("completed")
+        again = run(tmp_path, "nc-sweep", "sync", "results/sweep", **online)
+        assert again.stdout == f"W&B: 1 runs at {server.url}/me/nc-sweeps\n"
+        history = [{name: row[name] for name in ("step", "time", "nc1/train")} for row in sent["history"]]
+        assert history == read_metrics(store.directory).select("step", "time", "nc1/train").to_dicts()
+        assert sent["exit_code"] == 0
+        assert sent["summary"]["nc1/train"]["last"] == sent["summary"]["nc1/train"]["min"] == 1 / 12
+
+        requests = server.requests
+        assert run(tmp_path, "nc-sweep", "sync", "results/sweep", **online).stdout == again.stdout
+        assert server.requests == requests
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
