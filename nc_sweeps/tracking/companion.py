@@ -1,6 +1,6 @@
 """The companion of a training process: publishes the runs that it trains, from the store.
 
-A process of its own, at the lowest priority: training never waits for Weights & Biases, except at its end, and there
+A process of its own, at a low priority: training never waits for Weights & Biases, except at its end, and there
 for a bounded time. Whatever becomes of the companion, the store knows nothing of it, and ``nc-sweep sync`` publishes
 what it did not.
 """
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 _LOOK = 2.0
 #: Runs that are sent to the server at a time.
 _AT_ONCE = 8
-#: Added to the niceness of the process: it takes what training leaves.
-_NICE = 19
+#: Added to the niceness of the process: training comes first, but when it is over something has to be left.
+_NICE = 10
 #: Seconds that training waits for its companion when all runs are done: in any case, and more for each run.
-_PATIENCE, _PATIENCE_A_RUN = 15.0, 0.5
+_PATIENCE, _PATIENCE_A_RUN = 20.0, 1.0
 #: Seconds that it waits when it was interrupted and has to go.
 _PATIENCE_INTERRUPTED = 3.0
 
