@@ -104,7 +104,7 @@ def _ours(cell: Cell) -> dict[str, Tensor]:
 def _loop(cell: Cell) -> dict[str, Tensor]:
     """The same by the loop."""
     seeds = range(cell.seeds)
-    configs = [SeparableConfig("separable", seed, _Q, _D, _M, _M, cell.margin) for seed in seeds]
+    configs = [SeparableConfig("separable", seed, 1.0, 0.0, _Q, _D, _M, _M, cell.margin) for seed in seeds]
     sets = [load(config) for config in configs]
     X, X_test = (torch.stack([torch.from_numpy(getattr(s, name).x) for s in sets]) for name in ("train", "test"))
     Y, Y_test = (

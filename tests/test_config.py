@@ -57,9 +57,16 @@ def test_signature_is_stable_and_sees_only_what_decides_the_numbers():
 
 def test_ensemble_key_splits_by_shape_alone():
     base = ensemble_key(tiny())
-    for change in ("seed=7", "separation.margin=0.1", "dynamics.step_size=0.1", "dynamics.beta=3", "model.gamma=2"):
+    for change in ("seed=7", "separation.margin=0.1", "dynamics.step_size=0.1", "dynamics.beta=3", "model.gamma=2",
+                   "dataset.label_noise=0.1"):  # fmt: skip
         assert ensemble_key(tiny(change)) == base, change
-    for change in ("width.particles=5", "model.features=5", "dynamics.horizon=31", "model.activation=relu"):
+    for change in (
+        "width.particles=5",
+        "model.features=5",
+        "dynamics.horizon=31",
+        "model.activation=relu",
+        "dataset.imbalance=2",
+    ):
         assert ensemble_key(tiny(change)) != base, change
     # With a horizon in time the number of steps depends on the step size.
     timed = ("dynamics.horizon_unit=time", "dynamics.horizon=3")
@@ -142,6 +149,8 @@ def test_metrics_are_chosen_by_pattern():
         (["dataset.dimension=2"], "dataset.dimension=2: must be at least the number of classes, 3"),
         (["dataset.classes=1"], "dataset.classes=1: must be at least 2"),
         (["dataset.train_per_class=0"], "dataset.train_per_class=0: must be at least 1"),
+        (["dataset.imbalance=0.5"], "dataset.imbalance=0.5: must lie between 1 and 1e+12"),
+        (["dataset.label_noise=1"], "dataset.label_noise=1.0: must be at least 0 and below 1"),
         (["dataset.name=imagenet"], "dataset.name=imagenet: must be one of separable, gaussian, digits, mnist"),
         (["dataset=mnist_mod3", "dataset.modulus=1"], "dataset.modulus=1: must lie in 2 … 10"),
         (["dataset=digits", "separation.margin=0.1"], "separation.margin has no effect on dataset=digits"),

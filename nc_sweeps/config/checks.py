@@ -92,6 +92,9 @@ class _Checks:
         dataset = self.config.dataset
         for key in ("dataset.train_per_class", "dataset.test_per_class"):
             self._at_least(key, 1)
+        fits = 1 <= dataset.imbalance <= _LARGEST
+        self._require(fits, "dataset.imbalance", f"must lie between 1 and {_LARGEST:g}")
+        self._require(0 <= dataset.label_noise < 1, "dataset.label_noise", "must be at least 0 and below 1")
         if isinstance(dataset, SyntheticConfig):
             q = dataset.classes
             self._at_least("dataset.classes", 2)

@@ -53,6 +53,10 @@ class DatasetConfig(ABC):
 
     name: str = shape("which data set")
     seed: int = per_run("which samples are drawn; the run's seed unless set apart")
+    imbalance: float = shape(
+        "≥ 1: the share imbalance^(−k/(q−1)) of the training samples of class k = 0 … q−1 is kept; 1: all"
+    )
+    label_noise: float = per_run("probability with which a training label is replaced by another class, uniformly")
 
     @property
     @abstractmethod
@@ -123,7 +127,8 @@ class MnistConfig(ImageConfig):
     @property
     def sampled(self) -> bool:
         """Whether the seed has a say in which samples there are."""
-        return self.train_per_class is not None or self.test_per_class is not None
+        drawn = self.train_per_class is not None or self.test_per_class is not None
+        return drawn or self.imbalance > 1 or self.label_noise > 0
 
     @property
     def class_count(self) -> int:

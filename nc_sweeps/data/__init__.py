@@ -1,7 +1,7 @@
 """Data sets: from a configuration to a training and a held-out test set.
 
-Each set is a function of its configuration alone; training and test samples come from two independent streams of the
-counter-based Philox generator, keyed by the data set's seed.
+Each set is a function of its configuration alone; training samples, test samples, what imbalance removes and what noise
+does to labels come from independent streams of the counter-based Philox generator, keyed by the data set's seed.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +12,7 @@ import numpy as np
 
 from nc_sweeps.config import DatasetConfig, DigitsConfig, MnistConfig, SyntheticConfig
 from nc_sweeps.data.gaussian import gaussian
+from nc_sweeps.data.hardship import noisy, unbalanced
 from nc_sweeps.data.images import digits, mnist
 from nc_sweeps.data.separable import separable
 from nc_sweeps.data.split import Dataset, Split
@@ -77,7 +78,9 @@ def load(config: DatasetConfig) -> Dataset:
     Raises:
         DataError: it cannot be read or sampled.
     """
-    return LOADERS[config.name](config)
+    data = LOADERS[config.name](config)
+    train = unbalanced(data.train, data.classes, config.imbalance, _generator(config, 2))
+    return replace(data, train=noisy(train, data.classes, config.label_noise, _generator(config, 3)))
 
 
 def load_all(configs: Sequence[DatasetConfig]) -> list[Dataset]:

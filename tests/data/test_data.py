@@ -42,6 +42,51 @@ def test_every_data_set_keeps_its_promises(name, mnist_dir):
         assert not np.array_equal(other.train.x, data.train.x)
 
 
+@pytest.mark.parametrize("name", ["separable", "gaussian", "digits", "mnist", "mnist_mod3"])
+def test_classes_of_unequal_size_and_wrong_labels(name, mnist_dir):
+    plain, hard = (
+        load(dataset_config(name, mnist_dir, *overrides))
+        for overrides in ((), ("dataset.imbalance=9", "dataset.label_noise=0.3"))
+    )
+    assert np.array_equal(hard.test.x, plain.test.x)
+    assert np.array_equal(hard.test.labels, plain.test.labels)
+
+    q, counts = plain.classes, np.bincount(plain.train.labels)
+    label_of = {row.tobytes(): label for row, label in zip(plain.train.x, plain.train.labels, strict=True)}
+    true = np.array([label_of[row.tobytes()] for row in hard.train.x])
+    assert np.bincount(true).tolist() == [round(counts[k] * 9 ** (-k / (q - 1))) for k in range(q)]
+    shift = (hard.train.labels - true) % q
+    # Five standard deviations of what is drawn.
+    assert np.mean(shift > 0) == pytest.approx(0.3, abs=5 * np.sqrt(0.3 * 0.7 / len(shift)))
+    wrong = shift[shift > 0]
+    for k in range(1, q):
+        assert np.mean(wrong == k) == pytest.approx(1 / (q - 1), abs=5 * np.sqrt(0.25 / len(wrong)))
+
+
+def test_imbalance_and_noise_change_nothing_else():
+    uneven, noisy, both, other = (
+        load(config_of(*overrides).dataset).train
+        for overrides in (
+            ["dataset.imbalance=9"],
+            ["dataset.label_noise=0.3"],
+            ["dataset.imbalance=9", "dataset.label_noise=0.3"],
+            ["dataset.imbalance=9", "dataset.label_noise=0.3", "dataset.seed=1"],
+        )
+    )
+    plain = load(config_of().dataset).train
+    assert np.array_equal(noisy.x, plain.x)
+    assert np.array_equal(both.x, uneven.x)
+    assert len(uneven.x) == 100 + 33 + 11
+    assert other.x.shape == both.x.shape
+    assert not np.array_equal(other.x, both.x)
+    assert not np.array_equal(other.labels, both.labels)
+
+
+def test_a_class_of_which_nothing_would_be_left_is_named():
+    with pytest.raises(DataError, match=r"dataset.imbalance=1000: no sample would be left of the 100 of class 2"):
+        load(config_of("dataset.imbalance=1000").dataset)
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 4), st.integers(0, 20), st.floats(-0.9, 0.95), st.integers(0, 1000))
 def test_separable_margins_are_exact(q, extra, relative, seed):
@@ -150,6 +195,8 @@ def test_what_is_the_same_is_loaded_once(mnist_dir):
     overrides = ["dataset=mnist", f"data_dir={mnist_dir}"]
     whole = load_all([config_of(*overrides, f"seed={seed}").dataset for seed in (1, 2)])
     assert whole[0] is whole[1]
+    for hard in ("dataset.imbalance=2", "dataset.label_noise=0.1"):
+        assert config_of(*overrides, hard).dataset.sampled
     some = [*overrides, "dataset.train_per_class=5"]
     drawn = load_all([config_of(*some, f"seed={seed}").dataset for seed in (1, 2, 1)])
     assert drawn[0] is drawn[2]

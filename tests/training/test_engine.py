@@ -4,6 +4,7 @@ import math
 import time
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -174,6 +175,37 @@ def test_every_metric_is_measured_on_every_data_set(dataset, activation, request
     assert (frame["nc1/train"] <= frame["certificate/closed_form"] * (1 + 1e-9)).all()
     assert (frame["nc1/train"] <= frame["certificate/angle"] * (1 + 1e-9)).all()
     assert frame["loss/regularised"].is_sorted(descending=True)
+
+
+def test_sizes_of_classes_and_wrong_labels_enter_the_metrics():
+    config = tiny("dataset.train_per_class=12", "dataset.imbalance=4", "dataset.label_noise=0.2", "model.gamma=2",
+                  "compute.precision=64-true")  # fmt: skip
+    (record,) = train(config)
+    row, data = record.rows[-1], load(config.dataset)
+    U, A, W = (record.state[name].numpy() for name in ("U", "A", "W"))
+    H, labels = {}, {}
+    for name, split in {"train": data.train, "test": data.test}.items():
+        H[name], labels[name] = np.tanh(split.x @ U.T) @ A / len(U), split.labels
+    counts = np.bincount(labels["train"])
+    assert counts.sum() == 12 + 6 + 3
+    assert len(set(counts)) > 1
+    means = np.stack([H["train"][labels["train"] == k].mean(axis=0) for k in range(3)])
+    within = np.square(H["train"] - means[labels["train"]]).sum()
+    F = {name: 2 * H[name] @ W for name in H}
+    for name in H:
+        wrong = F[name].argmax(axis=1) != labels[name]
+        error = np.mean([wrong[labels[name] == k].mean() for k in range(3)])
+        assert row[f"error/{name}"] == pytest.approx(error, abs=1e-12)
+        nearest = np.square(H[name][:, None] - means).sum(axis=2).argmin(axis=1)
+        assert row[f"nc4/{name}"] == pytest.approx(np.mean(nearest != F[name].argmax(axis=1)), abs=1e-12)
+    r = F["train"] - np.eye(3)[labels["train"]]
+    assert row["loss/train"] == pytest.approx(np.square(r).sum() / (2 * len(r)), rel=1e-9)
+    assert row["nc1/train"] == pytest.approx(within / np.square(H["train"] - H["train"].mean(axis=0)).sum(), rel=1e-9)
+    assert row["nc1/train"] <= row["certificate/nc1_bound"] * (1 + 1e-9)
+    assert row["nc1/train"] <= row["certificate/closed_form"] * (1 + 1e-9)
+    smallest = (np.sqrt(counts.min()) - np.linalg.norm(r, 2)) / (2 * np.linalg.norm(H["train"], 2))
+    assert row["certificate/sigma_min_bound"] == pytest.approx(max(smallest, 0), rel=1e-9)
+    assert math.isnan(row["paper/corollary_4_4"])  # stated for balanced classes
 
 
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
