@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-import yaml
 from omegaconf import OmegaConf
 
 from nc_sweeps.config import RunConfig, signature
@@ -35,9 +34,6 @@ from nc_sweeps.tracking.files import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# What was written here holds nothing that only OmegaConf can read, and this is twenty times as fast.
-_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 FINAL = ("completed", "diverged")
 
@@ -257,11 +253,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     Raises:
         StoreError: it cannot be read.
     """
-    path = directory / "config.yaml"
-    try:
-        return _flat(yaml.load(path.read_bytes(), Loader=_YAML))
-    except (OSError, yaml.YAMLError) as error:
-        raise StoreError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+    return _flat(files.read_yaml(directory / "config.yaml"))
 
 
 @cache

@@ -29,11 +29,11 @@ os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 import polars as pl
 import wandb
-import yaml
 
 from nc_sweeps.config.schema import SeparationConfig
 from nc_sweeps.errors import UserError
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
+from nc_sweeps.tracking.files import read_yaml
 from nc_sweeps.tracking.published import FOLDER, Published, content, offline_folders
 from nc_sweeps.tracking.store import read_metrics, read_summary
 
@@ -139,7 +139,7 @@ class Publication:
         self.obstacle = obstacle
         self._content, self._rows = "", 0
         with _in_one_line():
-            self.config = _read(run / "config.yaml")
+            self.config = read_yaml(run / "config.yaml")
             self.tracking = self.config["tracking"]
             summary = read_summary(run)
             self._started = datetime.fromisoformat(summary["started"]).timestamp()
@@ -161,7 +161,7 @@ class Publication:
             entity=self.tracking["entity"],
             id=identifier,
             name=_title(self.config),
-            notes=" ".join(_read(self.run / "overrides.yaml")),
+            notes=" ".join(read_yaml(self.run / "overrides.yaml")),
             group=self.run.parent.name,
             job_type=self.tracking["job_type"],
             tags=self.tracking["tags"],
@@ -250,11 +250,6 @@ class Publication:
 def publish(run: Path, obstacle: str | None) -> None:
     """Write the W&B run of a run as it stands; arguments and errors as for :class:`Publication`."""
     Publication(run, obstacle).close()
-
-
-def _read(path: Path) -> Any:
-    """What OmegaConf wrote as plain YAML; it would take ten times as long to read it."""
-    return yaml.load(path.read_bytes(), yaml.CSafeLoader)
 
 
 def _title(config: dict[str, Any]) -> str:
