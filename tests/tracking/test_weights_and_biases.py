@@ -116,7 +116,8 @@ def test_a_packed_sweep_is_one_complete_run_a_run(sweep):
     for directory in runs:
         header, records = check_offline_run(directory)
         assert (header["job_type"], header["tags"]) == ("test", ["a", "b"])
-        assert any(artifact["type"] == "model" for artifact in records["artifact"])
+        has_model = any(artifact["type"] == "model" for artifact in records["artifact"])
+        assert has_model == (directory / "checkpoint.safetensors").exists()
 
 
 def test_sync_writes_what_is_new_and_nothing_else(sweep):
