@@ -36,7 +36,7 @@ def independent(table: pl.DataFrame, keys: Sequence[str]) -> list[str]:
     """Of the keys those that no earlier one decides, as β decides a weight decay that is set to 1/β.
 
     Args:
-        table: a row a run, or a row a measurement.
+        table: a row a run.
         keys: of its configuration.
     """
     kept: list[str] = []
@@ -50,9 +50,9 @@ def _decides(table: pl.DataFrame, earlier: str, key: str) -> bool:
     values = table.select(earlier, key).unique().sort(earlier)
     if values.height != values[earlier].n_unique():
         return False
-    # Where every run has a value of its own, as in a random search, each key would decide all others.
-    repeats = values.height < (table["signature"].n_unique() if "signature" in table.columns else table.height)
-    return repeats or values[key].is_sorted() or values[key].is_sorted(descending=True)
+    # Where every run has a number of its own, as in a random search, each key would decide all others.
+    drawn_apart = values.height == table.height and values[earlier].dtype.is_numeric()
+    return not drawn_apart or values[key].is_sorted() or values[key].is_sorted(descending=True)
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:

@@ -282,7 +282,7 @@ def _colour(axis: Axis, symbol: str = "stroke") -> alt.Color:
         legend = alt.Legend(symbolType=symbol, symbolOpacity=1, symbolLimit=DISCRETE)
         return alt.Color(f"{axis.field}:O", title=axis.title, legend=legend).scale(domain=axis.values)
     scale = alt.Scale(type="log" if axis.values[0] > 0 else "linear")
-    return alt.Color(f"{axis.field}:Q", title=axis.title, scale=scale, legend=alt.Legend(format="~g"))
+    return alt.Color(f"{axis.field}:Q", title=axis.title, scale=scale, legend=alt.Legend(type="gradient", format="~g"))
 
 
 def _dash(axis: Axis) -> alt.StrokeDash:

@@ -247,6 +247,11 @@ def test_what_another_key_decides_is_no_axis_of_its_own(tmp_path):
     grid = [(f"model.gamma={g}", f"dynamics.step_size={h}") for g in (1, 2) for h in (0.1, 0.2)]
     both = digest(some(tmp_path / "grid", *grid)).main_axes
     assert {axis.key for axis in both} == {"model.gamma", "dynamics.step_size"}
+    apart = [(f"model.gamma={1 + i}", f"dynamics.step_size={0.1 + i * 7 % 5}") for i in range(5)]
+    assert len(digest(some(tmp_path / "apart", *apart)).main_axes) == 2
+    kinds = [(f"dataset={name}", f"model.gamma={gamma}") for name in ("gaussian", "separable") for gamma in (1, 2)]
+    mixed = digest(some(tmp_path / "mixed", *kinds)).main_axes
+    assert {axis.key for axis in mixed} == {"dataset.name", "model.gamma"}
 
 
 def test_long_sweeps_are_thinned_point_by_point(tmp_path, monkeypatch):
