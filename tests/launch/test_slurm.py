@@ -12,6 +12,7 @@ from hydra.test_utils.launcher_common_tests import LauncherTestSuite
 from polars.testing import assert_frame_equal
 
 import nc_sweeps
+from nc_sweeps.tracking.store import read_summary
 from tests.conftest import TINY
 from tests.slurm.cluster import NODES
 
@@ -66,7 +67,7 @@ def test_two_gpus_of_one_job_take_a_pack_each(on_slurm, run, tmp_path):
 
 
 def test_preemption_a_crash_and_the_death_of_the_launcher_leave_no_trace(on_slurm, run, environment, tmp_path):
-    long = ["seed=range(4)", "dynamics.horizon=150000", "compute.checkpoint_seconds=0"]
+    long = ["seed=range(4)", "dynamics.horizon=600000", "compute.checkpoint_seconds=0"]
     whole = tmp_path / "whole"
     whole.mkdir()
     subprocess.run(command("hydra/launcher=packed", *long), cwd=whole, capture_output=True, check=True)
@@ -101,12 +102,12 @@ def restarts(cluster):
 
 
 def statuses(sweep):
-    return sorted(nc_sweeps.tracking.store.read_summary(path.parent)["status"] for path in sweep.glob("*/summary.json"))
+    return sorted(read_summary(path.parent)["status"] for path in sweep.glob("*/summary.json"))
 
 
 def progress(sweep):
     paths = sweep.glob("*/summary.json")
-    return sum(nc_sweeps.tracking.store.read_summary(path.parent)["progress"]["step"] for path in paths)
+    return sum(read_summary(path.parent)["progress"]["step"] for path in paths)
 
 
 def test_a_cluster_that_refuses_is_quoted_in_one_line(run):
