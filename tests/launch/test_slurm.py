@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hydra import version
-from hydra.test_utils.launcher_common_tests import LauncherTestSuite
+from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
 from polars.testing import assert_frame_equal
 
 import nc_sweeps
@@ -128,9 +128,27 @@ def hydra_on_slurm(on_slurm, monkeypatch):
     version.setbase("1.3")
 
 
+PROCESSOR = ["hydra.launcher.gpus_per_node=0", "hydra.launcher.cpus_per_task=1"]
+
+
 @pytest.mark.usefixtures("hydra_on_slurm")
-@pytest.mark.parametrize(
-    ("launcher_name", "overrides"), [("slurm", ["hydra.launcher.gpus_per_node=0", "hydra.launcher.cpus_per_task=1"])]
-)
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("slurm", PROCESSOR)])
 class TestSlurmLauncher(LauncherTestSuite):
     """Hydra's own tests of a launcher."""
+
+
+@pytest.mark.usefixtures("hydra_on_slurm")
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("slurm", [*PROCESSOR, "hydra.sweeper.max_batch_size=2"])])
+class TestSlurmLauncherInBatches(BatchedSweeperTestSuite):
+    """Hydra's own tests of a launcher under a sweeper that asks in batches."""
+
+
+MESSAGES = "hydra.hydra_logging.formatters.simple.format='[HYDRA] %(message)s'"
+
+
+@pytest.mark.usefixtures("hydra_on_slurm")
+@pytest.mark.parametrize(
+    ("task_launcher_cfg", "extra_flags"), [({}, ["-m", "hydra/launcher=slurm", *PROCESSOR, MESSAGES])]
+)
+class TestSlurmLauncherIntegration(IntegrationTestSuite):
+    """Hydra's own tests of a launcher in processes of its own."""
