@@ -1,6 +1,7 @@
 """Files of the store: replaced in one piece, and told in one line when they cannot be read."""
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -71,3 +72,12 @@ _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # by setting it, which is safe while a module is imported.
 _UMASK = os.umask(0)
 os.umask(_UMASK)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it, which knows no infinity; OmegaConf reads the word."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [plain(entry) for entry in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -5,7 +5,6 @@ was launched, its environment, and its runs as differences from the first of eac
 """
 
 import json
-import math
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
@@ -43,7 +42,7 @@ def write(sweep: Path, jobs: Sequence[Job], invocation: dict[str, Any], environm
         kind = (job.config.dataset.name, *values)
         if kind not in kinds:
             kinds[kind] = len(bases), values
-            bases.append(_plain(OmegaConf.to_container(OmegaConf.structured(job.config))))
+            bases.append(files.plain(OmegaConf.to_container(OmegaConf.structured(job.config))))
         number, base = kinds[kind]
         runs.append(
             {
@@ -51,7 +50,7 @@ def write(sweep: Path, jobs: Sequence[Job], invocation: dict[str, Any], environm
                 "signature": signature(job.config),
                 "overrides": job.overrides,
                 "base": number,
-                "changes": {name: _plain(value) for name, value in values.items() if value != base[name]},
+                "changes": {name: files.plain(value) for name, value in values.items() if value != base[name]},
             }
         )
     now = datetime.now(UTC)
@@ -110,12 +109,3 @@ def _jobs(path: Path, sweep: Path, names: Collection[str] | None) -> Iterator[Jo
         if signature(config) != run["signature"]:
             raise StoreError(f"{path}: run {run['directory']} is not what its signature says")
         yield Job(config, run["overrides"], sweep / run["directory"])
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no infinity; OmegaConf reads the word."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_plain(entry) for entry in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

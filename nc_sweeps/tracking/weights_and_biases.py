@@ -8,7 +8,6 @@ once written again it takes the place of the one before. Online its rows are sen
 far it got.
 """
 
-import math
 import netrc
 import os
 import shutil
@@ -33,7 +32,7 @@ import wandb
 from nc_sweeps.config.schema import SeparationConfig
 from nc_sweeps.errors import UserError
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
-from nc_sweeps.tracking.files import read_yaml
+from nc_sweeps.tracking.files import plain, read_yaml
 from nc_sweeps.tracking.published import FOLDER, Published, content, offline_folders
 from nc_sweeps.tracking.store import read_metrics, read_summary
 
@@ -165,7 +164,7 @@ class Publication:
             group=self.run.parent.name,
             job_type=self.tracking["job_type"],
             tags=self.tracking["tags"],
-            config=_plain(self.config),
+            config=plain(self.config),
             mode="online" if self.obstacle is None else "offline",
             resume="allow" if self.obstacle is None else None,
             reinit="create_new",
@@ -240,7 +239,7 @@ class Publication:
     def _add_model(self) -> None:
         state = self.run / "checkpoint.safetensors"
         if self.tracking["model"] and state.exists():
-            artifact = wandb.Artifact(f"state-{self._wandb.id}", type="model", metadata=_plain(self.config))
+            artifact = wandb.Artifact(f"state-{self._wandb.id}", type="model", metadata=plain(self.config))
             # The store keeps it: no need for a copy until it is sent.
             artifact.add_file(str(state), policy="immutable")
             artifact.add_file(str(self.run / "config.yaml"), policy="immutable")
@@ -265,15 +264,6 @@ def _summary(summary: dict[str, Any]) -> dict[str, Any]:
     for name, entry in summary["metrics"].items():
         metrics[name] = {METRICS[name].best if key == "best" else key: value for key, value in entry.items()}
     return {key: value for key, value in summary.items() if key != "metrics"} | metrics
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no infinity, and the server takes nothing but JSON."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_plain(entry) for entry in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager
