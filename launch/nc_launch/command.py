@@ -159,10 +159,11 @@ def dashboard(
 ) -> None:
     """Make a workspace and a report for a sweep on Weights & Biases."""
     from nc_sweeps.report.dashboard import Dashboard
+    from nc_sweeps.tracking import files
 
     board = Dashboard(sweep)
     if json is not None:
-        json.write_text(board.json())
+        files.write(json, board.json().encode())
         return
     for link in board.save():
         print(link)
