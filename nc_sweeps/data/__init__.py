@@ -38,7 +38,7 @@ def _synthetic(sampler: Callable[..., Split], knob: str) -> Callable[[Any], Data
             )
             for stream, per_class in enumerate((config.train_per_class, config.test_per_class))
         )
-        return Dataset(train, test, config.classes)
+        return Dataset(train, test, config.classes, (config.dimension,))
 
     return load_law
 

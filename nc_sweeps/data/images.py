@@ -34,7 +34,7 @@ def digits(
     held_out = rest
     if test_per_class is not None:
         held_out = rest[_balanced(labels[rest], test_per_class, generator, "dataset.test_per_class")]
-    return _scaled(Split(x[chosen], labels[chosen]), Split(x[held_out], labels[held_out]), 10, unit_ball)
+    return _scaled(Split(x[chosen], labels[chosen]), Split(x[held_out], labels[held_out]), 10, (1, 8, 8), unit_ball)
 
 
 def mnist(
@@ -67,7 +67,7 @@ def mnist(
             chosen = _balanced(labels, per_class, generator, name)
             x, labels = x[chosen], labels[chosen]
         splits.append(Split(x.reshape(len(x), -1).astype(np.float64) / 255.0, labels))
-    return _scaled(splits[0], splits[1], modulus or 10, unit_ball)
+    return _scaled(splits[0], splits[1], modulus or 10, (1, 28, 28), unit_ball)
 
 
 def _read_mnist(data_dir: str, train: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -104,9 +104,9 @@ def _balanced(
     return np.concatenate(chosen)
 
 
-def _scaled(train: Split, test: Split, classes: int, unit_ball: bool) -> Dataset:
+def _scaled(train: Split, test: Split, classes: int, shape: tuple[int, ...], unit_ball: bool) -> Dataset:
     if unit_ball:
         # A hair more than the largest norm: ‖x‖ ≤ 1 must survive rounding to float32.
         radius = max(np.linalg.norm(split.x, axis=1).max() for split in (train, test)) * (1 + 1e-6)
         train, test = Split(train.x / radius, train.labels), Split(test.x / radius, test.labels)
-    return Dataset(train, test, classes)
+    return Dataset(train, test, classes, shape)

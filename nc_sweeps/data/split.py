@@ -25,11 +25,18 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training set, a held-out test set, and the number of classes."""
+    """A training set, a held-out test set, and the number of classes.
+
+    Args:
+        train, test: samples as rows.
+        classes: q.
+        shape: that a row stands for, such as (channels, height, width) of an image; its product is d.
+    """
 
     train: Split
     test: Split
     classes: int
+    shape: tuple[int, ...]
 
     @cached_property
     def margin(self) -> float:

@@ -250,7 +250,9 @@ def _cosines(Z: Float[Tensor, "*run k l"]) -> Float[Tensor, "*run k k"]:
 
 def _norm_variation(Z: Float[Tensor, "*run k l"]) -> Float[Tensor, "*run"]:
     norms = _row_norms(Z)
-    return norms.std(dim=-1, correction=0) / norms.mean(dim=-1)
+    mean = norms.mean(dim=-1, keepdim=True)
+    # Tensor.std rounds a run's value differently in batches of different sizes.
+    return (norms - mean).square().mean(dim=-1).sqrt() / mean.squeeze(-1)
 
 
 def _mean_off_diagonal(Z: Float[Tensor, "*run k k"]) -> Float[Tensor, "*run"]:

@@ -50,6 +50,11 @@ def undisturbed(undisturbed_sweep):
     return nc_sweeps.load_sweep(undisturbed_sweep).drop("seconds")
 
 
+def assert_same_numbers(sweep, undisturbed):
+    # The rows of float64 measurements, to rounding: who takes runs over may take them in ensembles of another size.
+    assert_frame_equal(nc_sweeps.load_sweep(sweep).drop("seconds"), undisturbed, rel_tol=1e-10, abs_tol=1e-13)
+
+
 def wait_for(condition, seconds=120):
     deadline = time.monotonic() + seconds
     while not condition():
@@ -111,7 +116,7 @@ def test_a_detached_sweep_is_watched_cancelled_resumed_and_attached_to(run_comma
     attached = nc_sweep("attach", "results/sweep")
     assert attached.returncode == 0, attached.stderr
     assert "4 runs, mean of 4 seeds" in attached.stdout
-    assert_frame_equal(nc_sweeps.load_sweep(sweep).drop("seconds"), undisturbed, check_exact=True)
+    assert_same_numbers(sweep, undisturbed)
     assert "4 completed" in nc_sweep("status", "results/sweep").stdout
 
 
@@ -129,7 +134,7 @@ def test_a_stopped_launcher_stops_its_workers_which_save(run_command, tmp_path, 
     assert not workers(tmp_path)
     again = run_command(*SWEEP)
     assert again.returncode == 0, again.stderr
-    assert_frame_equal(nc_sweeps.load_sweep(sweep).drop("seconds"), undisturbed, check_exact=True)
+    assert_same_numbers(sweep, undisturbed)
 
 
 def test_a_killed_worker_is_replaced_and_two_launchers_do_each_run_once(run_command, tmp_path, undisturbed):
@@ -144,7 +149,7 @@ def test_a_killed_worker_is_replaced_and_two_launchers_do_each_run_once(run_comm
     for launcher in launchers:
         _, errors = launcher.communicate(timeout=300)
         assert launcher.returncode == 0, errors
-    assert_frame_equal(nc_sweeps.load_sweep(sweep).drop("seconds"), undisturbed, check_exact=True)
+    assert_same_numbers(sweep, undisturbed)
 
 
 def test_a_run_that_kills_its_worker_fails_alone(run_command, tmp_path):
