@@ -4,7 +4,7 @@ import difflib
 import fnmatch
 import math
 from collections.abc import Sequence
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 from nc_sweeps.config.schema import (
@@ -59,6 +59,12 @@ def one_of(value: Any, choices: Sequence[str]) -> str:
     near = difflib.get_close_matches(str(value), choices, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return f"must be one of {', '.join(choices)}{hint}"
+
+
+@cache
+def _is_known(pattern: str) -> bool:
+    """Whether a metric fits a name or pattern."""
+    return bool(fnmatch.filter(METRICS, pattern))
 
 
 class _Checks:
@@ -175,7 +181,7 @@ class _Checks:
         self._at_least("metrics.every", 1)
         for key in ("include", "exclude"):
             for pattern in getattr(metrics, key):
-                if not fnmatch.filter(METRICS, pattern):
+                if not _is_known(pattern):
                     raise ConfigError(f"metrics.{key}={pattern}: no such metric; {one_of(pattern, tuple(METRICS))}")
         chosen = len(selected_metrics(self.config)) > 0
         self._require(chosen, "metrics.include", "must name at least one metric or pattern that is not excluded")

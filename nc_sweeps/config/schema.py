@@ -292,7 +292,7 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     """Every key of a config as (dotted name, value, role), in the order of declaration."""
     for key, role in _roles(type(config)):  # type: ignore[arg-type] # a type can be hashed
         value = getattr(config, key)
-        if dataclasses.is_dataclass(value):
+        if role == "group":
             yield from leaves(value, f"{prefix}{key}.")
         elif isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
             for index, entry in enumerate(value):
