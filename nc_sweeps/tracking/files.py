@@ -1,6 +1,5 @@
 """Files of the store: replaced in one piece, and told in one line when they cannot be read."""
 
-import json
 import math
 import os
 import tempfile
@@ -8,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import yaml
 
 from nc_sweeps.errors import StoreError
@@ -44,7 +44,7 @@ def read_json(path: Path, keys: set[str]) -> dict[str, Any]:
         StoreError: it cannot be read.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = orjson.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read ({error})") from error
     missing = keys - set(content if isinstance(content, dict) else ())
