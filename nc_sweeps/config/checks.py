@@ -197,8 +197,8 @@ class _Checks:
             self._require(0 < len(tag) <= 64, "tracking.tags", "a tag has 1 to 64 characters")
 
     def figure(self) -> None:
-        if self.config.figure.x != "time":
-            self._choice("figure.x", ("time", *sorted(name for name, _, _ in leaves(self.config))))
+        if self.config.figure.x not in {"time", "epoch"}:
+            self._choice("figure.x", ("time", "epoch", *sorted(name for name, _, _ in leaves(self.config))))
         for name in self.config.figure.y:
             if name not in METRICS:
                 raise ConfigError(f"figure.y={name}: no such metric; {one_of(name, tuple(METRICS))}")

@@ -251,7 +251,7 @@ class TrackingConfig:
 class FigureConfig:
     """Group ``figure``: the picture at the end of a sweep."""
 
-    x: str = place("time (along training), or the key against which last values are drawn")
+    x: str = place("time or epoch (along training), or the key against which last values are drawn")
     y: list[str] = place("metrics")
 
 

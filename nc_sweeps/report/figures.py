@@ -8,23 +8,31 @@ import polars as pl
 from nc_sweeps.report.axes import axes, short_names
 
 _WIDTH = "width.particles"
+_ALONG = {"time": "time t = Σ η", "epoch": "epoch"}
 _DASHES = [[1, 0], [6, 4], [1, 3], [8, 3, 1, 3], [3, 2]]
 
 
 def sweep_figure(table: pl.DataFrame, x: str, y: Sequence[str]) -> alt.FacetChart:
-    """Metrics of a sweep on logarithmic axes: along training, or at its end against what was varied.
+    """Metrics of a sweep on logarithmic axes, epochs on a linear one: along training, or at its end against what was
+    varied.
 
     One colour for each choice of everything else that the sweep varied, one dash for each metric; along training one
     panel a width. A curve is the geometric mean over seeds; values that are not positive are left out.
 
     Args:
         table: as :func:`nc_sweeps.load_sweep` gives it.
-        x: ``time``, or the configuration key against which the last values are drawn.
+        x: ``time``, ``epoch``, or the configuration key against which the last values are drawn.
         y: metrics; those that were not measured are left out.
     """
-    along = x == "time"
+    along = x in _ALONG
     keys = [key for key in axes(table) if key not in {x, _WIDTH if along else x} and not _follows(table, key, x)]
-    rows = table.filter(pl.col("time") > 0) if along else table.group_by("signature", maintain_order=True).last()
+    rows = (
+        table.filter(pl.col("time") > 0)
+        if x == "time"
+        else table
+        if along
+        else table.group_by("signature", maintain_order=True).last()
+    )
     choice = pl.concat_str(
         [pl.col(key).cast(pl.String) for key in keys] or [pl.lit("")], separator=", ", ignore_nulls=True
     )
@@ -44,16 +52,16 @@ def sweep_figure(table: pl.DataFrame, x: str, y: Sequence[str]) -> alt.FacetChar
         .agg(pl.col("value").log().mean().exp())
         .sort("panel", "choice", "quantity", "x")
     )
-    # Both axes are logarithmic: their many minor grid lines would drown the curves.
+    # Of logarithmic axes the many minor grid lines would drown the curves.
     axis = alt.Axis(format="~g", gridOpacity=0.25, labelOverlap="greedy", tickCount=6)
     title = ", ".join(short_names(keys).values())
     colour = alt.Color("choice:N", sort=choices, title=title).scale(scheme="viridis", domain=choices)
-    x_title = "time t = Σ η" if along else short_names([x])[x]
+    x_title = _ALONG[x] if along else short_names([x])[x]
     lines = (
         alt.Chart(curves)
         .mark_line(point=not along)
         .encode(
-            x=alt.X("x:Q", title=x_title, axis=axis).scale(type="log", nice=False),
+            x=alt.X("x:Q", title=x_title, axis=axis).scale(type="linear" if x == "epoch" else "log", nice=False),
             y=alt.Y("value:Q", title=None, axis=axis).scale(type="log", nice=False),
             color=colour if keys else alt.Undefined,
             strokeDash=alt.StrokeDash(
@@ -69,4 +77,4 @@ def sweep_figure(table: pl.DataFrame, x: str, y: Sequence[str]) -> alt.FacetChar
 
 def _follows(table: pl.DataFrame, key: str, x: str) -> bool:
     """Whether a key is a function of x, as a weight decay that is set to 1/β."""
-    return x != "time" and table.select(key, x).n_unique() == table[x].n_unique()
+    return x not in _ALONG and table.select(key, x).n_unique() == table[x].n_unique()
