@@ -35,6 +35,22 @@ def _signature(*, _root_: DictConfig) -> str:
     return signature(parse(_root_, _overrides(_root_)))
 
 
+def _features_classes(path: str) -> int:
+    """Resolver ``${features_classes:path}``: number of classes in a file of features."""
+    from nc_sweeps.data.features import classes_of
+
+    return classes_of(path)
+
+
+def _features_digest(path: str) -> str:
+    """Resolver ``${features_digest:path}``: SHA-256 of a file of features."""
+    from nc_sweeps.data.features import digest_of
+
+    return digest_of(path)
+
+
+OmegaConf.register_new_resolver("features_classes", _features_classes, replace=True)
+OmegaConf.register_new_resolver("features_digest", _features_digest, replace=True)
 OmegaConf.register_new_resolver("signature", _signature, replace=True)
 OmegaConf.register_new_resolver("inverse", lambda value: 1.0 / value if value else value, replace=True)
 

@@ -4,7 +4,7 @@
 """
 
 from nc_sweeps.config.identity import ensemble_key, signature
-from nc_sweeps.config.parsing import Variations, explain, parse
+from nc_sweeps.config.parsing import Variations, explain, parse, parse_dataset
 from nc_sweeps.config.schema import (
     DATASETS,
     ComputeConfig,
@@ -12,9 +12,9 @@ from nc_sweeps.config.schema import (
     DigitsConfig,
     DynamicsConfig,
     MetricsConfig,
-    MnistConfig,
     RunConfig,
     StepSizeChange,
+    StoredConfig,
     SyntheticConfig,
     declared_keys,
     leaves,
@@ -28,9 +28,9 @@ __all__ = [
     "DigitsConfig",
     "DynamicsConfig",
     "MetricsConfig",
-    "MnistConfig",
     "RunConfig",
     "StepSizeChange",
+    "StoredConfig",
     "SyntheticConfig",
     "Variations",
     "declared_keys",
@@ -38,6 +38,7 @@ __all__ = [
     "explain",
     "leaves",
     "parse",
+    "parse_dataset",
     "selected_metrics",
     "signature",
 ]

@@ -9,12 +9,16 @@ from typing import Any
 
 from nc_sweeps.config.schema import (
     ACTIVATION_NAMES,
+    CIFAR100_CLASSES,
     HORIZON_UNITS,
     INTEGRATOR_NAMES,
     PRECISIONS,
     SPACINGS,
+    SUPERCLASSES,
     TRACKER_NAMES,
     TRACKING_MODES,
+    Cifar100Config,
+    FeaturesConfig,
     GaussianConfig,
     MnistConfig,
     RunConfig,
@@ -49,6 +53,15 @@ def check(config: RunConfig) -> None:
     checks.metrics()
     checks.tracking()
     checks.figure()
+
+
+def check_dataset(config: RunConfig) -> None:
+    """Refuse a data set that cannot be had, whatever the rest of the configuration.
+
+    Raises:
+        ConfigError: as for :func:`check`.
+    """
+    _Checks(config).dataset()
 
 
 def one_of(value: Any, choices: Sequence[str]) -> str:
@@ -101,9 +114,10 @@ class _Checks:
         fits = 1 <= dataset.imbalance <= _LARGEST
         self._require(fits, "dataset.imbalance", f"must lie between 1 and {_LARGEST:g}")
         self._require(0 <= dataset.label_noise < 1, "dataset.label_noise", "must be at least 0 and below 1")
+        if isinstance(dataset, SyntheticConfig | FeaturesConfig):
+            self._at_least("dataset.classes", 2)
         if isinstance(dataset, SyntheticConfig):
             q = dataset.classes
-            self._at_least("dataset.classes", 2)
             fits = dataset.dimension >= q
             self._require(fits, "dataset.dimension", f"must be at least the number of classes, {q}")
         if isinstance(dataset, SeparableConfig):
@@ -119,6 +133,18 @@ class _Checks:
             modulus = dataset.modulus
             fits = modulus is None or 2 <= modulus <= 10
             self._require(fits, "dataset.modulus", "must lie in 2 … 10 or be null")
+        if isinstance(dataset, Cifar100Config):
+            self._superclasses(dataset)
+
+    def _superclasses(self, dataset: Cifar100Config) -> None:
+        self._choice("dataset.classes", CIFAR100_CLASSES)
+        key, names = "dataset.superclasses", dataset.superclasses
+        for name in names:
+            if name not in SUPERCLASSES:
+                raise ConfigError(f"{key}={name}: no super-class of CIFAR-100; {one_of(name, SUPERCLASSES)}")
+        self._require(not names or dataset.classes == "superclass", key, "needs dataset.classes=superclass")
+        fits = not names or 2 <= len(names) == len(set(names))
+        self._require(fits, key, "must be two or more different ones, or none for all")
 
     def model(self) -> None:
         q = self.config.dataset.class_count

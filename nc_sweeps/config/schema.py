@@ -21,6 +21,30 @@ ACTIVATION_NAMES = ("tanh", "erf", "sigmoid", "relu", "softplus")
 INTEGRATOR_NAMES = ("euler_maruyama", "exponential")
 HORIZON_UNITS = ("steps", "time", "epochs")
 SPACINGS = ("log", "linear", "epochs")
+CIFAR100_CLASSES = ("fine", "superclass")
+# In the order of the numbers that the files of CIFAR-100 give them, which is that of the alphabet.
+SUPERCLASSES = (
+    "aquatic_mammals",
+    "fish",
+    "flowers",
+    "food_containers",
+    "fruit_and_vegetables",
+    "household_electrical_devices",
+    "household_furniture",
+    "insects",
+    "large_carnivores",
+    "large_man-made_outdoor_things",
+    "large_natural_outdoor_scenes",
+    "large_omnivores_and_herbivores",
+    "medium_mammals",
+    "non-insect_invertebrates",
+    "people",
+    "reptiles",
+    "small_mammals",
+    "trees",
+    "vehicles_1",
+    "vehicles_2",
+)
 TRACKER_NAMES = ("none", "wandb")
 TRACKING_MODES = ("auto", "online", "offline")
 # Parameters stay in full precision: the half-precision "true" modes would round a step of the flow away. And float16
@@ -99,7 +123,7 @@ class GaussianConfig(SyntheticConfig):
 
 
 @dataclass
-class ImageConfig(DatasetConfig):
+class ReadConfig(DatasetConfig):
     """Keys of the data sets that are read."""
 
     train_per_class: int | None = shape("training samples of each class at random; null: all")
@@ -108,7 +132,7 @@ class ImageConfig(DatasetConfig):
 
 
 @dataclass
-class DigitsConfig(ImageConfig):
+class DigitsConfig(ReadConfig):
     """``dataset=digits``: scikit-learn's 8×8 digits."""
 
     @property
@@ -118,11 +142,8 @@ class DigitsConfig(ImageConfig):
 
 
 @dataclass
-class MnistConfig(ImageConfig):
-    """``dataset=mnist`` and ``dataset=mnist_mod3``."""
-
-    data_dir: str = place("folder that holds MNIST/raw")
-    modulus: int | None = shape("relabel digit → digit mod modulus; null keeps the ten digits")
+class StoredConfig(ReadConfig):
+    """Keys of the data sets whose files say what is for training and what is held out."""
 
     @property
     def sampled(self) -> bool:
@@ -130,10 +151,66 @@ class MnistConfig(ImageConfig):
         drawn = self.train_per_class is not None or self.test_per_class is not None
         return drawn or self.imbalance > 1 or self.label_noise > 0
 
+
+@dataclass
+class DownloadedConfig(StoredConfig):
+    """Keys of the data sets that torchvision downloads."""
+
+    data_dir: str = place("folder to which torchvision downloaded it")
+
+    @property
+    def class_count(self) -> int:
+        """Number of classes q."""
+        return 10
+
+
+@dataclass
+class MnistConfig(DownloadedConfig):
+    """``dataset=mnist`` and ``dataset=mnist_mod3``."""
+
+    modulus: int | None = shape("relabel digit → digit mod modulus; null keeps the ten digits")
+
     @property
     def class_count(self) -> int:
         """Number of classes q."""
         return self.modulus or 10
+
+
+@dataclass
+class FashionMnistConfig(DownloadedConfig):
+    """``dataset=fashion_mnist``."""
+
+
+@dataclass
+class Cifar10Config(DownloadedConfig):
+    """``dataset=cifar10``."""
+
+
+@dataclass
+class Cifar100Config(DownloadedConfig):
+    """``dataset=cifar100`` and ``dataset=cifar100_superclasses``."""
+
+    classes: str = shape("fine (the 100) or superclass (the 20 of five each)")
+    superclasses: list[str] = shape("of classes=superclass those that are kept, as classes 0 … q−1; []: all")
+
+    @property
+    def class_count(self) -> int:
+        """Number of classes q."""
+        return len(self.superclasses) or (100 if self.classes == "fine" else len(SUPERCLASSES))
+
+
+@dataclass
+class FeaturesConfig(StoredConfig):
+    """``dataset=features``: a file of features and labels."""
+
+    path: str = place("of a file as nc-features writes it; see docs/data.md")
+    classes: int = shape("number of classes q, as the file has it")
+    digest: str = shape("SHA-256 of the file, which makes what it holds a part of the run")
+
+    @property
+    def class_count(self) -> int:
+        """Number of classes q."""
+        return self.classes
 
 
 DATASETS: dict[str, type[DatasetConfig]] = {
@@ -141,6 +218,10 @@ DATASETS: dict[str, type[DatasetConfig]] = {
     "gaussian": GaussianConfig,
     "digits": DigitsConfig,
     "mnist": MnistConfig,
+    "fashion_mnist": FashionMnistConfig,
+    "cifar10": Cifar10Config,
+    "cifar100": Cifar100Config,
+    "features": FeaturesConfig,
 }
 
 

@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from nc_sweeps.config import DatasetConfig, DigitsConfig, MnistConfig, SyntheticConfig
+from nc_sweeps.config import DatasetConfig, DigitsConfig, StoredConfig, SyntheticConfig
+from nc_sweeps.data.cifar import cifar10, cifar100
+from nc_sweeps.data.digits import digits
+from nc_sweeps.data.features import features
 from nc_sweeps.data.gaussian import gaussian
 from nc_sweeps.data.hardship import noisy, unbalanced
-from nc_sweeps.data.images import digits, mnist
+from nc_sweeps.data.mnist import mnist
 from nc_sweeps.data.separable import separable
 from nc_sweeps.data.split import Dataset, Split
+from nc_sweeps.data.stored import Stored
 
 __all__ = ["LOADERS", "Dataset", "Split", "load", "load_all"]
 
@@ -52,15 +56,18 @@ def _digits(config: DigitsConfig) -> Dataset:
     )
 
 
-def _mnist(config: MnistConfig) -> Dataset:
-    return mnist(
-        data_dir=config.data_dir,
-        modulus=config.modulus,
-        train_per_class=config.train_per_class,
-        test_per_class=config.test_per_class,
-        unit_ball=config.unit_ball,
-        generator=_generator(config, 0),
-    )
+def _stored(read: Callable[[Any], Stored]) -> Callable[[Any], Dataset]:
+    """Loader of what lies in files."""
+
+    def load_stored(config: StoredConfig) -> Dataset:
+        return read(config).select(
+            train_per_class=config.train_per_class,
+            test_per_class=config.test_per_class,
+            unit_ball=config.unit_ball,
+            generator=_generator(config, 0),
+        )
+
+    return load_stored
 
 
 #: Every data set by its name in the configuration.
@@ -68,7 +75,17 @@ LOADERS: dict[str, Callable[[Any], Dataset]] = {
     "separable": _synthetic(separable, "margin"),
     "gaussian": _synthetic(gaussian, "distance"),
     "digits": _digits,
-    "mnist": _mnist,
+    "mnist": _stored(lambda config: mnist(name="MNIST", data_dir=config.data_dir, modulus=config.modulus)),
+    "fashion_mnist": _stored(lambda config: mnist(name="FashionMNIST", data_dir=config.data_dir)),
+    "cifar10": _stored(lambda config: cifar10(data_dir=config.data_dir)),
+    "cifar100": _stored(
+        lambda config: cifar100(
+            data_dir=config.data_dir,
+            superclass=config.classes == "superclass",
+            superclasses=config.superclasses,
+        )
+    ),
+    "features": _stored(lambda config: features(config.path, config.digest)),
 }
 
 

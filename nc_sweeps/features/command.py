@@ -1,0 +1,109 @@
+"""``nc-features``: the entry point.
+
+Slow libraries are imported where they are used, so that ``--help`` and wrong arguments answer at once.
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nc_sweeps.errors import UserError, is_out_of_memory
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+if TYPE_CHECKING:
+    from nc_sweeps.config.schema import ReadConfig
+
+_OWN = ("dataset", "data_dir", "seed")
+
+
+@app.command()
+def features(
+    dataset: Annotated[
+        list[str], typer.Argument(help="dataset=NAME and its keys, as for nc-train", metavar="KEY=VALUE…")
+    ],
+    model: Annotated[str, typer.Option(help="a classifier of torchvision, by name")] = "resnet50",
+    weights: Annotated[
+        str, typer.Option(help="published (torchvision's default), none (random), or a file with a state dict")
+    ] = "published",
+    seed: Annotated[int, typer.Option(help="of random weights")] = 0,
+    batch_size: Annotated[int, typer.Option(help="images at once")] = 64,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
+    output: Annotated[Path, typer.Option(help="folder of the file", metavar="DIR")] = Path("features"),
+) -> None:
+    """Write the penultimate features of a torchvision model on a data set of images to a file for dataset=features.
+
+    Prints the file's name, which ends in a hash of what decides its content. The same command again goes on where it
+    was stopped and does nothing twice.
+
+    nc-features dataset=cifar100_superclasses 'dataset.superclasses=[aquatic_mammals,people]' --model resnet50
+    """
+    for override in dataset:
+        key, given, _ = override.partition("=")
+        if not given or key.lstrip("+").split(".")[0] not in _OWN:
+            raise UserError(f"{override}: expected a key of the data set: {', '.join(f'{own}=…' for own in _OWN)}")
+    if batch_size < 1:
+        raise UserError(f"--batch-size={batch_size}: must be at least 1")
+
+    config = _images(dataset)
+
+    import torch
+    from rich.console import Console
+
+    from nc_sweeps.data import load
+    from nc_sweeps.features.backbone import Backbone
+    from nc_sweeps.features.extraction import Extraction
+    from nc_sweeps.report.progress import bar
+
+    try:
+        place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    except RuntimeError as error:
+        raise UserError(f"--device={device}: {str(error).splitlines()[0]}") from error
+    extraction = Extraction(config.name, load(config), Backbone(model, weights, seed, place), output)
+    console = Console(stderr=True)
+    with bar(console) as progress:
+        task = progress.add_task(model, total=extraction.total, shown="")
+        try:
+            extraction.run(batch_size, lambda count: progress.advance(task, count), {"dataset": " ".join(dataset)})
+        except KeyboardInterrupt:
+            raise SystemExit("nc-features: interrupted; the same command goes on from here") from None
+    print(extraction.path)
+
+
+def _images(overrides: list[str]) -> "ReadConfig":
+    """The data set that is asked for, with pixels as they were read."""
+    from hydra import compose, initialize_config_module
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    import nc_sweeps.train  # noqa: F401 (registers the resolvers)
+    from nc_sweeps.config import explain, parse_dataset
+    from nc_sweeps.config.schema import ReadConfig
+
+    try:
+        with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
+            config = parse_dataset(compose("config", overrides=overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error)) from error
+    if not isinstance(config, ReadConfig):
+        raise UserError(f"dataset={config.name}: has no images")
+    return replace(config, unit_ball=False)
+
+
+def main() -> None:
+    """Run ``nc-features``; every error that a user can mend is one line on stderr and exit code 1."""
+    try:
+        app()
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        if is_out_of_memory(error):
+            raise SystemExit("nc-features: out of memory; take a smaller --batch-size") from None
+        if isinstance(error, OSError) and error.filename:
+            raise SystemExit(f"nc-features: {error.filename}: {error.strerror}") from None
+        if isinstance(error, UserError):
+            raise SystemExit(f"nc-features: {error}") from None
+        raise
