@@ -23,7 +23,7 @@ _OWN = ("dataset", "data_dir", "seed")
 @app.command()
 def features(
     dataset: Annotated[
-        list[str], typer.Argument(help="dataset=NAME and its keys, as for nc-train", metavar="KEY=VALUE…")
+        list[str], typer.Argument(help="dataset=NAME and its keys, as for nc-train", metavar="KEY=VALUE")
     ],
     model: Annotated[str, typer.Option(help="a classifier of torchvision, by name")] = "resnet50",
     weights: Annotated[
