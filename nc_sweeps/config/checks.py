@@ -92,8 +92,7 @@ class _Checks:
         self._require(
             config.name not in {"", ".", ".."} and "/" not in config.name, "name", "must be a plain folder name"
         )
-        for key in ("seed", "dataset.seed"):
-            self._require(0 <= self._value(key) < 2**63, key, "must be at least 0 and below 2⁶³")
+        self._seed("seed")
         self._at_least("width.particles", 1)
         self._at_least("compute.devices", 1)
         self._at_least("compute.nodes", 1)
@@ -109,6 +108,7 @@ class _Checks:
 
     def dataset(self) -> None:
         dataset = self.config.dataset
+        self._seed("dataset.seed")
         for key in ("dataset.train_per_class", "dataset.test_per_class"):
             self._at_least(key, 1)
         fits = 1 <= dataset.imbalance <= _LARGEST
@@ -243,6 +243,9 @@ class _Checks:
         value = self._value(key)
         if value not in choices:  # only then is it worth looking for the nearest
             raise ConfigError(f"{key}={value}: {one_of(value, choices)}")
+
+    def _seed(self, key: str) -> None:
+        self._require(0 <= self._value(key) < 2**63, key, "must be at least 0 and below 2⁶³")
 
     def _positive(self, key: str) -> None:
         self._require(0 < self._value(key) <= _LARGEST, key, f"must be positive and at most {_LARGEST:g}")

@@ -12,10 +12,10 @@ import typer
 
 from nc_sweeps.errors import UserError, is_out_of_memory
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
-
 if TYPE_CHECKING:
     from nc_sweeps.config.schema import ReadConfig
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 _OWN = ("dataset", "data_dir", "seed")
 
@@ -47,6 +47,8 @@ def features(
             raise UserError(f"{override}: expected a key of the data set: {', '.join(f'{own}=…' for own in _OWN)}")
     if batch_size < 1:
         raise UserError(f"--batch-size={batch_size}: must be at least 1")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed={seed}: must be at least 0 and below 2⁶³")
 
     config = _images(dataset)
 
@@ -102,8 +104,6 @@ def main() -> None:
             raise
         if is_out_of_memory(error):
             raise SystemExit("nc-features: out of memory; take a smaller --batch-size") from None
-        if isinstance(error, OSError) and error.filename:
-            raise SystemExit(f"nc-features: {error.filename}: {error.strerror}") from None
-        if isinstance(error, UserError):
+        if isinstance(error, UserError | OSError):
             raise SystemExit(f"nc-features: {error}") from None
         raise

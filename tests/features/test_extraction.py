@@ -123,6 +123,8 @@ def test_the_file_holds_the_data_set_and_says_where_it_is_from(tmp_path):
         (DIGITS, {"model": "resnet51"}, "--model=resnet51: no classifier of torchvision; did you mean resnet"),
         (DIGITS, {"model": "squeezenet1_0"}, "--model=squeezenet1_0: has no linear layer"),
         (DIGITS, {"weights": "nowhere.pt"}, f"--weights=nowhere.pt: no weights of {SMALL} (no such file)"),
+        ([*DIGITS, "seed=-1"], {}, "dataset.seed=-1: must be at least 0"),
+        (DIGITS, {"seed": -1}, "--seed=-1: must be at least 0"),
         (DIGITS, {"batch_size": 0}, "--batch-size=0: must be at least 1"),
         (DIGITS, {"device": "abacus"}, "--device=abacus: "),
         (DIGITS, {"device": "cuda:9"}, "--device=cuda:9: "),
