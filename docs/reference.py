@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 import nc_sweeps.train  # noqa: F401 (registers the resolvers)
-from nc_sweeps.config import DATASETS, declared_keys
+from nc_sweeps.config import CHOICES, declared_keys
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
 
 DOCS = Path(__file__).parent
@@ -35,15 +35,24 @@ A metric that is undefined is NaN (null in JSON), never a made-up number.
 """
 
 
+_OF = {
+    "any": "all networks",
+    "particles": "mean-field networks",
+    "parameters": "deep networks",
+    "two layers": "networks with `model.features`",
+    "targets": "networks trained by `mse`",
+}
+
+
 def configuration() -> str:
     """The configuration reference."""
     defaults = _leaves(_composed())
-    for name in DATASETS:
-        defaults |= {key: value for key, value in _leaves(_composed(f"dataset={name}")).items() if key not in defaults}
+    for choice in (f"{group}={name}" for group in ("dataset", "model") for name in CHOICES[group]):
+        defaults |= {key: value for key, value in _leaves(_composed(choice)).items() if key not in defaults}
     sections: dict[str, list[str]] = {}
     for key, role, text in declared_keys():
         group = key.partition(".")[0] if "." in key else "the run"
-        default = "" if key in {"dataset.name", "model.name"} else f"`{defaults[key]}`" if key in defaults else ""
+        default = "" if key in {f"{name}.name" for name in CHOICES} else f"`{defaults[key]}`" if key in defaults else ""
         sections.setdefault(group, []).append(f"| `{key}` | {default} | {role.replace('_', ' ')} | {text} |")
     body = []
     for group in ("the run", *(name for name in sections if name != "the run")):
@@ -57,8 +66,11 @@ def configuration() -> str:
 def metrics() -> str:
     """The reference of metrics."""
     rows = ["\n| when | |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in CLOCKS.items())]
-    rows += ["\n| metric | definition | undefined when |", "|---|---|---|"]
-    rows += [f"| `{name}` | {_cell(metric.text)} | {_cell(metric.undefined)} |" for name, metric in METRICS.items()]
+    rows += ["\n| metric | definition | undefined when | measured of |", "|---|---|---|---|"]
+    rows += [
+        f"| `{name}` | {_cell(metric.text)} | {_cell(metric.undefined)} | {_OF[metric.of]} |"
+        for name, metric in METRICS.items()
+    ]
     return _METRICS + "\n".join(rows) + "\n"
 
 

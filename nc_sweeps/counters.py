@@ -29,6 +29,7 @@ class Stream(IntEnum):
     HEAD = 1
     NOISE = 2
     BATCHES = 3
+    NETWORK = 4
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:

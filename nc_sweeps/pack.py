@@ -43,7 +43,7 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class _Training:
-    """How ensembles are trained, who may stop it, and who hears of it."""
+    """How runs are trained, who may stop it, and who hears of it."""
 
     train: "Train"
     interruption: Interruption
@@ -166,16 +166,16 @@ class Pack:
         data = load_all([store.config.dataset for store in stores])
 
         # Here and not above: neither a pack that is done nor an error in the data need wait for Lightning.
-        from nc_sweeps.training.engine import Run, ensembles_of
+        from nc_sweeps.training.engine import Run, trainings_of
 
         runs = [Run(store.config, own, store, *store.resume()) for store, own in zip(stores, data, strict=True)]
         for run, store in zip(runs, stores, strict=True):
             store.steps = run.schedule.total
-        ensembles = [part for group in _groups(runs) for part in ensembles_of(group, self.max_runs_per_ensemble)]
-        training.listener.begin(len(runs), sum(ensemble.work for ensemble in ensembles))
-        for ensemble in ensembles:
-            training.train(ensemble, training.interruption, training.listener.advance)
-            training.listener.finished(len(ensemble.runs))
+        parts = [part for group in _groups(runs) for part in trainings_of(group, self.max_runs_per_ensemble)]
+        training.listener.begin(len(runs), sum(part.work for part in parts))
+        for part in parts:
+            training.train(part, training.interruption, training.listener.advance)
+            training.listener.finished(len(part.runs))
 
 
 def _groups(runs: "Sequence[Run]") -> "Iterable[list[Run]]":

@@ -59,14 +59,14 @@ class Plan:
             caption=f"{hours:.2g} hours of one worker (or GPU) at the speed of this machine, "
             f"{hours / len(self.packs):.2g} with all packs at once",
         )
-        for heading in ("particles", "dimension", "features", "runs", "at once", "ensembles", "GiB", "hours"):
+        for heading in ("network", "dimension", "features", "runs", "at once", "ensembles", "GiB", "hours"):
             table.add_column(heading, justify="right")
         for kind in self.kinds:
             config = kind.jobs[0].config
             table.add_row(
-                str(config.width.particles),
+                f"N = {config.width.particles}" if config.model.has_particles else config.model.name,
                 str(getattr(config.dataset, "dimension", config.dataset.name)),
-                str(config.model.features),
+                "–" if config.model.features is None else str(config.model.features),
                 str(len(kind.jobs)),
                 str(kind.at_once),
                 str(math.ceil(len(kind.jobs) / kind.at_once)),
@@ -100,7 +100,7 @@ def kinds_of(jobs: Sequence[Job], at_once: int | None) -> list[Kind]:
         config = group[0].config
         data = load(config.dataset)
         size = Size.of(config, data, Schedule.of(config.dynamics, len(data.train.labels)), 0)
-        runs = min(at_once or _TYPICAL_ENSEMBLE, len(group))
+        runs = min(at_once or _TYPICAL_ENSEMBLE, len(group)) if config.model.has_particles else 1
         while runs > 1 and size.peak_bytes(runs, 1) > budget_bytes(config):
             runs //= 2
         kinds.append(Kind(group, speed.seconds(size, runs) / runs, size.peak_bytes(runs, 1), runs))

@@ -6,12 +6,20 @@
 from nc_sweeps.config.identity import ensemble_key, signature
 from nc_sweeps.config.parsing import Variations, explain, parse, parse_dataset
 from nc_sweeps.config.schema import (
+    CHOICES,
     DATASETS,
+    DYNAMICS,
+    MODELS,
     ComputeConfig,
     DatasetConfig,
+    DeepConfig,
     DigitsConfig,
     DynamicsConfig,
+    FlowConfig,
     MetricsConfig,
+    MlpConfig,
+    ModelConfig,
+    MomentumConfig,
     RunConfig,
     StepSizeChange,
     StoredConfig,
@@ -22,12 +30,20 @@ from nc_sweeps.config.schema import (
 )
 
 __all__ = [
+    "CHOICES",
     "DATASETS",
+    "DYNAMICS",
+    "MODELS",
     "ComputeConfig",
     "DatasetConfig",
+    "DeepConfig",
     "DigitsConfig",
     "DynamicsConfig",
+    "FlowConfig",
     "MetricsConfig",
+    "MlpConfig",
+    "ModelConfig",
+    "MomentumConfig",
     "RunConfig",
     "StepSizeChange",
     "StoredConfig",

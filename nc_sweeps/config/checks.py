@@ -10,8 +10,11 @@ from typing import Any
 from nc_sweeps.config.schema import (
     ACTIVATION_NAMES,
     CIFAR100_CLASSES,
+    DYNAMICS,
     HORIZON_UNITS,
     INTEGRATOR_NAMES,
+    LOSS_NAMES,
+    MODELS,
     PRECISIONS,
     SPACINGS,
     SUPERCLASSES,
@@ -19,8 +22,12 @@ from nc_sweeps.config.schema import (
     TRACKING_MODES,
     Cifar100Config,
     FeaturesConfig,
+    FlowConfig,
     GaussianConfig,
+    MeanFieldConfig,
+    MlpConfig,
     MnistConfig,
+    MomentumConfig,
     RunConfig,
     SeparableConfig,
     SyntheticConfig,
@@ -80,6 +87,12 @@ def _is_known(pattern: str) -> bool:
     return bool(fnmatch.filter(METRICS, pattern))
 
 
+def _unmoved(model: str, dynamics: str) -> str:
+    """What would move a network."""
+    choice = "a mean-field flow such as dynamics=sgd" if dynamics == "flow" else f"dynamics={dynamics}"
+    return f"does not move model={model}; take {choice}"
+
+
 class _Checks:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
@@ -98,6 +111,8 @@ class _Checks:
         self._at_least("compute.nodes", 1)
         processes, particles = config.compute.processes, config.width.particles
         key = "compute.devices" if config.compute.devices > 1 else "compute.nodes"
+        alone = f"only particles are spread over processes, and model={config.model.name} has none"
+        self._require(processes == 1 or config.model.has_particles, key, alone)
         self._require(processes <= particles, key, f"{processes} processes for {particles} particles; take fewer")
         self._choice("compute.precision", PRECISIONS)
         self._require(0 <= config.compute.threads <= 1024, "compute.threads", "must lie between 0 (all cores) and 1024")
@@ -147,39 +162,52 @@ class _Checks:
         self._require(fits, key, "must be two or more different ones, or none for all")
 
     def model(self) -> None:
-        q = self.config.dataset.class_count
-        self._choice("model.name", ("mean_field",))
-        fits = self.config.model.features >= q
+        model, q = self.config.model, self.config.dataset.class_count
+        self._choice("model.name", tuple(MODELS))
+        fits = model.features is None or model.features >= q
         self._require(fits, "model.features", f"must be at least the number of classes, {q}")
+        if isinstance(model, MlpConfig):
+            self._require(min(model.hidden, default=0) >= 1, "model.hidden", "must name at least one width, all ≥ 1")
+        if isinstance(model, MeanFieldConfig):
+            self._mean_field(model)
+
+    def _mean_field(self, model: MeanFieldConfig) -> None:
         self._choice("model.activation", ACTIVATION_NAMES)
         self._positive("model.gamma")
         self._positive("model.initial_scale_w")
         self._non_negative("model.initial_scale_u")
         self._non_negative("model.initial_scale_a")
-        radius, c0 = self.config.model.truncation, self.config.model.truncation_c0
+        radius, c0 = model.truncation, model.truncation_c0
         self._require(radius >= 2, "model.truncation", "must be at least 2, or inf for none")
         fits = 1 <= c0 <= radius / 2
         self._require(fits, "model.truncation_c0", f"must lie between 1 and half of model.truncation, {radius / 2:g}")
 
     def dynamics(self) -> None:
-        dynamics = self.config.dynamics
-        self._require(dynamics.beta > 0, "dynamics.beta", "must be positive (inf: no noise)")
+        dynamics, model = self.config.dynamics, self.config.model
+        self._choice("dynamics.name", tuple(DYNAMICS))
+        self._require(dynamics.name == model.dynamics, "dynamics.name", _unmoved(model.name, model.dynamics))
         self._at_least("dynamics.batch_size", 1)
         self._positive("dynamics.step_size")
         self._positive("dynamics.horizon")
         self._choice("dynamics.horizon_unit", HORIZON_UNITS)
-        self._choice("dynamics.integrator", INTEGRATOR_NAMES)
-        self._non_negative("dynamics.lambda_rho")
-        self._non_negative("dynamics.lambda_w")
         whole = dynamics.horizon_unit != "steps" or dynamics.horizon == int(dynamics.horizon)
         self._require(whole, "dynamics.horizon", "must be a whole number of steps")
-        self._stages()
         previous = 0.0
         for index, change in enumerate(dynamics.schedule):
             after = f"dynamics.schedule.{index}.after"
             self._require(previous < change.after < 1, after, f"must lie between {previous:g} and 1")
             self._positive(f"dynamics.schedule.{index}.step_size")
             previous = change.after
+        if isinstance(dynamics, MomentumConfig):
+            self._choice("dynamics.loss", LOSS_NAMES)
+            self._require(0 <= dynamics.momentum < 1, "dynamics.momentum", "must be at least 0 and below 1")
+            self._non_negative("dynamics.weight_decay")
+        if isinstance(dynamics, FlowConfig):
+            self._require(dynamics.beta > 0, "dynamics.beta", "must be positive (inf: no noise)")
+            self._choice("dynamics.integrator", INTEGRATOR_NAMES)
+            self._non_negative("dynamics.lambda_rho")
+            self._non_negative("dynamics.lambda_w")
+            self._stages()
 
     def _stages(self) -> None:
         config, dynamics = self.config, self.config.dynamics
@@ -210,7 +238,9 @@ class _Checks:
                 if not _is_known(pattern):
                     raise ConfigError(f"metrics.{key}={pattern}: no such metric; {one_of(pattern, tuple(METRICS))}")
         chosen = len(selected_metrics(self.config)) > 0
-        self._require(chosen, "metrics.include", "must name at least one metric or pattern that is not excluded")
+        self._require(
+            chosen, "metrics.include", "must name at least one metric that the network has and that is not excluded"
+        )
         self._choice("optimized_metric", selected_metrics(self.config))
 
     def tracking(self) -> None:

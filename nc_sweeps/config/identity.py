@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from nc_sweeps.config.schema import RunConfig, leaves
@@ -9,7 +10,7 @@ from nc_sweeps.config.schema import RunConfig, leaves
 
 def signature(config: RunConfig) -> str:
     """Hash of all that decides the numbers: the same signature, the same run."""
-    return _digest({name: value for name, value, role in leaves(config) if role != "place"})
+    return _digest({name: value for name, value, role in _read(config) if role != "place"})
 
 
 def ensemble_key(config: RunConfig) -> str:
@@ -17,10 +18,15 @@ def ensemble_key(config: RunConfig) -> str:
 
     The step sizes may differ, the steps at which they change and the run ends may not.
     """
-    keys = {name: value for name, value, role in leaves(config) if role == "shape"}
+    keys = {name: value for name, value, role in _read(config) if role == "shape"}
     if config.dynamics.horizon_unit == "time":
-        keys |= {name: value for name, value, _ in leaves(config) if name.endswith("step_size")}
+        keys |= {name: value for name, value, _ in _read(config) if name.endswith("step_size")}
     return _digest(keys)
+
+
+def _read(config: RunConfig) -> Iterator[tuple[str, Any, str]]:
+    """The keys that the chosen network reads."""
+    return (key for key in leaves(config) if config.model.has_particles or not key[0].startswith("width."))
 
 
 def _digest(keys: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, ValueNode
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from nc_sweeps.config.checks import check, check_dataset, one_of
-from nc_sweeps.config.schema import DATASETS, DatasetConfig, RunConfig, SeparationConfig, fields_of
+from nc_sweeps.config.schema import CHOICES, DatasetConfig, RunConfig, SeparationConfig, fields_of
 from nc_sweeps.errors import ConfigError, UserError
 
 
@@ -61,7 +61,8 @@ class Variations:
     def __init__(self, cfg: DictConfig) -> None:
         tree = OmegaConf.create({key: cfg._get_node(key) for key in cfg if key != "hydra"})
         schema = OmegaConf.structured(RunConfig)
-        schema.dataset = OmegaConf.structured(_dataset_schema(tree))
+        for group in CHOICES:
+            schema[group] = OmegaConf.structured(_schema(group, tree))
         try:
             self._tree = cast(DictConfig, OmegaConf.merge(schema, tree))
             self.config = cast(RunConfig, OmegaConf.to_object(self._tree))
@@ -197,35 +198,42 @@ def explain(error: BaseException, tree: DictConfig | None = None) -> str:
     return " ".join(text.split())
 
 
-def _dataset_schema(tree: DictConfig) -> type[DatasetConfig]:
-    dataset = tree.get("dataset")
-    name = dataset.get("name") if isinstance(dataset, DictConfig) else dataset
-    if name not in DATASETS:
-        raise ConfigError(f"dataset.name={name}: {one_of(name, tuple(DATASETS))}")
-    return DATASETS[name]
+def _schema(group: str, tree: DictConfig) -> type[Any]:
+    """The keys of a group, by the name of what was chosen."""
+    chosen, schemas = tree.get(group), CHOICES[group]
+    name = chosen.get("name") if isinstance(chosen, DictConfig) else chosen
+    if name not in schemas:
+        raise ConfigError(f"{group}.name={name}: {one_of(name, tuple(schemas))}")
+    return schemas[name]
 
 
 def _unknown_key(name: str, tree: DictConfig | None) -> str:
     known = [key for key, _ in fields_of(RunConfig)]
-    if tree is not None and tree.get("dataset") is not None:
-        known += [f"dataset.{key}" for key, _ in fields_of(_dataset_schema(tree))]
-    else:
-        known += sorted({f"dataset.{key}" for schema in DATASETS.values() for key, _ in fields_of(schema)})
+    for group, schemas in CHOICES.items():
+        is_chosen = tree is not None and tree.get(group) is not None
+        own = [_schema(group, tree)] if is_chosen and tree is not None else schemas.values()
+        known += sorted({f"{group}.{key}" for schema in own for key, _ in fields_of(schema)})
     # A key may be mistyped in full, or be missing its group, or be a group.
     forms = {key.partition(".")[0]: key.partition(".")[0] for key in known}
     forms |= {key.rpartition(".")[2]: key for key in known} | {key: key for key in known}
-    forms.pop(name, None)  # a key of another data set
+    forms.pop(name, None)  # a key of another choice
     near = difflib.get_close_matches(name, forms, n=1)
     hint = f"the nearest key is {forms[near[0]]!r}" if near else "nc-train --help shows all keys"
     return f"unknown key {name!r}; {hint}"
 
 
 def _check_overrides_matter(config: RunConfig, overrides: Sequence[str]) -> None:
-    """Refuse a knob that the chosen data set does not read: every value of it would be the same run."""
+    """Refuse a knob that the chosen data set or network does not read: every value of it would be the same run."""
+
+    def asked(knob: str) -> bool:
+        return any(override.lstrip("+").startswith(f"{knob}=") for override in overrides)
+
     for knob in dataclasses.fields(SeparationConfig):
-        asked = any(override.lstrip("+").startswith(f"separation.{knob.name}=") for override in overrides)
-        if asked and not hasattr(config.dataset, knob.name):
+        if asked(f"separation.{knob.name}") and not hasattr(config.dataset, knob.name):
             raise ConfigError(f"separation.{knob.name} has no effect on dataset={config.dataset.name}")
     reads_any = any(hasattr(config.dataset, knob.name) for knob in dataclasses.fields(SeparationConfig))
-    if not reads_any and any(override.lstrip("+").startswith("separation=") for override in overrides):
+    if not reads_any and asked("separation"):
         raise ConfigError(f"separation has no effect on dataset={config.dataset.name}")
+    for name in ("width", "width.particles"):
+        if asked(name) and not config.model.has_particles:
+            raise ConfigError(f"{name} has no effect on model={config.model.name}, which has no particles")

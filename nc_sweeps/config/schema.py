@@ -10,15 +10,16 @@ Each key is one of
 import dataclasses
 import fnmatch
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from nc_sweeps.metrics.catalogue import METRICS
 
 ACTIVATION_NAMES = ("tanh", "erf", "sigmoid", "relu", "softplus")
 INTEGRATOR_NAMES = ("euler_maruyama", "exponential")
+LOSS_NAMES = ("mse", "cross_entropy")
 HORIZON_UNITS = ("steps", "time", "epochs")
 SPACINGS = ("log", "linear", "epochs")
 CIFAR100_CLASSES = ("fine", "superclass")
@@ -242,10 +243,25 @@ class SeparationConfig:
 
 @dataclass
 class ModelConfig:
-    """Group ``model``: f(x) = γ Wᵀ mean_j a_j σ(u_jᵀx)."""
+    """Keys that every network has."""
 
-    name: str = shape("mean_field")
-    features: int = shape("feature dimension p ≥ q")
+    dynamics: ClassVar[str] = "momentum"
+
+    name: str = shape("which network")
+
+    @property
+    def has_particles(self) -> bool:
+        """Whether it is made of particles, so that runs train together and may be spread over processes."""
+        return self.dynamics == "flow"
+
+
+@dataclass
+class MeanFieldConfig(ModelConfig):
+    """``model=mean_field``: f(x) = γ Wᵀ mean_j a_j σ(u_jᵀx)."""
+
+    dynamics: ClassVar[str] = "flow"
+
+    features: int = shape("feature dimension p ≥ q; of a deep network with a linear layer before its head; null: none")
     activation: str = shape(f"σ: {', '.join(ACTIVATION_NAMES)}")
     gamma: float = per_run("output scale γ > 0")
     initial_scale_u: float = per_run("standard deviation of the first layer at the start")
@@ -254,6 +270,30 @@ class ModelConfig:
     train_head: bool = shape("false: W stays W₀")
     truncation: float = shape("radius R of the truncation τ_R of the second layer; inf: none")
     truncation_c0: float = shape("its constant C₀, 1 ≤ C₀ ≤ R/2")
+
+
+@dataclass
+class DeepConfig(ModelConfig):
+    """``model=resnet18`` and ``model=vgg11``: layers of any kind and a linear head, F = HW."""
+
+    features: int | None = shape(
+        "feature dimension p ≥ q; of a deep network with a linear layer before its head; null: none"
+    )
+
+
+@dataclass
+class MlpConfig(DeepConfig):
+    """``model=mlp``."""
+
+    hidden: list[int] = shape("widths of the hidden layers")
+
+
+MODELS: dict[str, type[ModelConfig]] = {
+    "mean_field": MeanFieldConfig,
+    "mlp": MlpConfig,
+    "resnet18": DeepConfig,
+    "vgg11": DeepConfig,
+}
 
 
 @dataclass
@@ -266,14 +306,21 @@ class StepSizeChange:
 
 @dataclass
 class DynamicsConfig:
-    """Group ``dynamics``: the flow (20) and how it is discretised."""
+    """Keys that every way of training has."""
 
-    beta: float = per_run("inverse temperature β > 0; inf: no noise")
+    name: str = place("what moves the network, which the network decides")
     batch_size: int | None = shape("samples a step; null: all")
-    step_size: float = per_run("η: a particle moves by η times its mean-field gradient")
+    step_size: float = per_run("η: a particle moves by η times its mean-field gradient; the learning rate of momentum")
     schedule: list[StepSizeChange] = shape("changes of the step size, [{after, step_size}, …]")
     horizon: float = shape("length of the run, in horizon_unit")
     horizon_unit: str = shape(f"{', '.join(HORIZON_UNITS)} (time = Σ η)")
+
+
+@dataclass
+class FlowConfig(DynamicsConfig):
+    """``dynamics.name=flow``: the flow (20) of a mean-field network and how it is discretised."""
+
+    beta: float = per_run("inverse temperature β > 0; inf: no noise")
     stage_one: float = shape(
         "length of stage 1 (Algorithm 1), W held at W₀, in horizon_unit; 0: W moves from the start"
     )
@@ -283,6 +330,22 @@ class DynamicsConfig:
     lambda_rho: float = per_run("λ_ρ ≥ 0, weight decay of the particles")
     lambda_w: float = per_run("λ_W ≥ 0, weight decay of the head")
     integrator: str = shape(", ".join(INTEGRATOR_NAMES))
+
+
+@dataclass
+class MomentumConfig(DynamicsConfig):
+    """``dynamics=momentum``: stochastic gradient descent of a deep network."""
+
+    loss: str = shape(f"{', '.join(LOSS_NAMES)}: ‖F − Y‖²/(2n) with one-hot Y, or the cross-entropy of F")
+    momentum: float = per_run("μ in [0, 1): v ← μv + ∇L + λθ, θ ← θ − ηv")
+    weight_decay: float = per_run("λ ≥ 0, of all parameters θ")
+
+
+DYNAMICS: dict[str, type[DynamicsConfig]] = {"flow": FlowConfig, "momentum": MomentumConfig}
+
+
+#: Groups whose keys depend on what is chosen, by the name that the choice has.
+CHOICES: dict[str, Mapping[str, type[Any]]] = {"dataset": DATASETS, "model": MODELS, "dynamics": DYNAMICS}
 
 
 @dataclass
@@ -348,8 +411,8 @@ class RunConfig:
     dataset: Any = _key("group", "the data set")
     width: WidthConfig = _key("group", "the number of particles")
     separation: SeparationConfig = _key("group", "how far apart the classes are")
-    model: ModelConfig = _key("group", "the network")
-    dynamics: DynamicsConfig = _key("group", "the flow")
+    model: Any = _key("group", "the network")
+    dynamics: Any = _key("group", "how it is trained")
     metrics: MetricsConfig = _key("group", "the measurements")
     compute: ComputeConfig = _key("group", "the hardware")
     tracking: TrackingConfig = _key("group", "where it is published")
@@ -357,8 +420,18 @@ class RunConfig:
 
 
 def selected_metrics(config: RunConfig) -> tuple[str, ...]:
-    """Names of the metrics that a run measures, in the order of the catalogue."""
-    return _matching(tuple(config.metrics.include), tuple(config.metrics.exclude))
+    """Names of the metrics that a run measures, in the order of the catalogue; those that its network has not are left
+    out.
+    """
+    matching = _matching(tuple(config.metrics.include), tuple(config.metrics.exclude))
+    return tuple(name for name in matching if _applies(METRICS[name].of, config))
+
+
+def _applies(of: str, config: RunConfig) -> bool:
+    if config.model.has_particles:
+        return of not in {"parameters"}
+    holds = {"two layers": config.model.features is not None, "targets": config.dynamics.loss == "mse"}
+    return of != "particles" and holds.get(of, True)
 
 
 @cache
@@ -400,6 +473,7 @@ def fields_of(schema: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.
 def declared_keys() -> list[tuple[str, str, str]]:
     """Every key of every config as (dotted name, role, explanation): the configuration reference."""
     keys = dict(fields_of(RunConfig))
-    for schema in DATASETS.values():
-        keys |= {f"dataset.{name}": item for name, item in fields_of(schema)}
+    for group, schemas in CHOICES.items():
+        for schema in schemas.values():
+            keys |= {f"{group}.{name}": item for name, item in fields_of(schema)}
     return [(name, item.metadata["role"], item.metadata["text"]) for name, item in sorted(keys.items())]

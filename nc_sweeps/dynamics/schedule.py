@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nc_sweeps.config import DynamicsConfig, MetricsConfig
+from nc_sweeps.config import DynamicsConfig, FlowConfig, MetricsConfig
 from nc_sweeps.errors import ConfigError
 
 # The counters of the noise hold 56 bits of the step; nothing this side of it ends.
@@ -72,7 +72,8 @@ class Schedule:
         schedule = cls(tuple(pieces), per_epoch)
         unit = per_epoch if dynamics.horizon_unit == "epochs" else 1
         by_time = dynamics.horizon_unit == "time"
-        held = schedule._step_at(dynamics.stage_one) if by_time else round(dynamics.stage_one * unit)
+        stage_one = dynamics.stage_one if isinstance(dynamics, FlowConfig) else 0.0
+        held = schedule._step_at(stage_one) if by_time else round(stage_one * unit)
         return cls(schedule.pieces, per_epoch, min(held, schedule.total))
 
     @property

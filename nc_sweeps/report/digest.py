@@ -56,6 +56,7 @@ QUANTITIES = (
     Quantity("error/test", "test error", logarithmic=False),
     Quantity("balancedness", "balancedness NB"),
     Quantity("gradient_norm/u", "gradient norm, first layer", summed_up=False),
+    Quantity("gradient_norm/parameters", "gradient norm", summed_up=False),
     Quantity("imbalance/law_deviation", "deviation from the imbalance law", summed_up=False),
     Quantity("imbalance/expected_deviation", "deviation that N particles make", summed_up=False),
 )

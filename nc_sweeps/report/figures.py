@@ -7,7 +7,7 @@ import polars as pl
 
 from nc_sweeps.report.axes import axes, short_names
 
-_WIDTH = "width.particles"
+_WIDTH, _NETWORK = "width.particles", "model.name"
 _ALONG = {"time": "time t = Σ η", "epoch": "epoch"}
 _DASHES = [[1, 0], [6, 4], [1, 3], [8, 3, 1, 3], [3, 2]]
 
@@ -17,7 +17,8 @@ def sweep_figure(table: pl.DataFrame, x: str, y: Sequence[str]) -> alt.FacetChar
     varied.
 
     One colour for each choice of everything else that the sweep varied, one dash for each metric; along training one
-    panel a width. A curve is the geometric mean over seeds; values that are not positive are left out.
+    panel for each network, and for each width of one of particles. A curve is the geometric mean over seeds; values
+    that are not positive are left out.
 
     Args:
         table: as :func:`nc_sweeps.load_sweep` gives it.
@@ -25,7 +26,8 @@ def sweep_figure(table: pl.DataFrame, x: str, y: Sequence[str]) -> alt.FacetChar
         y: metrics; those that were not measured are left out.
     """
     along = x in _ALONG
-    keys = [key for key in axes(table) if key not in {x, _WIDTH if along else x} and not _follows(table, key, x)]
+    told = {x, *((_WIDTH, _NETWORK) if along else ())}
+    keys = [key for key in axes(table) if key not in told and not _follows(table, key, x)]
     rows = (
         table.filter(pl.col("time") > 0)
         if x == "time"
@@ -37,7 +39,9 @@ def sweep_figure(table: pl.DataFrame, x: str, y: Sequence[str]) -> alt.FacetChar
         [pl.col(key).cast(pl.String) for key in keys] or [pl.lit("")], separator=", ", ignore_nulls=True
     )
     choices = rows.select(*keys, choice.alias("choice")).unique().sort(*keys, "choice")["choice"].to_list()
-    panel = pl.format("N = {}", _WIDTH) if along else pl.lit("at the end")
+    width = pl.format("N = {}", _WIDTH)
+    network = pl.when(pl.col(_NETWORK) == "mean_field").then(width).otherwise(pl.col(_NETWORK))
+    panel = network if along else pl.lit("at the end")
     curves = (
         rows.select(
             panel.alias("panel"),
@@ -70,7 +74,7 @@ def sweep_figure(table: pl.DataFrame, x: str, y: Sequence[str]) -> alt.FacetChar
         )
         .properties(width=230 if along else 420, height=220 if along else 280)
     )
-    panels = [f"N = {width}" for width in sorted(table[_WIDTH].unique())] if along else ["at the end"]
+    panels = rows.sort(_NETWORK, _WIDTH).select(panel).unique(maintain_order=True).to_series().to_list()
     figure: alt.FacetChart = lines.facet(column=alt.Column("panel:N", title=None, sort=panels))
     return figure
 

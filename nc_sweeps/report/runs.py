@@ -23,6 +23,7 @@ _SHOWN = (
     "certificate/nc1_bound",
     "nc1/test",
     "gradient_norm/u",
+    "gradient_norm/parameters",
     "balancedness",
     "error/test",
 )

@@ -255,7 +255,9 @@ def _title(config: dict[str, Any]) -> str:
     """What tells runs apart at a glance."""
     knobs = [name for name in SeparationConfig.__annotations__ if name in config["dataset"]]
     separation = [f"{name}={config['dataset'][name]:g}" for name in knobs]
-    return " ".join([f"N={config['width']['particles']}", *separation, f"seed={config['seed']}"])
+    network = config["model"]["name"]
+    shape = f"N={config['width']['particles']}" if network == "mean_field" else network
+    return " ".join([shape, *separation, f"seed={config['seed']}"])
 
 
 def _summary(summary: dict[str, Any]) -> dict[str, Any]:

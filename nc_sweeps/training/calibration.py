@@ -14,7 +14,7 @@ from nc_sweeps.dynamics.schedule import Piece, Schedule
 from nc_sweeps.metrics.catalogue import METRICS
 from nc_sweeps.models.activations import ACTIVATIONS
 from nc_sweeps.models.mean_field import initial_ensemble, one_hot
-from nc_sweeps.training.cost import Size, Speed
+from nc_sweeps.training.cost import FlowSize, Speed
 from nc_sweeps.training.measurements import measure
 from nc_sweeps.training.references import References
 from nc_sweeps.training.snapshot import Snapshot
@@ -49,14 +49,14 @@ def measured_speed() -> Speed:
     )
 
 
-def _size(samples: int, dimension: int, particles: int, noisy: bool = False, batch: int | None = None) -> Size:
-    return Size(
+def _size(samples: int, dimension: int, particles: int, noisy: bool = False, batch: int | None = None) -> FlowSize:
+    return FlowSize(
         samples=samples, test_samples=samples, dimension=dimension, particles=particles, features=8, classes=3,
         batch=batch or samples, steps=0, measurements=0, noisy=noisy, compiled=True, dtype=torch.float32,
     )  # fmt: skip
 
 
-def _snapshot(size: Size, runs: int) -> Snapshot:
+def _snapshot(size: FlowSize, runs: int) -> Snapshot:
     ensemble = initial_ensemble(
         range(runs), particles=size.particles, dimension=size.dimension, features=size.features, classes=size.classes,
         scale_u=[size.dimension**-0.5] * runs, scale_a=[1.0] * runs, scale_w=[1.0] * runs, gamma=[1.0] * runs,
@@ -73,7 +73,7 @@ def _snapshot(size: Size, runs: int) -> Snapshot:
     return Snapshot(ensemble, X, Y, X, Y, flow, 0, References([], []))  # no metric that is timed asks them
 
 
-def _seconds_a_step(size: Size) -> float:
+def _seconds_a_step(size: FlowSize) -> float:
     state = _snapshot(size, _RUNS)
 
     def steps(count: int) -> None:
@@ -84,7 +84,7 @@ def _seconds_a_step(size: Size) -> float:
     return min(_seconds(lambda: steps(count)) for _ in range(_REPEATS)) / (count * _RUNS)
 
 
-def _seconds_a_measurement(size: Size, runs: int) -> float:
+def _seconds_a_measurement(size: FlowSize, runs: int) -> float:
     names = [name for name in METRICS if not name.startswith(("oracle/", "data/"))]
 
     def once() -> None:

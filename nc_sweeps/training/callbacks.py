@@ -1,4 +1,4 @@
-"""Callbacks around the flow: measure, record, checkpoint, show progress."""
+"""Callbacks around training: measure, record, checkpoint, show progress."""
 
 import math
 import time
@@ -9,8 +9,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from nc_sweeps.interruption import Interruption
-from nc_sweeps.training.measurements import measure
-from nc_sweeps.training.module import FlowModule
+from nc_sweeps.training.module import RunsModule
 
 
 @runtime_checkable
@@ -87,7 +86,7 @@ class Record(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the initial state; a resumed run has measured it already."""
-        assert isinstance(pl_module, FlowModule)
+        assert isinstance(pl_module, RunsModule)
         self.interruption.own()
         self._start = self._saved = time.monotonic()
         self._next_flush = -math.inf
@@ -99,7 +98,7 @@ class Record(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Measure where asked; keep the state from time to time."""
-        assert isinstance(pl_module, FlowModule)
+        assert isinstance(pl_module, RunsModule)
         if pl_module.step in self.steps:
             self._measure(pl_module)
         # Particles are gathered from all processes, so they look at one clock.
@@ -112,7 +111,7 @@ class Record(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the last state and close the runs that came to their end."""
-        assert isinstance(pl_module, FlowModule)
+        assert isinstance(pl_module, RunsModule)
         self._save(pl_module)
         if pl_module.step < max(self.steps):
             return
@@ -120,9 +119,9 @@ class Record(pl.Callback):
             if alive:
                 record.finish("completed")
 
-    def _measure(self, module: FlowModule) -> None:
+    def _measure(self, module: RunsModule) -> None:
         diverged = module.extinguish_diverged()
-        values = measure(module.snapshot(), self.metrics)
+        values = module.measure(self.metrics)
         elapsed = time.monotonic() - self._start
         for run, record in enumerate(self.records):
             if not self.alive[run]:
@@ -132,7 +131,7 @@ class Record(pl.Callback):
                 reason = f"parameters became infinite or NaN between steps {self._last_measured} and {module.step}"
                 record.finish("diverged", f"{reason}; try a smaller dynamics.step_size")
                 continue
-            schedule = module.flow.hyperparameters.schedules[run]
+            schedule = module.schedules[run]
             record.append(
                 {
                     "step": module.step,
@@ -156,7 +155,7 @@ class Record(pl.Callback):
         end = time.monotonic()
         self._next_flush = end + (end - begin) / _WRITING
 
-    def _save(self, module: FlowModule) -> None:
+    def _save(self, module: RunsModule) -> None:
         for run, record in enumerate(self.records):
             if not self.alive[run]:
                 continue

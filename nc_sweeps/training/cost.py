@@ -1,17 +1,24 @@
-"""What an ensemble costs, told from its sizes before it is trained: bytes and seconds."""
+"""What training costs, told from sizes before it begins: bytes and seconds."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
 
 from nc_sweeps import kernels
 from nc_sweeps.config import RunConfig
 from nc_sweeps.data import Dataset
 from nc_sweeps.dynamics.schedule import Schedule
+from nc_sweeps.errors import ConfigError
+from nc_sweeps.models.deep import deep_network
 from nc_sweeps.models.first_layer import KEPT_ELEMENTS
+from nc_sweeps.training.deep import AT_ONCE
 from nc_sweeps.training.snapshot import KGD_PARTICLES
 
 #: Bytes of float64.
@@ -29,6 +36,11 @@ _CLOUD_ARRAYS = 2
 _ACTIVATION_WORK = 20
 #: Numbers of a sample that take as long to gather as its place in a permutation to draw.
 _PLACE_WORK = 60
+#: Arrays as large as a deep network's parameters: these, their gradients and momenta, the gradient that a measurement
+#: adds up, its parts, and a checkpoint on its way to the disk.
+_DEEP_ARRAYS = 8
+#: Products of a row of a scatter matrix that take as long as a visit of a feature.
+_SCATTER_WORK = 8
 #: Bytes of activations that a measurement forms once and not twice: ``kWholeBytes`` of ``flow.cpp``.
 _WHOLE_BYTES = 12 * 2**20
 #: Times that a measurement goes through features, and through the kernel of some particles and through all of them, in
@@ -40,9 +52,69 @@ _ALWAYS = 4 * 2**20
 _KEPT = 1.4
 
 
+class Size(ABC):
+    """What decides the cost of a run.
+
+    Attributes:
+        steps: still to take.
+        measurements: still to make.
+        step_work: multiply-adds of a step, its activations counted as what takes as long.
+        gathered: numbers that a step gathers for a mini-batch.
+        normals: numbers that a step draws.
+        measurement_work: multiply-adds of the passes that a measurement makes.
+        measured_numbers: float64 numbers that a measurement makes besides.
+    """
+
+    steps: int
+    measurements: int
+
+    @staticmethod
+    def of(config: RunConfig, data: Dataset, schedule: Schedule, step: int) -> "Size":
+        """Sizes of a run that stands at a step.
+
+        Raises:
+            ConfigError: the network is not for such samples or such batches.
+        """
+        kind = FlowSize if config.model.has_particles else DeepSize
+        return kind.of(config, data, schedule, step)
+
+    @abstractmethod
+    def held_bytes(self, runs: int, threads: int) -> int:
+        """Memory that the arrays of so many runs that train at once fill at most.
+
+        Args:
+            runs: R.
+            threads: of the processor.
+        """
+
+    def peak_bytes(self, runs: int, threads: int) -> int:
+        """Memory that a process takes for so many runs at once, without what it took before."""
+        return int(_KEPT * self.held_bytes(runs, threads))
+
+    @property
+    @abstractmethod
+    def step_work(self) -> int: ...  # noqa: D102 (see above)
+
+    @property
+    @abstractmethod
+    def gathered(self) -> int: ...  # noqa: D102
+
+    @property
+    @abstractmethod
+    def normals(self) -> int: ...  # noqa: D102
+
+    @property
+    @abstractmethod
+    def measurement_work(self) -> int: ...  # noqa: D102
+
+    @property
+    @abstractmethod
+    def measured_numbers(self) -> int: ...  # noqa: D102
+
+
 @dataclass(frozen=True)
-class Size:
-    """Sizes of a run.
+class FlowSize(Size):
+    """Sizes of a run of particles.
 
     Args:
         samples, test_samples: of the training and of the test set.
@@ -68,14 +140,14 @@ class Size:
     compiled: bool
     dtype: torch.dtype
 
-    @classmethod
-    def of(cls, config: RunConfig, data: Dataset, schedule: Schedule, step: int) -> "Size":
-        """Sizes of a run that stands at a step."""
+    @staticmethod
+    def of(config: RunConfig, data: Dataset, schedule: Schedule, step: int) -> "FlowSize":
+        """See :class:`Size`."""
         samples, dimension = data.train.x.shape
         dtype = torch.float64 if config.compute.precision == "64-true" else torch.float32
         mixed = config.compute.precision == "bf16-mixed"
         on_cpu = config.compute.accelerator == "cpu" or not torch.cuda.is_available()
-        return cls(
+        return FlowSize(
             samples=samples,
             test_samples=len(data.test.labels),
             dimension=dimension,
@@ -84,7 +156,7 @@ class Size:
             classes=data.classes,
             batch=min(config.dynamics.batch_size or samples, samples),
             steps=schedule.total - step,
-            measurements=sum(measured > step for measured in schedule.measurements(config.metrics)),
+            measurements=_measurements(config, schedule, step),
             noisy=math.isfinite(config.dynamics.beta),
             compiled=on_cpu and not mixed and kernels.compiled(config.model.activation, torch.empty(0, dtype=dtype)),
             dtype=dtype,
@@ -102,17 +174,8 @@ class Size:
         row = self.dimension * width + self.classes * (width + _DOUBLE)
         return (self.samples + self.test_samples) * row
 
-    def peak_bytes(self, runs: int, threads: int) -> int:
-        """Memory that a process takes for an ensemble of so many runs, without what it took before."""
-        return int(_KEPT * self.held_bytes(runs, threads))
-
     def held_bytes(self, runs: int, threads: int) -> int:
-        """Memory that the arrays of an ensemble of so many runs fill at most.
-
-        Args:
-            runs: R.
-            threads: of the processor.
-        """
+        """See :class:`Size`."""
         features = (self.samples + self.test_samples) * (self.features + 2 * self.classes) * _DOUBLE
         shape = (self.samples, self.dimension, self.particles, self.features, self.classes)
         passes = min(threads, runs) * kernels.step_bytes(*shape, self.dtype) if self.compiled else 0
@@ -157,6 +220,127 @@ class Size:
         kernel = min(self.particles, KGD_PARTICLES) ** 2 if self.noisy else 0
         cloud = self.particles * (self.dimension + self.features)
         return _FEATURE_VISITS * features + _KERNEL_VISITS * kernel + _CLOUD_VISITS * cloud
+
+
+@dataclass(frozen=True)
+class DeepSize(Size):
+    """Sizes of a run of a deep network.
+
+    Args:
+        samples, test_samples: of the training and of the test set.
+        dimension, features, classes: d, p, q.
+        batch: samples a step.
+        steps: steps still to take.
+        measurements: how often the run is measured on the way.
+        parameters: of the network.
+        activations: bytes that a sample leaves in the network until its gradient is known.
+        pass_work: multiply-adds of a sample's way to its scores.
+        dtype: of the parameters.
+    """
+
+    samples: int
+    test_samples: int
+    dimension: int
+    features: int
+    classes: int
+    batch: int
+    steps: int
+    measurements: int
+    parameters: int
+    activations: int
+    pass_work: int
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(config: RunConfig, data: Dataset, schedule: Schedule, step: int) -> "DeepSize":
+        """See :class:`Size`."""
+        samples, dimension = data.train.x.shape
+        network = deep_network(config.model, data.shape, data.classes)
+        batch = min(config.dynamics.batch_size or samples, samples)
+        if 1 in {batch, samples % batch} and any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
+            raise ConfigError(
+                f"dynamics.batch_size={config.dynamics.batch_size}: leaves a batch of one of {samples} samples, of "
+                f"which the BatchNorm of model={config.model.name} knows no variance"
+            )
+        dtype = torch.float64 if config.compute.precision == "64-true" else torch.float32
+        work, activations = _of_a_sample(network.to(dtype), dimension)
+        return DeepSize(
+            samples=samples,
+            test_samples=len(data.test.labels),
+            dimension=dimension,
+            features=network.head.in_features,
+            classes=data.classes,
+            batch=batch,
+            steps=schedule.total - step,
+            measurements=_measurements(config, schedule, step),
+            parameters=sum(Z.numel() for Z in network.parameters()),
+            activations=activations,
+            pass_work=work,
+            dtype=dtype,
+        )
+
+    def held_bytes(self, runs: int, threads: int) -> int:
+        """See :class:`Size`."""
+        width = self.dtype.itemsize
+        data = (self.samples + self.test_samples) * self.dimension * width
+        parameters = _DEEP_ARRAYS * self.parameters * width
+        passing = max(self.batch, min(AT_ONCE, self.samples)) * self.activations
+        return _ALWAYS + runs * (data + parameters + passing)
+
+    @property
+    def step_work(self) -> int:
+        """Of a pass forward, and of two backward, for layers and for weights."""
+        return 3 * self.batch * self.pass_work
+
+    @property
+    def gathered(self) -> int:
+        """Where a step does not take all samples."""
+        return self.batch * (self.dimension + _PLACE_WORK) if self.batch < self.samples else 0
+
+    @property
+    def normals(self) -> int:
+        """None."""
+        return 0
+
+    @property
+    def measurement_work(self) -> int:
+        """Of a pass through the training set forward and backward, of another one forward, and of one through the test
+        set.
+        """
+        return (4 * self.samples + self.test_samples) * self.pass_work
+
+    @property
+    def measured_numbers(self) -> int:
+        """Features, by each of which a row of their scatter is multiplied."""
+        return (self.samples + self.test_samples) * self.features * (_FEATURE_VISITS + self.features // _SCATTER_WORK)
+
+
+def _measurements(config: RunConfig, schedule: Schedule, step: int) -> int:
+    return sum(measured > step for measured in schedule.measurements(config.metrics))
+
+
+def _of_a_sample(network: nn.Module, dimension: int) -> tuple[int, int]:
+    """Multiply-adds of the way forward, and bytes that are kept for the way back.
+
+    Args:
+        network: on the device ``meta``, where nothing is computed.
+        dimension: d.
+    """
+    samples = 2  # of one alone BatchNorm knows no variance
+    weights = {Z.untyped_storage()._cdata for Z in network.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(Z: Tensor) -> Tensor:
+        storage = Z.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage
+        return Z
+
+    X = torch.empty(samples, dimension, dtype=next(network.parameters()).dtype, device="meta")
+    with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda Z: Z):
+        network(X)
+    bytes_kept = sum(storage.nbytes() for storage in kept.values())
+    return counter.get_total_flops() // 2 // samples, bytes_kept // samples
 
 
 @dataclass(frozen=True)

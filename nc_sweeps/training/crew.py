@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     import torch
     from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
-    from nc_sweeps.training.engine import Ensemble
+    from nc_sweeps.training.engine import Training
 
 _FOLLOW = "from nc_sweeps.training.crew import follow_starter; follow_starter()"
 #: Seconds that a process may take to end after its connections have broken.
 _ENDING = 1.0
 
 Report = Callable[[int, dict[str, list[float]]], None]
-#: Trains an ensemble, until it is done or interrupted, and reports.
-Train = Callable[["Ensemble", Interruption, Report], None]
+#: Trains runs, until they are done or interrupted, and reports.
+Train = Callable[["Training", Interruption, Report], None]
 Result = TypeVar("Result")
 
 
@@ -49,7 +49,7 @@ def in_crew(compute: ComputeConfig, lead: Callable[[Train], Result]) -> Result:
 
     Args:
         compute: over how many devices of how many nodes.
-        lead: what the first process does; given how to train an ensemble.
+        lead: what the first process does; given how to train.
 
     Returns:
         What ``lead`` returns, in every process.
@@ -59,7 +59,7 @@ def in_crew(compute: ComputeConfig, lead: Callable[[Train], Result]) -> Result:
         CrewError: another process came to an end.
     """
     if compute.processes == 1:
-        return lead(lambda ensemble, interruption, report: ensemble.train(interruption, report))
+        return lead(lambda training, interruption, report: training.train(interruption, report))
     if (cluster := _cluster()) is not None:
         _join(cluster, compute)
         return _lead(compute, lead) if cluster.global_rank() == 0 else _follow()
@@ -270,14 +270,14 @@ def _lead(
 
         dist.send_object_list([message], dst=rank, device=torch.device("cpu"))
 
-    def train(ensemble: "Ensemble", interruption: Interruption, report: Report) -> None:
+    def train(training: "Training", interruption: Interruption, report: Report) -> None:
         nonlocal listening
         if meet:
             meet()
         listening = False
         for rank in others:
-            tell(rank, ensemble.part(rank))
-        ensemble.part(0).train(interruption, report)
+            tell(rank, training.part(rank))
+        training.part(0).train(interruption, report)
         listening = True
 
     result: list[Result] = []
@@ -295,12 +295,12 @@ def _follow() -> Any:
     import torch
     import torch.distributed as dist
 
-    from nc_sweeps.training.engine import Ensemble
+    from nc_sweeps.training.engine import Training
 
     while True:
         message: list[Any] = [None]
         dist.recv_object_list(message, src=0, device=torch.device("cpu"))
-        if not isinstance(message[0], Ensemble):
+        if not isinstance(message[0], Training):
             break
         # Signals are the leader's affair, who has all stop at the same step.
         with (

@@ -1,9 +1,10 @@
-"""Train runs of one shape as one ensemble."""
+"""Train runs: those of particles and of one shape as one ensemble, deep networks one after another."""
 
 import logging
 import math
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,13 +26,15 @@ from nc_sweeps.dynamics.schedule import Schedule
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.interruption import InterruptedTraining, Interruption
 from nc_sweeps.models.activations import ACTIVATIONS
+from nc_sweeps.models.deep import deep_network, initialised
 from nc_sweeps.models.mean_field import MeanFieldEnsemble, initial_ensemble, one_hot
 from nc_sweeps.models.shard import Shard
 from nc_sweeps.models.truncation import Truncation
 from nc_sweeps.training import crew
 from nc_sweeps.training.callbacks import Progress, Record, RunRecord, Silent
 from nc_sweeps.training.cost import Size, budget_bytes
-from nc_sweeps.training.module import PARTICLES, FlowModule, Segments
+from nc_sweeps.training.deep import DeepModule
+from nc_sweeps.training.module import PARTICLES, FlowModule, RunsModule, Segments
 from nc_sweeps.training.references import References
 from nc_sweeps.training.strategy import ParticleParallelStrategy
 
@@ -50,7 +53,7 @@ class Run:
         data: its data set.
         record: where its numbers go.
         step: steps already taken.
-        state: as :meth:`FlowModule.state` gave it after that step, with the particles of this process; None: the
+        state: as :meth:`RunsModule.state` gave it after that step, with the particles of this process; None: the
             initial state.
         seconds: training time already spent.
     """
@@ -67,17 +70,17 @@ class Run:
         """The steps of the run."""
         return Schedule.of(self.config.dynamics, len(self.data.train.labels))
 
-    @property
+    @cached_property
     def size(self) -> Size:
         """What decides the cost of the run."""
         return Size.of(self.config, self.data, self.schedule, self.step)
 
 
-class Ensemble:
-    """Runs of one shape that train together from a common step to the end.
+class Training(ABC):
+    """Runs that train at once, from a common step to the end.
 
     Args:
-        runs: of one :func:`~nc_sweeps.config.ensemble_key`, all at the same step.
+        runs: all at the same step.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
@@ -128,17 +131,33 @@ class Ensemble:
             raise InterruptedTraining(interruption.signal)
 
     def _stops(self, measurements: Sequence[int]) -> list[int]:
-        """Steps between which the flow is left alone: the same for a run alone, packed or resumed."""
+        """Steps between which training is left alone: the same for a run alone, packed or resumed."""
         total = measurements[-1]
         apart = min(math.ceil(total / _STOPS), max(1, _WORK_A_STOP // self.size.step_work))
         return sorted({self.begin} | {step for step in {*measurements, *range(0, total, apart)} if step > self.begin})
 
-    def part(self, rank: int) -> "Ensemble":
-        """What one of the processes of ``compute`` trains: its particles. Only the first keeps records.
+    @abstractmethod
+    def part(self, rank: int) -> "Training":
+        """What one of the processes of ``compute`` trains. Only the first keeps records.
 
         Args:
-            rank: of that process; the runs' states are those of all particles.
+            rank: of that process.
         """
+
+    @abstractmethod
+    def _module(self) -> RunsModule:
+        """What Lightning trains."""
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.float64 if self.config.compute.precision == "64-true" else torch.float32
+
+
+class Ensemble(Training):
+    """Networks of particles, of one :func:`~nc_sweeps.config.ensemble_key`, that train as one program."""
+
+    def part(self, rank: int) -> "Ensemble":
+        """Its particles; the runs' states are those of all of them."""
         own = Shard(self.config.width.particles, rank, self.config.compute.processes).own
 
         def cut(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -152,7 +171,7 @@ class Ensemble:
         )
 
     def _module(self) -> FlowModule:
-        dtype = torch.float64 if self.config.compute.precision == "64-true" else torch.float32
+        dtype = self._dtype
         configs = [run.config for run in self.runs]
         distances = [config.dynamics.stage_one_distance for config in configs]
         module = FlowModule(
@@ -215,26 +234,52 @@ class Ensemble:
         return one_hot(labels, self.runs[0].data.classes, dtype)
 
 
-def ensembles_of(runs: Sequence[Run], max_runs: int | None) -> list[Ensemble]:
-    """Cut runs of one shape and one step into ensembles that the memory holds.
+class Solo(Training):
+    """A deep network."""
+
+    def part(self, rank: int) -> "Solo":
+        """All of it: it trains in one process."""
+        return self
+
+    def _module(self) -> DeepModule:
+        (run,) = self.runs
+        network = deep_network(run.config.model, run.data.shape, run.data.classes)
+        module = DeepModule(
+            initialised(network, run.config.seed, self._dtype),
+            run.data,
+            run.config.dynamics,
+            run.schedule,
+            run.config.seed,
+            run.step,
+        )
+        if run.state is not None:
+            module.restore(run.state)
+        return module
+
+
+def trainings_of(runs: Sequence[Run], max_runs: int | None) -> Sequence[Training]:
+    """Cut runs of one shape and one step into what is trained at once and fits into the memory.
 
     Args:
         runs: in the order in which they were asked for.
         max_runs: largest ensemble; None: no limit.
 
     Raises:
-        ConfigError: not one run fits into ``compute.memory``.
+        ConfigError: not one run fits into ``compute.memory``, or the network is not for such samples or batches.
     """
     size, config = runs[0].size, runs[0].config
     budget, threads = budget_bytes(config), _threads(config)
-    limit = max_runs or len(runs)
+    limit = (max_runs or len(runs)) if config.model.has_particles else 1
     most = next((count for count in range(limit, 0, -1) if size.peak_bytes(count, threads) <= budget), 0)
     if most == 0 and config.compute.memory is not None:
         needed = (size.peak_bytes(1, threads) - budget) / 2**30 + config.compute.memory
+        network = f"of {config.width.particles} particles" if config.model.has_particles else f"of {config.model.name}"
         raise ConfigError(
-            f"compute.memory={config.compute.memory:g}: a run of {config.width.particles} particles needs "
-            f"{needed:.2g} GiB, with what the process holds already"
+            f"compute.memory={config.compute.memory:g}: a run {network} needs {needed:.2g} GiB, with what the process "
+            "holds already"
         )
+    if not config.model.has_particles:
+        return [Solo([run]) for run in runs]
     most = max(most, 1)  # what is free is a guess: let a run that needs more than that try
     return [Ensemble(runs[start : start + most]) for start in range(0, len(runs), most)]
 

@@ -1,5 +1,6 @@
-"""The flow as a Lightning module, and the data of an ensemble as a Lightning data module."""
+"""What Lightning trains: steps as its data, and runs as its modules, those of particles among them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -11,7 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from nc_sweeps.dynamics.flow import Flow
+from nc_sweeps.dynamics.schedule import Schedule
 from nc_sweeps.models.mean_field import MeanFieldEnsemble
+from nc_sweeps.training.measurements import measure
 from nc_sweeps.training.references import References
 from nc_sweeps.training.snapshot import Snapshot
 
@@ -36,7 +39,38 @@ class Segments(pl.LightningDataModule):
         return DataLoader(segments, batch_size=None, collate_fn=tuple)
 
 
-class FlowModule(pl.LightningModule):
+class RunsModule(pl.LightningModule, ABC):
+    """Runs that train at once. One training step takes all steps of a segment.
+
+    Attributes:
+        step: steps already taken.
+    """
+
+    step: int
+
+    @property
+    @abstractmethod
+    def schedules(self) -> Sequence[Schedule]:
+        """Of each run."""
+
+    @abstractmethod
+    def measure(self, names: Sequence[str]) -> dict[str, list[float]]:
+        """Metrics of the catalogue: one number a run."""
+
+    @abstractmethod
+    def state(self, run: int) -> dict[str, Tensor]:
+        """All that a run needs to go on from here, besides the step."""
+
+    @abstractmethod
+    def extinguish_diverged(self) -> list[bool]:
+        """Set all numbers of every run that left the finite ones to zero, where they can do no harm.
+
+        Returns:
+            Whether each run was found diverged.
+        """
+
+
+class FlowModule(RunsModule):
     """An ensemble, its data and its flow. One training step advances the flow to the next measurement.
 
     Args:
@@ -92,6 +126,15 @@ class FlowModule(pl.LightningModule):
             # Processors that differ may round a distance differently; all heads must go together.
             arrived = self.ensemble.shard.anywhere(arrived)
             self.flow.head_start[arrived & self.flow.held(last)] = last
+
+    @property
+    def schedules(self) -> Sequence[Schedule]:
+        """Of each run."""
+        return self.flow.hyperparameters.schedules
+
+    def measure(self, names: Sequence[str]) -> dict[str, list[float]]:
+        """Metrics of the catalogue: one number a run."""
+        return measure(self.snapshot(), names)
 
     def state(self, run: int) -> dict[str, Tensor]:
         """All that a run needs to go on from here, besides the step; with all its particles in the first process, and

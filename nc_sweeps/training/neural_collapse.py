@@ -5,36 +5,27 @@ r"""Neural collapse of any ``LightningModule``, measured while Lightning trains 
     trainer = pl.Trainer(callbacks=[NeuralCollapseCallback("cross_entropy", every="log")])
     trainer.fit(module, train_loader, val_loader)  # loggers get nc1/train, nc1/val, …
 
-The features H are what goes into the linear head, F = HW + b is what comes out. Nothing of the size of the data set is
-held: statistics of H, of r = F − Y and of the loss add up over batches and processes, in float64, and all else follows.
+The features H are what goes into the linear head, F = HW + b is what comes out.
 """
 
 import fnmatch
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float
 from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.data import DataLoader
 
 from nc_sweeps.errors import DataError, UserError
-from nc_sweeps.metrics.balancedness import balancedness
-from nc_sweeps.metrics.statistics import ClassStatistics
-from nc_sweeps.metrics.streaming import NearestClassCentre, NeuralCollapse, measures
-from nc_sweeps.theory.certificate import Certificate, certificate_of_statistics
 from nc_sweeps.training.each_once import each_once
+from nc_sweeps.training.passes import Batch, Gradient, Head, Loss, measured, norm_of, of_layers
 from nc_sweeps.training.probe import Probe
-
-Loss = Literal["mse", "cross_entropy"]
 
 
 def forward_pair(module: pl.LightningModule, batch: Any) -> Tensor:
@@ -200,36 +191,19 @@ class NeuralCollapseCallback(pl.Callback):
         """All values in the modes that the layers are in; their names end in ``mode``."""
         if mode and trainer.world_size > 1 and any(isinstance(part, nn.SyncBatchNorm) for part in module.modules()):
             raise UserError("training_mode=True: SyncBatchNorm waits for batches that other processes may not have")
-        values: dict[str, Tensor] = {}
-        centres: ClassStatistics | None = None
         with Probe(module, self.head) as probe:
-            head = _Head(probe.head)
-            for name, loader in loaders.items():
-                place = name + mode
-                batches = partial(self._batches, trainer, module, loader, probe, head)
-                is_first = centres is None
-                gradient = _Gradient(module) if is_first and self._wants(f"gradient_norm/{place}") else None
-                agreement = None if centres is None else NearestClassCentre(centres)
-                tally = _Tally(head, self.loss)
-                for batch in batches(with_gradient=gradient is not None):
-                    tally.take(batch)
-                    if gradient is not None:
-                        gradient.take(_losses(self.loss, batch.scores, batch.labels))
-                    if agreement is not None:
-                        agreement.update(batch.H, batch.F)
-                values |= {f"{metric}/{place}": value for metric, value in tally.values().items()}
-                if gradient is not None:
-                    values[f"gradient_norm/{place}"] = gradient.norm(trainer, tally.samples)
-                if centres is None:
-                    centres = tally.statistics
-                    if self._wants(f"nc4/{place}"):
-                        agreement = NearestClassCentre(centres)
-                        for batch in batches(with_gradient=False):
-                            agreement.update(batch.H, batch.F)
-                if agreement is not None:
-                    values[f"nc4/{place}"] = agreement.compute()
+            head = Head(probe.head)
+            sets = {
+                name + mode: partial(self._batches, trainer, module, loader, probe, head)
+                for name, loader in loaders.items()
+            }
+            norm = f"gradient_norm/{next(iter(sets))}"
+            gradient = Gradient(module) if self._wants(norm) else None
+            values = measured(sets, head, self.loss, gradient, self._wants)
+            if gradient is not None:
+                values[norm] = norm_of(gradient.mean(partial(trainer.strategy.reduce, reduce_op="sum")).values())
             if not mode:
-                values |= _of_layers(head, probe.previous)
+                values |= of_layers(head, probe.previous)
         return {name: float(value) for name, value in values.items()}
 
     def _batches(
@@ -238,10 +212,9 @@ class NeuralCollapseCallback(pl.Callback):
         module: pl.LightningModule,
         loader: DataLoader[Any],
         probe: Probe,
-        head: "_Head",
-        *,
+        head: Head,
         with_gradient: bool,
-    ) -> Iterator["_Batch"]:
+    ) -> Iterator[Batch]:
         """Pass through a data set as Lightning does."""
         precision = trainer.precision_plugin
         for raw in loader:
@@ -252,139 +225,7 @@ class NeuralCollapseCallback(pl.Callback):
             if not isinstance(labels, Tensor):
                 raise DataError(f"labels of type {type(labels).__name__}: expected a tensor of integers")
             H = H.to(head.W.device).double()
-            yield _Batch(H, head.scores(H), scores, labels.to(head.W.device))
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """What passed through the head.
-
-    Args:
-        H, F: features and scores, without gradients.
-        scores: as the module has them, in its own precision, with their gradients.
-        labels: classes.
-    """
-
-    H: Float[Tensor, "b p"]
-    F: Float[Tensor, "b q"]
-    scores: Float[Tensor, "b q"]
-    labels: Tensor
-
-
-class _Head:
-    """A linear head in double precision: F = HW + b.
-
-    Scores in the precision of the module are not exactly linear in the features, which the certificate relies on.
-    """
-
-    W: Float[Tensor, "p q"]
-    bias: Float[Tensor, "q"] | None
-
-    def __init__(self, layer: nn.Linear) -> None:
-        device = layer.weight.device
-        if device.type == "mps":  # has no double precision
-            device = torch.device("cpu")
-        self.W = layer.weight.detach().to(device).double().mT
-        self.bias = None if layer.bias is None else layer.bias.detach().to(device).double()
-
-    def scores(self, H: Float[Tensor, "b p"]) -> Float[Tensor, "b q"]:
-        return H @ self.W if self.bias is None else H @ self.W + self.bias
-
-
-class _Tally:
-    """What adds up over the batches and processes of one data set, and what follows from it."""
-
-    def __init__(self, head: _Head, loss: Loss) -> None:
-        self._head, self._loss = head, loss
-        p, q = head.W.shape
-        # Residuals, and losses and errors, are rows with a label as features are.
-        features, residuals, outcomes = (NeuralCollapse(q, width).to(head.W.device) for width in (p, q, 2))
-        self._features, self._residuals, self._outcomes = features, residuals, outcomes
-
-    def take(self, batch: _Batch) -> None:
-        self._features.update(batch.H, batch.labels)
-        labels = batch.labels.long()
-        self._residuals.update(batch.F - one_hot(labels, batch.F.shape[1]), labels)
-        wrong = (batch.F.argmax(dim=1) != labels).double()
-        self._outcomes.update(torch.stack([_losses(self._loss, batch.F, labels), wrong], dim=1), labels)
-
-    @cached_property
-    def statistics(self) -> ClassStatistics:
-        """Of the features in all processes."""
-        return _of_all(self._features)
-
-    @property
-    def samples(self) -> Tensor:
-        """In all processes."""
-        return self.statistics.counts.sum()
-
-    def values(self) -> dict[str, Tensor]:
-        statistics, W = self.statistics, self._head.W
-        # nc1_cdnv is the function, nc1/cdnv the name in the catalogue.
-        values = {name.replace("_", "/", 1): value for name, value in measures(statistics, W).items()}
-        outcomes = _of_all(self._outcomes)
-        losses, errors = outcomes.means.unbind(dim=1)
-        values["loss"] = (outcomes.counts * losses).sum() / self.samples
-        values["error"] = errors.where(outcomes.counts > 0, torch.nan).mean()
-        if self._loss == "mse":
-            residuals = _of_all(self._residuals)
-            # LAPACK refuses what a diverged training leaves behind.
-            if W.isfinite().all():
-                has_bias = self._head.bias is not None
-                found = certificate_of_statistics(statistics, residuals, W, W.new_ones(()), has_bias=has_bias)
-            else:
-                found = Certificate(*5 * [W.new_tensor(torch.nan)])
-            values |= {f"certificate/{name}": value for name, value in vars(found).items()}
-            values["certificate/tightness"] = values["nc1"] / found.nc1_bound
-        return values
-
-
-class _Gradient:
-    """The gradient of the mean loss in all parameters that are trained."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self._sums = [
-            torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
-            for parameter in self._parameters
-        ]
-
-    def take(self, losses: Float[Tensor, "b"]) -> None:
-        gradients = torch.autograd.grad(losses.sum(), self._parameters, allow_unused=True)
-        for total, gradient in zip(self._sums, gradients, strict=True):
-            if gradient is not None:
-                total.add_(gradient)
-
-    def norm(self, trainer: pl.Trainer, samples: Tensor) -> Tensor:
-        total = trainer.strategy.reduce(torch.cat([total.flatten() for total in self._sums]), reduce_op="sum")
-        norm: Tensor = torch.linalg.vector_norm(total).to(samples.device).double()
-        return norm / samples
-
-
-def _losses(loss: Loss, F: Float[Tensor, "b q"], labels: Tensor) -> Float[Tensor, "b"]:
-    """Loss of every sample, in single precision or better."""
-    F = F.to(torch.promote_types(F.dtype, torch.float32))
-    labels = labels.to(F.device).long()
-    if loss == "mse":
-        return (F - one_hot(labels, F.shape[1])).square().sum(dim=1) / 2
-    return cross_entropy(F, labels, reduction="none")
-
-
-def _of_all(metric: NeuralCollapse) -> ClassStatistics:
-    """Statistics of what all processes have seen."""
-    with metric.sync_context():
-        return metric.statistics
-
-
-def _of_layers(head: _Head, previous: nn.Linear | None) -> dict[str, Tensor]:
-    """What the weights alone say."""
-    finite = bool(head.W.isfinite().all())
-    singular = torch.linalg.svdvals(head.W) if finite else head.W.new_full((2,), torch.nan)
-    values = {"head/sigma_min": singular[-1], "head/sigma_max": singular[0]}
-    if previous is not None:
-        V = previous.weight.detach().to(head.W.device).double()  # (p, m): m particles, but for a scale that cancels
-        values["balancedness"] = balancedness(V @ V.mT, head.W)
-    return values
+            yield Batch(H, head.scores(H), scores, labels.to(head.W.device))
 
 
 @contextmanager

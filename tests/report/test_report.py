@@ -24,6 +24,7 @@ def sweep(widths=(8, 16), margins=(-0.1, 0.3), seeds=(0, 1)):
             "dataset.seed": seed,
             "dataset.margin": margin,
             "width.particles": width,
+            "model.name": "mean_field",
             "separation.margin": margin,
             "step": step,
             "time": 0.5 * step,
@@ -100,6 +101,15 @@ def test_figure_draws_the_geometric_mean_of_each_choice():
     assert drawn["N = 16", "-0.1", 50.0] == pytest.approx(15.9 * 10**-1.5, rel=1e-12)
     assert figure["facet"]["column"]["sort"] == ["N = 8", "N = 16"]
     assert figure["spec"]["encoding"]["color"]["sort"] == ["-0.1", "0.3"]
+
+
+def test_deep_networks_have_a_panel_each():
+    deep = sweep(widths=(8,)).with_columns(
+        pl.lit("vgg11").alias("model.name"), signature=pl.lit("deep ") + pl.col("signature")
+    )
+    figure = sweep_figure(pl.concat([sweep(), deep]), "time", ["nc1/train"]).to_dict()
+    assert figure["facet"]["column"]["sort"] == ["N = 8", "N = 16", "vgg11"]
+    assert figure["spec"]["encoding"]["color"]["title"] == "margin"
 
 
 def test_figure_of_last_values_against_a_key():

@@ -301,7 +301,7 @@ def test_ensembles_are_cut_to_the_memory_they_may_take(monkeypatch):
 
     def sizes(budget, max_runs=None):
         monkeypatch.setattr(engine, "budget_bytes", lambda _: budget)
-        return [len(ensemble.runs) for ensemble in engine.ensembles_of(runs, max_runs)]
+        return [len(ensemble.runs) for ensemble in engine.trainings_of(runs, max_runs)]
 
     assert sizes(taken[9]) == [10]
     assert sizes(taken[9], max_runs=4) == [4, 4, 2]
@@ -312,7 +312,7 @@ def test_ensembles_are_cut_to_the_memory_they_may_take(monkeypatch):
 def test_a_run_that_does_not_fit_into_the_memory_is_refused():
     config = tiny("compute.memory=0.001")
     with pytest.raises(ConfigError, match=r"compute.memory=0.001: a run of 12 particles needs .* GiB"):
-        engine.ensembles_of([Run(config, load(config.dataset), Memory())], None)
+        engine.trainings_of([Run(config, load(config.dataset), Memory())], None)
 
 
 def test_runs_with_the_same_data_hold_it_once():

@@ -1,0 +1,144 @@
+r"""Deep networks with a linear head: layers of any kind give features H, and scores are :math:`F = H W`.
+
+The architectures are torchvision's, for images of any number of channels and of few pixels. Their heads have no bias,
+as (3) has none; and there may be a linear layer, without bias and without activation, before the head: then the last
+two layers are linear, as those of a mean-field network are, and their balancedness is defined.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nc_sweeps.config import DeepConfig, MlpConfig
+from nc_sweeps.counters import Stream, normals
+from nc_sweeps.errors import ConfigError
+
+
+class DeepNetwork(nn.Module):
+    """A backbone, at most one linear layer, and a linear head.
+
+    Args:
+        backbone: takes a batch of samples to rows (b, width).
+        width: of what comes out of the backbone.
+        shape: of a sample.
+        features: p of the linear layer; None: there is none, and p = width.
+        classes: q.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, width: int, shape: Sequence[int], features: int | None, classes: int
+    ) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        self.backbone = backbone
+        self.linear = None if features is None else nn.Linear(width, features, bias=False)
+        self.head = nn.Linear(features or width, classes, bias=False)
+
+    def features(self, X: Float[Tensor, "b d"]) -> Float[Tensor, "b p"]:
+        """Features H of samples given as rows."""
+        Z: Tensor = self.backbone(X.view(-1, *self.shape))
+        return Z if self.linear is None else self.linear(Z)
+
+    def forward(self, X: Float[Tensor, "b d"]) -> Float[Tensor, "b q"]:
+        """Scores F."""
+        F: Tensor = self.head(self.features(X))
+        return F
+
+
+def deep_network(model: DeepConfig, shape: Sequence[int], classes: int) -> DeepNetwork:
+    """A network without numbers, on the device ``meta``.
+
+    Args:
+        model: which network.
+        shape: of a sample, (channels, height, width) of an image.
+        classes: q.
+
+    Raises:
+        ConfigError: the network is for images and the samples are none.
+    """
+    with torch.device("meta"):
+        if isinstance(model, MlpConfig):
+            backbone, width = _mlp(math.prod(shape), model.hidden), model.hidden[-1]
+        elif len(shape) == 3:
+            backbone, width = _OF_IMAGES[model.name](shape[0]), 512
+        else:
+            raise ConfigError(f"model.name={model.name}: is for images, and samples have {shape[0]} numbers; take mlp")
+        return DeepNetwork(backbone, width, shape, model.features, classes)
+
+
+def _mlp(dimension: int, hidden: Sequence[int]) -> nn.Module:
+    """Linear layers, each followed by ReLU."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, width in zip([dimension, *hidden], hidden, strict=False):
+        layers += [nn.Linear(before, width), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def _resnet18(channels: int) -> nn.Module:
+    """ResNet-18 (He, Zhang, Ren, Sun 2016) as it is usual for small images: a 3×3 stem of stride 1 instead of the 7×7
+    one of stride 2, and no max-pooling after it.
+    """
+    from torchvision.models import resnet18
+
+    network: nn.Module = resnet18()
+    network.conv1 = nn.Conv2d(channels, 64, kernel_size=3, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    network.fc = nn.Identity()
+    return network
+
+
+def _vgg11(channels: int) -> nn.Module:
+    """VGG-11 (Simonyan, Zisserman 2015) with BatchNorm: its convolutions, whose max-pooling rounds odd sizes up so that
+    images of less than 32 pixels reach the end, then the mean over what is left of the image instead of two layers of
+    4096.
+    """
+    from torchvision.models import vgg11_bn
+
+    layers: nn.Module = vgg11_bn().features
+    layers[0] = nn.Conv2d(channels, 64, kernel_size=3, padding=1)  # type: ignore[operator]
+    for layer in layers.modules():
+        if isinstance(layer, nn.MaxPool2d):
+            layer.ceil_mode = True
+    return nn.Sequential(layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+_OF_IMAGES: dict[str, Callable[[int], nn.Module]] = {"resnet18": _resnet18, "vgg11": _vgg11}
+
+
+#: Standard deviation of the last linear layers, that of torchvision's VGG. For z out of the backbone the square loss has
+#: curvature ‖z‖²σ² in the layer before a head of singular values σ: small layers allow large steps.
+_LAST_SCALE = 0.01
+
+
+@torch.no_grad()
+def initialised(network: DeepNetwork, seed: int, dtype: torch.dtype) -> DeepNetwork:
+    r"""Give a network its initial state, a function of the seed alone.
+
+    Weights are :math:`\mathcal N(0, 2/m)` in the backbone (He, Zhang, Ren, Sun 2015), where a ReLU follows, and
+    :math:`\mathcal N(0, 10^{-4})` in the linear layers after it, m the number of inputs of an output; biases are 0,
+    BatchNorm is the identity, and 0 where it ends the residual branch of a block of ResNet (Goyal et al. 2017), so that
+    all blocks start as shortcuts.
+
+    Args:
+        network: on the device ``meta``.
+        seed: of the run.
+        dtype: floating-point type of the state. Numbers are drawn in float64 and rounded once.
+    """
+    network = network.to(dtype).to_empty(device="cpu")
+    key = torch.tensor([seed], dtype=torch.int64)
+    for number, (name, layer) in enumerate(network.named_modules()):
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_parameters()
+            if name.endswith(".bn2"):
+                layer.weight.zero_()
+        elif isinstance(layer, nn.Conv2d | nn.Linear):
+            outputs, inputs = len(layer.weight), layer.weight[0].numel()
+            Z = normals(key, Stream.NETWORK, number, torch.arange(outputs), inputs, torch.float64)[0]
+            scale = math.sqrt(2 / inputs) if name.startswith("backbone.") else _LAST_SCALE
+            layer.weight.copy_(Z.mul_(scale).view_as(layer.weight))
+            if layer.bias is not None:
+                layer.bias.zero_()
+    return network

@@ -1,0 +1,183 @@
+"""A deep network as a Lightning module: its steps, its measurements and its state."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nc_sweeps.config import MomentumConfig
+from nc_sweeps.data import Dataset
+from nc_sweeps.dynamics.batches import MiniBatches
+from nc_sweeps.dynamics.schedule import Schedule
+from nc_sweeps.models.deep import DeepNetwork
+from nc_sweeps.training.module import RunsModule
+from nc_sweeps.training.passes import Batch, Gradient, Head, Loss, measured, norm_of, of_layers, sample_losses
+
+#: Samples that a measurement has in the network at once.
+AT_ONCE = 128
+
+
+class DeepModule(RunsModule):
+    r"""One deep network, its data and stochastic gradient descent with momentum and weight decay:
+
+    .. math::
+        v \leftarrow \mu v + \nabla L + \lambda\theta, \qquad \theta \leftarrow \theta - \eta v,
+
+    from v = 0, L the mean loss of a mini-batch. Which samples it has is a function of (seed, step).
+
+    Args:
+        network: at step ``step``.
+        data: its samples are standardised: every channel (of samples that are no images: all numbers) by mean and
+            standard deviation of the training set.
+        dynamics: how it is trained.
+        schedule: step sizes.
+        seed: of the mini-batches.
+        step: steps already taken.
+    """
+
+    X: Tensor
+    labels: Tensor
+    X_test: Tensor
+    labels_test: Tensor
+
+    def __init__(
+        self,
+        network: DeepNetwork,
+        data: Dataset,
+        dynamics: MomentumConfig,
+        schedule: Schedule,
+        seed: int,
+        step: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.network = network
+        self.data = data
+        self.dynamics = dynamics
+        self.loss = cast(Loss, dynamics.loss)
+        self.schedule = schedule
+        self.seed = seed
+        self.step = step
+        dtype = network.head.weight.dtype
+        inputs = _standardised(data)
+        for suffix, x, split in zip(("", "_test"), inputs, (data.train, data.test), strict=True):
+            self.register_buffer(f"X{suffix}", torch.from_numpy(x).to(dtype), persistent=False)
+            self.register_buffer(f"labels{suffix}", torch.from_numpy(split.labels), persistent=False)
+        self._momenta = {name: torch.zeros_like(Z) for name, Z in network.named_parameters()}
+        self._batches: MiniBatches | None = None
+
+    def configure_optimizers(self) -> None:
+        """None that Lightning would have to know: steps are taken by this module."""
+        dynamics = self.dynamics
+        self.optimiser = torch.optim.SGD(
+            self.network.parameters(),
+            lr=dynamics.step_size,
+            momentum=dynamics.momentum,
+            weight_decay=dynamics.weight_decay,
+        )
+        for name, parameter in self.network.named_parameters():
+            self._momenta[name] = self._momenta[name].to(parameter.device)
+            self.optimiser.state[parameter]["momentum_buffer"] = self._momenta[name]
+        samples, size = len(self.labels), dynamics.batch_size
+        if size is not None and size < samples:
+            self._batches = MiniBatches(torch.tensor([self.seed], device=self.device), samples, size)
+
+    def training_step(self, segment: tuple[int, int], batch_idx: int) -> None:
+        """Take the steps of a segment."""
+        first, last = segment
+        self.network.train()
+        for step in range(first + 1, last + 1):
+            chosen = slice(None) if self._batches is None else self._batches.of(step)[0]
+            self.optimiser.param_groups[0]["lr"] = self.schedule.step_size(step)
+            self.optimiser.zero_grad()
+            scores = self.network(self.X[chosen])
+            torch.autograd.backward(sample_losses(self.loss, scores, self.labels[chosen]).mean())
+            self.optimiser.step()
+        self.step = last
+
+    @property
+    def schedules(self) -> Sequence[Schedule]:
+        """Of the one run."""
+        return [self.schedule]
+
+    def measure(self, names: Sequence[str]) -> dict[str, list[float]]:
+        """Metrics of the catalogue, in evaluation mode."""
+        descends = any(name.startswith("gradient_norm/") for name in names)
+        gradient = Gradient(self.network) if descends else None
+        head = Head(self.network.head)
+        sets: dict[str, Callable[[bool], Iterator[Batch]]] = {"train": partial(self._pass, head, self.X, self.labels)}
+        if any(name.endswith("/test") for name in names):
+            sets["test"] = partial(self._pass, head, self.X_test, self.labels_test)
+        with self._evaluation(), torch.no_grad():
+            values = measured(sets, head, self.loss, gradient, names.__contains__)
+            values |= of_layers(head, self.network.linear)
+            values |= {name.removesuffix("/train"): value for name, value in values.items() if "certificate/" in name}
+            decay = self.dynamics.weight_decay
+            squares = norm_of(Z.double() for Z in self.network.parameters()).square()
+            values["loss/regularised"] = values["loss/train"] + decay / 2 * squares
+            if gradient is not None:
+                parts = {name: Z + decay * gradient.parameters[name] for name, Z in gradient.mean().items()}
+                values["gradient_norm/parameters"] = norm_of(parts.values())
+                values["gradient_norm/w"] = norm_of([parts["head.weight"]])
+        if "data/margin" in names:
+            values["data/margin"] = torch.tensor(self.data.margin)
+        return {name: [float(values[name])] for name in names}
+
+    def _pass(
+        self, head: Head, X: Float[Tensor, "n d"], labels: Int[Tensor, "n"], with_gradient: bool
+    ) -> Iterator[Batch]:
+        """Through a data set, some samples at a time."""
+        for some, classes in zip(torch.split(X, AT_ONCE), torch.split(labels, AT_ONCE), strict=True):
+            with torch.set_grad_enabled(with_gradient), self.trainer.precision_plugin.forward_context():
+                features = self.network.features(some)
+                scores = self.network.head(features)
+            H = features.detach().double()
+            yield Batch(H, head.scores(H), scores, classes)
+
+    @contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        self.network.eval()
+        try:
+            yield
+        finally:
+            self.network.train()
+
+    def state(self, run: int) -> dict[str, Tensor]:
+        """Parameters, what BatchNorm has seen, and momenta."""
+        tensors = {f"network.{name}": Z for name, Z in self.network.state_dict().items()}
+        tensors |= {f"momentum.{name}": Z for name, Z in self._momenta.items()}
+        return {name: Z.detach().cpu() for name, Z in tensors.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from a state, as :meth:`state` gave it."""
+        for name, Z in self.network.state_dict().items():
+            Z.copy_(state[f"network.{name}"])
+        for name, Z in self._momenta.items():
+            Z.copy_(state[f"momentum.{name}"])
+
+    @torch.no_grad()
+    def extinguish_diverged(self) -> list[bool]:
+        """See :class:`RunsModule`."""
+        numbers = [Z for Z in self.network.state_dict().values() if Z.is_floating_point()]
+        diverged = not all(bool(Z.isfinite().all()) for Z in numbers)
+        if diverged:
+            for Z in numbers:
+                Z.zero_()
+        return [diverged]
+
+
+def _standardised(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Training and test inputs."""
+    channels = data.shape[0] if len(data.shape) == 3 else 1
+    parts = [split.x.reshape(len(split.x), channels, -1) for split in (data.train, data.test)]
+    mean = parts[0].mean(axis=(0, 2), keepdims=True)
+    deviation = parts[0].std(axis=(0, 2), keepdims=True)
+    deviation[deviation == 0.0] = 1.0
+    train, test = (((part - mean) / deviation).reshape(len(part), math.prod(data.shape)) for part in parts)
+    return train, test

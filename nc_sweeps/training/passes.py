@@ -1,0 +1,225 @@
+"""What the samples of a data set tell of a network with a linear head, added up while they pass through it.
+
+Nothing of the size of the data set is held: statistics of the features H, of r = F − Y and of the loss add up over
+batches and processes, in float64, and all else follows.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from nc_sweeps.metrics.balancedness import balancedness
+from nc_sweeps.metrics.statistics import ClassStatistics
+from nc_sweeps.metrics.streaming import NearestClassCentre, NeuralCollapse, measures
+from nc_sweeps.theory.certificate import Certificate, certificate_of_statistics
+
+Loss = Literal["mse", "cross_entropy"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What passed through the head.
+
+    Args:
+        H, F: features and scores, without gradients.
+        scores: as the module has them, in its own precision, with their gradients.
+        labels: classes.
+    """
+
+    H: Float[Tensor, "b p"]
+    F: Float[Tensor, "b q"]
+    scores: Float[Tensor, "b q"]
+    labels: Tensor
+
+
+class Head:
+    """A linear head in double precision: F = HW + b.
+
+    Scores in the precision of the module are not exactly linear in the features, which the certificate relies on.
+    """
+
+    W: Float[Tensor, "p q"]
+    bias: Float[Tensor, "q"] | None
+
+    def __init__(self, layer: nn.Linear) -> None:
+        device = layer.weight.device
+        if device.type == "mps":  # has no double precision
+            device = torch.device("cpu")
+        self.W = layer.weight.detach().to(device).double().mT
+        self.bias = None if layer.bias is None else layer.bias.detach().to(device).double()
+
+    def scores(self, H: Float[Tensor, "b p"]) -> Float[Tensor, "b q"]:
+        """F."""
+        return H @ self.W if self.bias is None else H @ self.W + self.bias
+
+
+class Tally:
+    """What adds up over the batches and processes of one data set, and what follows from it."""
+
+    def __init__(self, head: Head, loss: Loss) -> None:
+        self._head, self._loss = head, loss
+        p, q = head.W.shape
+        # Residuals, and losses and errors, are rows with a label as features are.
+        features, residuals, outcomes = (NeuralCollapse(q, width).to(head.W.device) for width in (p, q, 2))
+        self._features, self._residuals, self._outcomes = features, residuals, outcomes
+
+    def take(self, batch: Batch) -> None:
+        """Add samples of this process."""
+        self._features.update(batch.H, batch.labels)
+        labels = batch.labels.long()
+        self._residuals.update(batch.F - one_hot(labels, batch.F.shape[1]), labels)
+        wrong = (batch.F.argmax(dim=1) != labels).double()
+        self._outcomes.update(torch.stack([sample_losses(self._loss, batch.F, labels), wrong], dim=1), labels)
+
+    @cached_property
+    def statistics(self) -> ClassStatistics:
+        """Of the features in all processes."""
+        return _of_all(self._features)
+
+    @property
+    def samples(self) -> Tensor:
+        """In all processes."""
+        return self.statistics.counts.sum()
+
+    def values(self) -> dict[str, Tensor]:
+        """Loss, error, NC1 to NC3 and for ``mse`` the certificate, of the samples in all processes."""
+        statistics, W = self.statistics, self._head.W
+        # nc1_cdnv is the function, nc1/cdnv the name in the catalogue.
+        values = {name.replace("_", "/", 1): value for name, value in measures(statistics, W).items()}
+        outcomes = _of_all(self._outcomes)
+        losses, errors = outcomes.means.unbind(dim=1)
+        values["loss"] = (outcomes.counts * losses).sum() / self.samples
+        values["error"] = errors.where(outcomes.counts > 0, torch.nan).mean()
+        if self._loss == "mse":
+            residuals = _of_all(self._residuals)
+            # LAPACK refuses what a diverged training leaves behind.
+            if W.isfinite().all():
+                has_bias = self._head.bias is not None
+                found = certificate_of_statistics(statistics, residuals, W, W.new_ones(()), has_bias=has_bias)
+            else:
+                found = Certificate(*5 * [W.new_tensor(torch.nan)])
+            values |= {f"certificate/{name}": value for name, value in vars(found).items()}
+            values["certificate/tightness"] = values["nc1"] / found.nc1_bound
+        return values
+
+
+class Gradient:
+    """The gradient of the mean loss in all parameters that are trained.
+
+    Args:
+        module: whose parameters.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.parameters = {name: Z for name, Z in module.named_parameters() if Z.requires_grad}
+        self._sums = [
+            torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
+            for parameter in self.parameters.values()
+        ]
+        self._samples = 0
+
+    def take(self, losses: Float[Tensor, "b"]) -> None:
+        """Add samples of this process."""
+        gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
+        for total, gradient in zip(self._sums, gradients, strict=True):
+            if gradient is not None:
+                total.add_(gradient)
+        self._samples += len(losses)
+
+    def mean(self, added_up: Callable[[Tensor], Tensor] = lambda Z: Z) -> dict[str, Tensor]:
+        """By parameter.
+
+        Args:
+            added_up: over processes.
+        """
+        sums = added_up(torch.cat([total.flatten() for total in self._sums]))
+        # On its own: single precision counts to 2²⁴ only.
+        samples = added_up(torch.tensor(self._samples, dtype=torch.int64, device=sums.device))
+        parts = torch.split(sums, [total.numel() for total in self._sums])
+        return {
+            name: part.view_as(parameter) / samples
+            for part, (name, parameter) in zip(parts, self.parameters.items(), strict=True)
+        }
+
+
+def norm_of(parts: Iterable[Tensor]) -> Tensor:
+    """Of all parts together."""
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part) for part in parts]))
+    return norm
+
+
+def sample_losses(loss: Loss, F: Float[Tensor, "b q"], labels: Tensor) -> Float[Tensor, "b"]:
+    """Loss of every sample, in single precision or better."""
+    F = F.to(torch.promote_types(F.dtype, torch.float32))
+    labels = labels.to(F.device).long()
+    if loss == "mse":
+        return (F - one_hot(labels, F.shape[1])).square().sum(dim=1) / 2
+    return cross_entropy(F, labels, reduction="none")
+
+
+def _of_all(metric: NeuralCollapse) -> ClassStatistics:
+    """Statistics of what all processes have seen."""
+    with metric.sync_context():
+        return metric.statistics
+
+
+def of_layers(head: Head, previous: nn.Linear | None) -> dict[str, Tensor]:
+    """What the weights alone say."""
+    finite = bool(head.W.isfinite().all())
+    singular = torch.linalg.svdvals(head.W) if finite else head.W.new_full((2,), torch.nan)
+    values = {"head/sigma_min": singular[-1], "head/sigma_max": singular[0]}
+    if previous is not None:
+        V = previous.weight.detach().to(head.W.device).double()  # (p, m): m particles, but for a scale that cancels
+        values["balancedness"] = balancedness(V @ V.mT, head.W)
+    return values
+
+
+def measured(
+    sets: Mapping[str, Callable[[bool], Iterator[Batch]]],
+    head: Head,
+    loss: Loss,
+    gradient: Gradient | None,
+    wants: Callable[[str], bool],
+) -> dict[str, Tensor]:
+    """Pass through data sets once, and twice through the first where that is asked for.
+
+    Args:
+        sets: passes by name, told whether scores are to have gradients; the first is the training set, from which NC4
+            takes the class centres.
+        head: of the network.
+        loss: of the network.
+        gradient: takes in the first set; None: nobody asks.
+        wants: whether a value of this name is asked for.
+
+    Returns:
+        Values by name and set, as in ``nc1/train``.
+    """
+    values: dict[str, Tensor] = {}
+    centres: ClassStatistics | None = None
+    for name, batches in sets.items():
+        is_first = centres is None
+        agreement = None if centres is None else NearestClassCentre(centres)
+        tally = Tally(head, loss)
+        for batch in batches(is_first and gradient is not None):
+            tally.take(batch)
+            if is_first and gradient is not None:
+                with torch.enable_grad():
+                    gradient.take(sample_losses(loss, batch.scores, batch.labels))
+            if agreement is not None:
+                agreement.update(batch.H, batch.F)
+        values |= {f"{metric}/{name}": value for metric, value in tally.values().items()}
+        if centres is None:
+            centres = tally.statistics
+            if wants(f"nc4/{name}"):
+                agreement = NearestClassCentre(centres)
+                for batch in batches(False):
+                    agreement.update(batch.H, batch.F)
+        if agreement is not None:
+            values[f"nc4/{name}"] = agreement.compute()
+    return values
