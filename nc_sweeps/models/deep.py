@@ -108,8 +108,8 @@ def _vgg11(channels: int) -> nn.Module:
 _OF_IMAGES: dict[str, Callable[[int], nn.Module]] = {"resnet18": _resnet18, "vgg11": _vgg11}
 
 
-#: Standard deviation of the last linear layers, that of torchvision's VGG. For z out of the backbone the square loss has
-#: curvature ‖z‖²σ² in the layer before a head of singular values σ: small layers allow large steps.
+#: Standard deviation of the last linear layers, that of torchvision's VGG. With z out of the backbone the square loss
+#: has curvature ‖z‖²σ² in a layer before a head of singular value σ: small layers allow large steps.
 _LAST_SCALE = 0.01
 
 

@@ -136,9 +136,9 @@ def test_metrics_are_those_of_the_whole_data_set_at_once(model):
     statistics = class_statistics(H, Y)
     bound = certificate(H, W, Y, torch.ones((), dtype=torch.float64))
     expected = {
-        "loss/train": loss,
+        "loss/train": loss.detach(),
         "loss/test": (H_test @ W - Y_test).square().sum() / (2 * len(Y_test)),
-        "loss/regularised": regularised,
+        "loss/regularised": regularised.detach(),
         "nc1/train": collapse.nc1(statistics),
         "nc1/pseudo_inverse/test": collapse.nc1_pseudo_inverse(class_statistics(H_test, Y_test)),
         "nc2/frame_angle/train": collapse.nc2_frame_angle(statistics),
@@ -156,7 +156,7 @@ def test_metrics_are_those_of_the_whole_data_set_at_once(model):
     }
     for name, value in expected.items():
         # Sums of some hundred terms in another order.
-        assert found[name] == pytest.approx(float(torch.as_tensor(value).detach()), rel=1e-9, abs=1e-12), name
+        assert found[name] == pytest.approx(float(value), rel=1e-9, abs=1e-12), name
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
