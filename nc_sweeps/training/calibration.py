@@ -11,11 +11,10 @@ from scipy.optimize import nnls
 from nc_sweeps.dynamics.flow import Flow, Hyperparameters
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
-from nc_sweeps.metrics.catalogue import METRICS
 from nc_sweeps.models.activations import ACTIVATIONS
 from nc_sweeps.models.mean_field import initial_ensemble, one_hot
 from nc_sweeps.training.cost import FlowSize, Speed
-from nc_sweeps.training.measurements import measure
+from nc_sweeps.training.measurements import MEASUREMENTS, measure
 from nc_sweeps.training.references import References
 from nc_sweeps.training.snapshot import Snapshot
 
@@ -85,7 +84,7 @@ def _seconds_a_step(size: FlowSize) -> float:
 
 
 def _seconds_a_measurement(size: FlowSize, runs: int) -> float:
-    names = [name for name in METRICS if not name.startswith(("oracle/", "data/"))]
+    names = [name for name in MEASUREMENTS if not name.startswith(("oracle/", "data/"))]
 
     def once() -> None:
         measure(_snapshot(size, runs), names)
