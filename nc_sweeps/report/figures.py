@@ -65,7 +65,9 @@ def sweep_figure(table: pl.DataFrame, x: str, y: Sequence[str]) -> alt.FacetChar
         alt.Chart(curves)
         .mark_line(point=not along)
         .encode(
-            x=alt.X("x:Q", title=x_title, axis=axis).scale(type="linear" if x == "epoch" else "log", nice=False),
+            x=alt.X("x:Q", title=x_title, axis=alt.Axis(tickCount=6) if x == "epoch" else axis).scale(
+                type="linear" if x == "epoch" else "log", nice=False
+            ),
             y=alt.Y("value:Q", title=None, axis=axis).scale(type="log", nice=False),
             color=colour if keys else alt.Undefined,
             strokeDash=alt.StrokeDash(

@@ -103,6 +103,16 @@ def test_figure_draws_the_geometric_mean_of_each_choice():
     assert figure["spec"]["encoding"]["color"]["sort"] == ["-0.1", "0.3"]
 
 
+def test_figure_against_epochs_begins_at_the_start():
+    epochs = sweep().with_columns(epoch=pl.col("time") / 10)
+    figure = sweep_figure(epochs, "epoch", ["nc1/train"]).to_dict()
+    (curves,) = figure["datasets"].values()
+    assert {curve["x"] for curve in curves} == set(epochs["epoch"])
+    assert 0.0 in epochs["epoch"]
+    assert figure["spec"]["encoding"]["x"]["scale"]["type"] == "linear"
+    assert figure["spec"]["encoding"]["y"]["scale"]["type"] == "log"
+
+
 def test_deep_networks_have_a_panel_each():
     deep = sweep(widths=(8,)).with_columns(
         pl.lit("vgg11").alias("model.name"), signature=pl.lit("deep ") + pl.col("signature")
