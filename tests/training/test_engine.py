@@ -10,7 +10,7 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
-from nc_sweeps.config import DATASETS, ensemble_key, signature
+from nc_sweeps.config import ensemble_key, signature
 from nc_sweeps.data import load
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.job import Job
@@ -139,9 +139,9 @@ def test_order_of_particles_and_rotation_of_features_change_no_metric():
         assert after[name][0] == pytest.approx(before[name][0], rel=1e-10, nan_ok=True), name
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("dataset", ["separable", "gaussian", "digits", "mnist"])
 @pytest.mark.parametrize("activation", ["tanh", "erf", "sigmoid", "relu", "softplus"])
-def test_every_metric_is_measured_on_every_data_set(dataset, activation, request):
+def test_every_metric_is_measured_on_drawn_and_on_read_data(dataset, activation, request):
     extra = []
     if dataset in ("separable", "gaussian"):
         extra = ["dataset.dimension=4"]
