@@ -75,7 +75,8 @@ class Pack:
         """Train to the end.
 
         Returns:
-            For each job the last value of its ``optimized_metric``; NaN where undefined.
+            For each job the last value of its ``optimized_metric``, or the worst there is; see
+            :func:`~nc_sweeps.tracking.store.last_value`.
 
         Raises:
             DataError: a data set cannot be had. Nothing was started.

@@ -108,9 +108,10 @@ def _vgg11(channels: int) -> nn.Module:
 _OF_IMAGES: dict[str, Callable[[int], nn.Module]] = {"resnet18": _resnet18, "vgg11": _vgg11}
 
 
-#: Standard deviation of the last linear layers, that of torchvision's VGG. With z out of the backbone the square loss
-#: has curvature ‖z‖²σ² in a layer before a head of singular value σ: small layers allow large steps.
-_LAST_SCALE = 0.01
+#: Standard deviation of the last linear layers. With z out of the backbone the square loss has curvature ‖z‖²σ² in a
+#: layer before a head of singular value σ: with larger layers steps must be smaller, and with smaller ones the network
+#: stays long at the saddle where the scores of all samples are equal.
+_LAST_SCALE = 0.05
 
 
 @torch.no_grad()
@@ -118,9 +119,8 @@ def initialised(network: DeepNetwork, seed: int, dtype: torch.dtype) -> DeepNetw
     r"""Give a network its initial state, a function of the seed alone.
 
     Weights are :math:`\mathcal N(0, 2/m)` in the backbone (He, Zhang, Ren, Sun 2015), where a ReLU follows, and
-    :math:`\mathcal N(0, 10^{-4})` in the linear layers after it, m the number of inputs of an output; biases are 0,
-    BatchNorm is the identity, and 0 where it ends the residual branch of a block of ResNet (Goyal et al. 2017), so that
-    all blocks start as shortcuts.
+    :math:`\mathcal N(0, 0.05^2)` in the linear layers after it, m the number of inputs of an output; biases are 0,
+    BatchNorm is the identity.
 
     Args:
         network: on the device ``meta``.
@@ -132,8 +132,6 @@ def initialised(network: DeepNetwork, seed: int, dtype: torch.dtype) -> DeepNetw
     for number, (name, layer) in enumerate(network.named_modules()):
         if isinstance(layer, nn.BatchNorm2d):
             layer.reset_parameters()
-            if name.endswith(".bn2"):
-                layer.weight.zero_()
         elif isinstance(layer, nn.Conv2d | nn.Linear):
             outputs, inputs = len(layer.weight), layer.weight[0].numel()
             Z = normals(key, Stream.NETWORK, number, torch.arange(outputs), inputs, torch.float64)[0]

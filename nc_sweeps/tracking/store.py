@@ -227,10 +227,14 @@ def run_directories(sweep: Path | str) -> list[Path]:
 
 
 def last_value(directory: Path, metric: str) -> float:
-    """Last value of a run's metric; NaN where it is undefined and for a run that did not complete."""
+    """Last value of a run's metric; the worst there is, ∞ or −∞, where it is undefined and for a run that did not
+    complete: sweepers that look for the best one do not take NaN.
+    """
     summary = read_summary(directory)
     value = summary["metrics"].get(metric, {}).get("last")
-    return math.nan if value is None or summary["status"] != "completed" else float(value)
+    if value is None or summary["status"] != "completed":
+        return math.inf if METRICS[metric].best == "min" else -math.inf
+    return float(value)
 
 
 def is_measured(directory: Path) -> bool:

@@ -160,12 +160,13 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
         _ = RunStore(tmp_path / "run", tiny("seed=1"), []).status
 
 
-def test_a_diverged_run_has_no_last_value(tmp_path):
+def test_the_last_value_of_a_diverged_run_is_the_worst(tmp_path):
     store = filled(tmp_path / "run")
     store.finish("completed")
     assert last_value(store.directory, "nc1/train") == 0.2
     store.finish("diverged", "too fast")
-    assert math.isnan(last_value(store.directory, "nc1/train"))
+    assert last_value(store.directory, "nc1/train") == math.inf
+    assert last_value(store.directory, "certificate/tightness") == -math.inf
 
 
 def test_a_folder_with_brackets_is_read(tmp_path):
