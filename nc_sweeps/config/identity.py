@@ -26,7 +26,9 @@ def ensemble_key(config: RunConfig) -> str:
 
 def _read(config: RunConfig) -> Iterator[tuple[str, Any, str]]:
     """The keys that the chosen network reads."""
-    return (key for key in leaves(config) if config.model.has_particles or not key[0].startswith("width."))
+    if config.model.has_particles:
+        return leaves(config)
+    return (key for key in leaves(config) if not key[0].startswith("width."))
 
 
 def _digest(keys: dict[str, Any]) -> str:

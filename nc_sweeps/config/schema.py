@@ -423,23 +423,28 @@ def selected_metrics(config: RunConfig) -> tuple[str, ...]:
     """Names of the metrics that a run measures, in the order of the catalogue; those that its network has not are left
     out.
     """
-    matching = _matching(tuple(config.metrics.include), tuple(config.metrics.exclude))
-    return tuple(name for name in matching if _applies(METRICS[name].of, config))
+    return _matching(tuple(config.metrics.include), tuple(config.metrics.exclude), _kinds(config))
 
 
-def _applies(of: str, config: RunConfig) -> bool:
+def _kinds(config: RunConfig) -> tuple[str, ...]:
+    """Of metrics, those that the network has: :attr:`~nc_sweeps.metrics.catalogue.Metric.of`."""
     if config.model.has_particles:
-        return of not in {"parameters"}
-    holds = {"two layers": config.model.features is not None, "targets": config.dynamics.loss == "mse"}
-    return of != "particles" and holds.get(of, True)
+        return "any", "particles", "two layers", "targets"
+    two_layers = ("two layers",) if config.model.features is not None else ()
+    targets = ("targets",) if config.dynamics.loss == "mse" else ()
+    return "any", "parameters", *two_layers, *targets
 
 
 @cache
-def _matching(include: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[str, ...]:
+def _matching(include: tuple[str, ...], exclude: tuple[str, ...], kinds: tuple[str, ...]) -> tuple[str, ...]:
     def matches(name: str, patterns: tuple[str, ...]) -> bool:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
-    return tuple(name for name in METRICS if matches(name, include) and not matches(name, exclude))
+    return tuple(
+        name
+        for name, metric in METRICS.items()
+        if metric.of in kinds and matches(name, include) and not matches(name, exclude)
+    )
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
