@@ -12,6 +12,7 @@ from hypothesis import settings
 
 import nc_sweeps.train  # noqa: F401 (registers the resolvers)
 from nc_sweeps.config import RunConfig, parse
+from nc_sweeps.errors import ConfigError
 from tests.slurm.cluster import NODES, Cluster, missing
 
 # A test's first example pays for imports and shape checks: time says nothing about it.
@@ -47,6 +48,16 @@ class Silence:
 def config_of(*overrides: str) -> RunConfig:
     with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
         return parse(compose("config", overrides=list(overrides)))
+
+
+def refusal(*overrides: str) -> str:
+    """The one line with which a command with these overrides is refused."""
+    with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
+        composed = compose("config", overrides=list(overrides))
+    with pytest.raises(ConfigError) as info:
+        parse(composed, overrides)
+    assert "\n" not in str(info.value)
+    return str(info.value)
 
 
 def tiny(*overrides: str) -> RunConfig:

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -52,12 +53,19 @@ _ALWAYS = 4 * 2**20
 _KEPT = 1.4
 
 
+@dataclass(frozen=True)
 class Size(ABC):
     """What decides the cost of a run.
 
-    Attributes:
+    Args:
+        samples, test_samples: of the training and of the test set.
+        dimension, features, classes: d, p, q.
+        batch: samples a step.
         steps: still to take.
         measurements: still to make.
+        dtype: of the parameters.
+
+    Attributes:
         step_work: multiply-adds of a step, its activations counted as what takes as long.
         gathered: numbers that a step gathers for a mini-batch.
         normals: numbers that a step draws.
@@ -65,8 +73,15 @@ class Size(ABC):
         measured_numbers: float64 numbers that a measurement makes besides.
     """
 
+    samples: int
+    test_samples: int
+    dimension: int
+    features: int
+    classes: int
+    batch: int
     steps: int
     measurements: int
+    dtype: torch.dtype
 
     @staticmethod
     def of(config: RunConfig, data: Dataset, schedule: Schedule, step: int) -> "Size":
@@ -75,8 +90,18 @@ class Size(ABC):
         Raises:
             ConfigError: the network is not for such samples or such batches.
         """
-        kind = FlowSize if config.model.has_particles else DeepSize
-        return kind.of(config, data, schedule, step)
+        samples, dimension = data.train.x.shape
+        common = {
+            "samples": samples,
+            "test_samples": len(data.test.labels),
+            "dimension": dimension,
+            "classes": data.classes,
+            "batch": min(config.dynamics.batch_size or samples, samples),
+            "steps": schedule.total - step,
+            "measurements": sum(measured > step for measured in schedule.measurements(config.metrics)),
+            "dtype": torch.float64 if config.compute.precision == "64-true" else torch.float32,
+        }
+        return _flow_size(config, common) if config.model.has_particles else _deep_size(config, data, common)
 
     @abstractmethod
     def held_bytes(self, runs: int, threads: int) -> int:
@@ -117,50 +142,14 @@ class FlowSize(Size):
     """Sizes of a run of particles.
 
     Args:
-        samples, test_samples: of the training and of the test set.
-        dimension, particles, features, classes: d, those of the N that one process holds, p, q.
-        batch: samples a step.
-        steps: steps still to take.
-        measurements: how often the run is measured on the way.
+        particles: those of the N that one process holds.
         noisy: whether particles diffuse.
         compiled: whether the compiled step trains it.
-        dtype: of the parameters.
     """
 
-    samples: int
-    test_samples: int
-    dimension: int
     particles: int
-    features: int
-    classes: int
-    batch: int
-    steps: int
-    measurements: int
     noisy: bool
     compiled: bool
-    dtype: torch.dtype
-
-    @staticmethod
-    def of(config: RunConfig, data: Dataset, schedule: Schedule, step: int) -> "FlowSize":
-        """See :class:`Size`."""
-        samples, dimension = data.train.x.shape
-        dtype = torch.float64 if config.compute.precision == "64-true" else torch.float32
-        mixed = config.compute.precision == "bf16-mixed"
-        on_cpu = config.compute.accelerator == "cpu" or not torch.cuda.is_available()
-        return FlowSize(
-            samples=samples,
-            test_samples=len(data.test.labels),
-            dimension=dimension,
-            particles=math.ceil(config.width.particles / config.compute.processes),
-            features=config.model.features,
-            classes=data.classes,
-            batch=min(config.dynamics.batch_size or samples, samples),
-            steps=schedule.total - step,
-            measurements=_measurements(config, schedule, step),
-            noisy=math.isfinite(config.dynamics.beta),
-            compiled=on_cpu and not mixed and kernels.compiled(config.model.activation, torch.empty(0, dtype=dtype)),
-            dtype=dtype,
-        )
 
     @property
     def particle_bytes(self) -> int:
@@ -227,57 +216,14 @@ class DeepSize(Size):
     """Sizes of a run of a deep network.
 
     Args:
-        samples, test_samples: of the training and of the test set.
-        dimension, features, classes: d, p, q.
-        batch: samples a step.
-        steps: steps still to take.
-        measurements: how often the run is measured on the way.
         parameters: of the network.
         activations: bytes that a sample leaves in the network until its gradient is known.
         pass_work: multiply-adds of a sample's way to its scores.
-        dtype: of the parameters.
     """
 
-    samples: int
-    test_samples: int
-    dimension: int
-    features: int
-    classes: int
-    batch: int
-    steps: int
-    measurements: int
     parameters: int
     activations: int
     pass_work: int
-    dtype: torch.dtype
-
-    @staticmethod
-    def of(config: RunConfig, data: Dataset, schedule: Schedule, step: int) -> "DeepSize":
-        """See :class:`Size`."""
-        samples, dimension = data.train.x.shape
-        network = deep_network(config.model, data.shape, data.classes)
-        batch = min(config.dynamics.batch_size or samples, samples)
-        if 1 in {batch, samples % batch} and any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
-            raise ConfigError(
-                f"dynamics.batch_size={config.dynamics.batch_size}: leaves a batch of one of {samples} samples, of "
-                f"which the BatchNorm of model={config.model.name} knows no variance"
-            )
-        dtype = torch.float64 if config.compute.precision == "64-true" else torch.float32
-        work, activations = _of_a_sample(network.to(dtype), dimension)
-        return DeepSize(
-            samples=samples,
-            test_samples=len(data.test.labels),
-            dimension=dimension,
-            features=network.head.in_features,
-            classes=data.classes,
-            batch=batch,
-            steps=schedule.total - step,
-            measurements=_measurements(config, schedule, step),
-            parameters=sum(Z.numel() for Z in network.parameters()),
-            activations=activations,
-            pass_work=work,
-            dtype=dtype,
-        )
 
     def held_bytes(self, runs: int, threads: int) -> int:
         """See :class:`Size`."""
@@ -315,8 +261,35 @@ class DeepSize(Size):
         return (self.samples + self.test_samples) * self.features * (_FEATURE_VISITS + self.features // _SCATTER_WORK)
 
 
-def _measurements(config: RunConfig, schedule: Schedule, step: int) -> int:
-    return sum(measured > step for measured in schedule.measurements(config.metrics))
+def _flow_size(config: RunConfig, common: dict[str, Any]) -> FlowSize:
+    mixed = config.compute.precision == "bf16-mixed"
+    on_cpu = config.compute.accelerator == "cpu" or not torch.cuda.is_available()
+    like = torch.empty(0, dtype=common["dtype"])
+    return FlowSize(
+        **common,
+        features=config.model.features,
+        particles=math.ceil(config.width.particles / config.compute.processes),
+        noisy=math.isfinite(config.dynamics.beta),
+        compiled=on_cpu and not mixed and kernels.compiled(config.model.activation, like),
+    )
+
+
+def _deep_size(config: RunConfig, data: Dataset, common: dict[str, Any]) -> DeepSize:
+    network = deep_network(config.model, data.shape, data.classes)
+    samples, batch = common["samples"], common["batch"]
+    if 1 in {batch, samples % batch} and any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
+        raise ConfigError(
+            f"dynamics.batch_size={config.dynamics.batch_size}: leaves a batch of one of {samples} samples, of "
+            f"which the BatchNorm of model={config.model.name} knows no variance"
+        )
+    work, activations = _of_a_sample(network.to(common["dtype"]), common["dimension"])
+    return DeepSize(
+        **common,
+        features=network.head.in_features,
+        parameters=sum(Z.numel() for Z in network.parameters()),
+        activations=activations,
+        pass_work=work,
+    )
 
 
 def _of_a_sample(network: nn.Module, dimension: int) -> tuple[int, int]:
