@@ -73,54 +73,97 @@ template <typename To, typename From> inline To bits_of(const From& from) {
 template <typename T> struct Real;
 template <> struct Real<float> {
   using Integer = int32_t;
-  static constexpr int mantissa = 23, power_terms = 6, logarithm_terms = 4, circle_terms = 5;
+  static constexpr int mantissa = 23, power_terms = 5, logarithm_terms = 4, circle_terms = 5;
   static constexpr float shift = 0x1.8p23f, largest_power = 126;
 };
 template <> struct Real<double> {
   using Integer = int64_t;
-  static constexpr int mantissa = 52, power_terms = 13, logarithm_terms = 10, circle_terms = 9;
+  static constexpr int mantissa = 52, power_terms = 11, logarithm_terms = 10, circle_terms = 9;
   static constexpr double shift = 0x1.8p52, largest_power = 1022;
 };
 
 template <typename V> using Element = std::decay_t<decltype(std::declval<V>()[0])>;
 template <typename V> using Integers = typename VectorOf<typename Real<Element<V>>::Integer, sizeof(V) / sizeof(Element<V>)>::type;
 
-// Taylor coefficients of 2^x and of the exponential.
-struct Coefficients {
-  double power_of_two[20], exponential[20];
-  constexpr Coefficients() : power_of_two{1}, exponential{1} {
-    for (int k = 1; k < 20; ++k) power_of_two[k] = power_of_two[k - 1] * M_LN2 / k, exponential[k] = exponential[k - 1] / k;
+// Taylor coefficients of the exponential.
+struct Taylor {
+  double exponential[20];
+  constexpr Taylor() : exponential{1} {
+    for (int k = 1; k < 20; ++k) exponential[k] = exponential[k - 1] / k;
   }
 };
-constexpr Coefficients kTaylor;
+constexpr Taylor kTaylor;
 
+// 2^x on [-1/2, 1/2] as a polynomial: its Taylor series, of which every power above the degree gives way to the polynomial
+// of lower powers that is nearest to it there, a Chebyshev polynomial apart. Errs by 8e-8 at degree 5, 6e-17 at 11.
+template <int degree> struct PowerOfTwo {
+  static constexpr int terms = degree + 8;
+  double coefficients[terms];
+  constexpr PowerOfTwo() : coefficients{1} {
+    for (int k = 1; k < terms; ++k) coefficients[k] = coefficients[k - 1] * M_LN2 / k;
+    for (int top = terms - 1; top > degree; --top) {
+      double before[terms] = {1}, chebyshev[terms] = {0, 2};  // T_k(2x), by its recurrence
+      for (int k = 1; k < top; ++k) {
+        double next[terms] = {};
+        for (int m = 0; m < terms; ++m) next[m] = (m ? 4 * chebyshev[m - 1] : 0) - before[m];
+        for (int m = 0; m < terms; ++m) before[m] = chebyshev[m], chebyshev[m] = next[m];
+      }
+      const double share = coefficients[top] / chebyshev[top];
+      for (int m = 0; m <= top; ++m) coefficients[m] -= share * chebyshev[m];
+    }
+  }
+};
+template <typename T> constexpr PowerOfTwo<Real<T>::power_terms> kPowerOfTwo;
+
+#if defined(__AVX2__)
+// What a compiler may not make of a comparison: it has to keep track of zeros' signs.
+inline Vector<float, 8> maximum(Vector<float, 8> x, float least) { return _mm256_max_ps(x, _mm256_set1_ps(least)); }
+inline Vector<float, 8> minimum(Vector<float, 8> x, float most) { return _mm256_min_ps(x, _mm256_set1_ps(most)); }
+#endif
 template <typename V> inline V maximum(V x, Element<V> least) { return x > least ? x : V{} + least; }
 template <typename V> inline V minimum(V x, Element<V> most) { return x < most ? x : V{} + most; }
 
-// e^(factor x), accurate to the rounding of factor x.
-template <typename V> inline V exponential(V x, Element<V> factor) {
-  using R = Real<Element<V>>;
-  const Element<V> scale = Element<V>(factor * M_LOG2E), limit = R::largest_power / std::abs(scale);
-  x = minimum(maximum(x, -limit), limit);
-  const V shifted = x * scale + R::shift;
-  const V whole = shifted - R::shift;
-  const V rest = x * scale - whole;
-  V sum = V{} + Element<V>(kTaylor.power_of_two[R::power_terms]);
+// One operation after the other for several vectors in turn: the chain of operations of one is longer than what a processor
+// looks ahead.
+template <typename V, int count, typename F> inline void each(V (&x)[count], F of) {
 #pragma GCC unroll 16
-  for (int k = R::power_terms - 1; k >= 0; --k) sum = sum * rest + Element<V>(kTaylor.power_of_two[k]);
-  // The low bits of the shifted number are the whole one; moved into the exponent they multiply by its power of two.
-  return bits_of<V>(bits_of<Integers<V>>(sum) + (bits_of<Integers<V>>(shifted) << R::mantissa));
+  for (int i = 0; i < count; ++i) of(x[i], i);
 }
 
-// 1/x, for x from 1 on.
-template <typename V> inline V reciprocal(V x) {
+// x = e^(factor x), accurate to the rounding of factor x.
+template <typename V, int count> inline void exponentiate(V (&x)[count], Element<V> factor) {
+  using T = Element<V>;
+  using R = Real<T>;
+  V shifted[count], sum[count];
+  each(x, [&](V& y, int) { y = minimum(maximum(y * T(factor * M_LOG2E), -R::largest_power), R::largest_power); });
+  each(shifted, [&](V& whole, int i) { whole = x[i] + R::shift; });
+  each(x, [&](V& rest, int i) { rest -= shifted[i] - R::shift; });
+  each(sum, [&](V& y, int) { y = V{} + T(kPowerOfTwo<T>.coefficients[R::power_terms]); });
+#pragma GCC unroll 16
+  for (int k = R::power_terms - 1; k >= 0; --k)
+    each(sum, [&](V& y, int i) { y = y * x[i] + T(kPowerOfTwo<T>.coefficients[k]); });
+  // The low bits of the shifted number are the whole one; moved into the exponent they multiply by its power of two.
+  each(x, [&](V& y, int i) { y = bits_of<V>(bits_of<Integers<V>>(sum[i]) + (bits_of<Integers<V>>(shifted[i]) << R::mantissa)); });
+}
+
+template <typename V> inline V exponential(V x, Element<V> factor) {
+  V only[1] = {x};
+  exponentiate(only, factor);
+  return only[0];
+}
+
+// x = 1/x, for x from 1 on.
+template <typename V, int count> inline void invert(V (&x)[count]) {
 #if defined(__AVX2__)
   if constexpr (std::is_same_v<V, Vector<float, 8>>) {  // an estimate and a step of Newton's: a division takes twice as long
-    const V estimate = bits_of<V>(_mm256_rcp_ps(bits_of<__m256>(x)));
-    return estimate * (2 - x * estimate);
+    V estimate[count];
+    each(estimate, [&](V& y, int i) { y = _mm256_rcp_ps(x[i]); });
+    each(x, [&](V& y, int i) { y = 2 - y * estimate[i]; });
+    each(x, [&](V& y, int i) { y *= estimate[i]; });
+    return;
   }
 #endif
-  return 1 / x;
+  each(x, [](V& y, int) { y = 1 / y; });
 }
 
 // Natural logarithm of positive numbers, as 2 artanh((m - 1)/(m + 1)) of a mantissa m in [1/sqrt 2, sqrt 2).
@@ -253,25 +296,38 @@ template <typename T> void normals(uint64_t seed, uint64_t step, long first, lon
   }
 }
 
-// ---- Activations: the value, and the slope as a function of the value -----------------------------------------------
+// ---- Activations: the values, in place, and the slope as a function of the value ------------------------------------
 
 struct Tanh {
-  template <typename V> static V value(V z) { return 1 - 2 * reciprocal(exponential(z, 2) + 1); }
+  template <typename V, int count> static void values(V (&z)[count]) {
+    exponentiate(z, 2);
+    each(z, [](V& y, int) { y += 1; });
+    invert(z);
+    each(z, [](V& y, int) { y = 1 - 2 * y; });
+  }
   template <typename V> static V slope(V s) { return 1 - s * s; }
 };
 struct Sigmoid {
-  template <typename V> static V value(V z) { return reciprocal(exponential(z, -1) + 1); }
+  template <typename V, int count> static void values(V (&z)[count]) {
+    exponentiate(z, -1);
+    each(z, [](V& y, int) { y += 1; });
+    invert(z);
+  }
   template <typename V> static V slope(V s) { return s - s * s; }
 };
 struct Relu {
-  template <typename V> static V value(V z) { return maximum(z, 0); }
+  template <typename V, int count> static void values(V (&z)[count]) {
+    each(z, [](V& y, int) { y = maximum(y, 0); });
+  }
   template <typename V> static V slope(V s) { return s > 0 ? V{} + 1 : V{}; }
 };
 struct Softplus {
   // log(1 + e^z) = max(z, 0) + log(1 + e^-|z|), of which the logarithm keeps its digits by log(1+x) = x log(1+x)/((1+x)-1).
-  template <typename V> static V value(V z) {
-    const V x = exponential(z > 0 ? z : -z, -1), more = 1 + x, grown = more - 1;
-    return maximum(z, 0) + (grown == 0 ? x : logarithm(more) * (x / grown));
+  template <typename V, int count> static void values(V (&z)[count]) {
+    each(z, [](V& y, int) {
+      const V x = exponential(y > 0 ? y : -y, -1), more = 1 + x, grown = more - 1;
+      y = maximum(y, 0) + (grown == 0 ? x : logarithm(more) * (x / grown));
+    });
   }
   // 1 - e^-s, which loses its digits for small s, where it is s - s^2/2 + s^3/6 - ...
   template <typename V> static V slope(V s) {
@@ -430,17 +486,21 @@ template <typename T> inline void tile_rows(const T* U, const Shape& s, long til
   for (int j = 0; j < kTile; ++j) rows[j] = U + std::min(tile * kTile + j, s.N - 1) * s.d;
 }
 
-// S of a tile and a panel.
+// S of a tile and a panel, into rows of a panel.
 template <typename Act, typename T, typename V = Vector<T>>
-inline void activate(const T* const rows[kTile], const T* inputs, long d, V S[kTile][2]) {
-  for (int j = 0; j < kTile; ++j) S[j][0] = S[j][1] = V{};
+inline void activate(const T* const rows[kTile], const T* inputs, long d, T* S) {
+  V z[2][kTile] = {};
   for (long k = 0; k < d; ++k, inputs += kPanel<T>) {
     const V x0 = load<V>(inputs), x1 = load<V>(inputs + kLanes<T>);
 #pragma GCC unroll 8
-    for (int j = 0; j < kTile; ++j) S[j][0] += rows[j][k] * x0, S[j][1] += rows[j][k] * x1;
+    for (int j = 0; j < kTile; ++j) z[0][j] += rows[j][k] * x0, z[1][j] += rows[j][k] * x1;
   }
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; ++half) {
+    Act::values(z[half]);
 #pragma GCC unroll 8
-  for (int j = 0; j < kTile; ++j) S[j][0] = Act::value(S[j][0]), S[j][1] = Act::value(S[j][1]);
+    for (int j = 0; j < kTile; ++j) store(S + j * kPanel<T> + half * kLanes<T>, z[half][j]);
+  }
 }
 
 // Sums over a unit's particles of their activations times what is averaged, for a block of samples. `again`: the
@@ -453,6 +513,7 @@ void forward(const Workspace<T>& w, const T* U, const T* averaged, long unit, lo
   const long q = s.averaged, begin = w.at.first_panel(block), end = w.at.first_panel(block + 1);
   const long cached_panels = std::max(1l, kCacheBytes / long(s.d * panel * sizeof(T)));
   const long first = w.at.first_tile(unit), last = w.at.first_tile(unit + 1);
+  alignas(kVectorBytes) T local[kTile * panel];
   T* const sums = w.unit_sums(unit);
   std::fill_n(sums, (end - begin) * q * panel, T(0));
   for (long tiles = first; tiles < last; tiles += w.at.tiles_a_block)
@@ -462,20 +523,16 @@ void forward(const Workspace<T>& w, const T* U, const T* averaged, long unit, lo
         tile_rows(U, s, tile, rows);
         const T* const columns = averaged + tile * q * kTile;
         for (long i = start; i < std::min(end, start + cached_panels); ++i) {
-          V S[kTile][2];
-          T* const kept = w.activations ? w.tile_activations(tile) + (i - begin) * kTile * panel : nullptr;
-          if (again) {
-            for (int j = 0; j < kTile; ++j) S[j][0] = load<V>(kept + j * panel), S[j][1] = load<V>(kept + j * panel + L);
-          } else {
-            activate<Act>(rows, w.by_sample + i * s.d * panel, s.d, S);
-            if (kept)
-              for (int j = 0; j < kTile; ++j) store(kept + j * panel, S[j][0]), store(kept + j * panel + L, S[j][1]);
-          }
+          T* const S = w.activations ? w.tile_activations(tile) + (i - begin) * kTile * panel : local;
+          if (!again) activate<Act>(rows, w.by_sample + i * s.d * panel, s.d, S);
           for (long c = 0; c < q; ++c) {
             T* const sum = sums + ((i - begin) * q + c) * panel;
             V f0 = load<V>(sum), f1 = load<V>(sum + L);
 #pragma GCC unroll 8
-            for (int j = 0; j < kTile; ++j) f0 += columns[c * kTile + j] * S[j][0], f1 += columns[c * kTile + j] * S[j][1];
+            for (int j = 0; j < kTile; ++j) {
+              const T column = columns[c * kTile + j];
+              f0 += column * load<V>(S + j * panel), f1 += column * load<V>(S + j * panel + L);
+            }
             store(sum, f0), store(sum + L, f1);
           }
         }
@@ -484,36 +541,50 @@ void forward(const Workspace<T>& w, const T* U, const T* averaged, long unit, lo
 
 template <typename T> constexpr int kDeltas = kDeltaPanels * kPanel<T>;  // of a particle
 
-// delta = (B r^T) * slope(S) of a tile and some panels, and Z = S r summed up, lane by lane. `kept` are the activations of
-// the tile from the first of the panels on, if there are any.
-template <typename Act, typename T, typename V = Vector<T>>
-inline void deltas(const Workspace<T>& w, const T* U, long tile, long start, long panels, const T* kept, T* delta, V* Z) {
+// S r of a tile and some panels, for as many columns of r as there are in `count`, lane by lane; r begins at the first of them.
+template <int count, typename T, typename V = Vector<T>>
+inline void weighted_sums(const T* S, const T* r, long q, long panels, V* sums) {
   constexpr int L = kLanes<T>, panel = kPanel<T>;
-  const long q = w.shape.columns, d = w.shape.d;
-  const T* const columns = w.columns + tile * q * kTile;
-  const T* rows[kTile];
-  tile_rows(U, w.shape, tile, rows);
-  for (long i = start; i < start + panels; ++i, delta += panel) {
-    V S[kTile][2], t[kTile][2];
-    if (kept) {
-      for (int j = 0; j < kTile; ++j) S[j][0] = load<V>(kept + j * panel), S[j][1] = load<V>(kept + j * panel + L);
-      kept += kTile * panel;
-    } else {
-      activate<Act>(rows, w.by_sample + i * d * panel, d, S);
-    }
-    for (int j = 0; j < kTile; ++j) t[j][0] = t[j][1] = V{};
-    for (long c = 0; c < q; ++c) {
-      const T* const r = w.residual + (i * q + c) * panel;
-      const V r0 = load<V>(r), r1 = load<V>(r + L);
+  V sum[count][kTile] = {};
+  for (long i = 0; i < panels; ++i, S += kTile * panel, r += q * panel)
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      V weights[count];
+#pragma GCC unroll 2
+      for (int c = 0; c < count; ++c) weights[c] = load<V>(r + c * panel + half * L);
 #pragma GCC unroll 8
       for (int j = 0; j < kTile; ++j) {
-        t[j][0] += columns[c * kTile + j] * r0, t[j][1] += columns[c * kTile + j] * r1;
-        Z[c * kTile + j] += S[j][0] * r0 + S[j][1] * r1;
+        const V s = load<V>(S + j * panel + half * L);
+#pragma GCC unroll 2
+        for (int c = 0; c < count; ++c) sum[c][j] += s * weights[c];
       }
     }
+  for (int c = 0; c < count; ++c) std::copy_n(sum[c], kTile, sums + c * kTile);
+}
+
+// delta = (B r^T) * slope(S) of a tile and some panels, and Z = S r, lane by lane. S begins at the first of the panels.
+template <typename Act, typename T, typename V = Vector<T>>
+inline void deltas(const Workspace<T>& w, long tile, long start, long panels, const T* S, T* delta, V* Z) {
+  constexpr int L = kLanes<T>, panel = kPanel<T>;
+  const long q = w.shape.columns;
+  const T* const columns = w.columns + tile * q * kTile;
+  const T* const residual = w.residual + start * q * panel;
+  for (long c = 0; c < q; c += 2) {
+    const T* const r = residual + c * panel;
+    c + 1 < q ? weighted_sums<2>(S, r, q, panels, Z + c * kTile) : weighted_sums<1>(S, r, q, panels, Z + c * kTile);
+  }
+  const T* r = residual;
+  for (long i = 0; i < panels; ++i, S += kTile * panel, delta += panel) {
+    V t[kTile][2] = {};
+    for (long c = 0; c < q; ++c, r += panel) {
+      const V r0 = load<V>(r), r1 = load<V>(r + L);
+#pragma GCC unroll 8
+      for (int j = 0; j < kTile; ++j) t[j][0] += columns[c * kTile + j] * r0, t[j][1] += columns[c * kTile + j] * r1;
+    }
+#pragma GCC unroll 8
     for (int j = 0; j < kTile; ++j) {
-      store(delta + j * kDeltas<T>, t[j][0] * Act::slope(S[j][0]));
-      store(delta + j * kDeltas<T> + L, t[j][1] * Act::slope(S[j][1]));
+      store(delta + j * kDeltas<T>, t[j][0] * Act::slope(load<V>(S + j * panel)));
+      store(delta + j * kDeltas<T> + L, t[j][1] * Act::slope(load<V>(S + j * panel + L)));
     }
   }
 }
@@ -544,9 +615,10 @@ void backward(const Workspace<T>& w, const T* U, long unit, long block, Emit emi
   const long q = w.shape.columns, width = w.at.input_panels * panel;
   const long begin = w.at.first_panel(block), end = w.at.first_panel(block + 1);
   const long panels_at_once = ceil_div(end - begin, ceil_div(end - begin, kDeltaPanels));
-  static thread_local std::vector<T> delta, local_gradient, local_Z;
+  static thread_local std::vector<T> delta, local, local_gradient, local_Z;
   static thread_local std::vector<V> lanes;
   delta.resize(kTile * kDeltas<T>), lanes.resize(kTile * q);
+  if (!w.activations) local.resize(kTile * kDeltas<T>);
   if (!w.gradient) local_gradient.resize(w.at.tiles_a_block * kTile * width), local_Z.resize(w.at.tiles_a_block * kTile * q);
   const long last = w.at.first_tile(unit + 1);
   for (long tiles = w.at.first_tile(unit); tiles < last; tiles += w.at.tiles_a_block) {
@@ -560,9 +632,14 @@ void backward(const Workspace<T>& w, const T* U, long unit, long block, Emit emi
     for (long start = begin; start < end; start += panels_at_once) {
       const long panels = std::min(panels_at_once, end - start);
       for (long tile = tiles; tile < tiles_end; ++tile) {
-        const T* const kept = w.activations ? w.tile_activations(tile) + (start - begin) * kTile * panel : nullptr;
-        std::fill(lanes.begin(), lanes.end(), V{});
-        deltas<Act>(w, U, tile, start, panels, kept, delta.data(), lanes.data());
+        T* const S = w.activations ? w.tile_activations(tile) + (start - begin) * kTile * panel : local.data();
+        if (!w.activations) {
+          const T* rows[kTile];
+          tile_rows(U, w.shape, tile, rows);
+          for (long i = 0; i < panels; ++i)
+            activate<Act>(rows, w.by_sample + (start + i) * w.shape.d * panel, w.shape.d, S + i * kTile * panel);
+        }
+        deltas<Act>(w, tile, start, panels, S, delta.data(), lanes.data());
         for (int j = 0; j < kTile; ++j)
           for (long c = 0; c < q; ++c) Z[((tile - tiles) * kTile + j) * q + c] += sum_of_lanes(lanes[c * kTile + j]);
         outer_sums<T>(w, w.by_input + start * panel * panel, panels * panel, delta.data(),
