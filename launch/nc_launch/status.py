@@ -14,7 +14,7 @@ from rich.table import Table
 from nc_launch.submission import submissions
 from nc_sweeps.errors import StoreError
 from nc_sweeps.tracking import manifest
-from nc_sweeps.tracking.lease import holders, is_alive
+from nc_sweeps.tracking.lease import held
 from nc_sweeps.tracking.store import FINAL, read_summary
 
 #: Lines of a list in the terminal.
@@ -55,11 +55,9 @@ def run_states(sweep: Path) -> list[RunState]:
     asked = {run["directory"]: run["overrides"] for entry in entries for run in entry["runs"]}
     if not asked:
         raise StoreError(f"{sweep}: no manifest here; expected the folder of a sweep")
-    held = holders(sweep)
     bases = [base for entry in entries for base in entry["bases"]]
-    silence = max(base["compute"]["lease_seconds"] for base in bases)
-    alive = {holder for holder in set(held.values()) if is_alive(holder, silence, time.time())}
-    return [_state(sweep / name, overrides, held.get(name) in alive) for name, overrides in asked.items()]
+    in_work = held(sweep, max(base["compute"]["lease_seconds"] for base in bases))
+    return [_state(sweep / name, overrides, name in in_work) for name, overrides in asked.items()]
 
 
 def _state(directory: Path, overrides: list[str], is_held: bool) -> RunState:

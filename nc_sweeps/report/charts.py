@@ -20,6 +20,8 @@ _PALETTES = {
     "dark": {"text": "#e6e9ee", "muted": "#a3adba", "grid": "#333b46", "extent": [0.22, 1.0], "accent": "#8ab4f0"},
 }
 _MOST_DASHES = 5
+#: Rows and columns up to which each cell of a heat map says its number.
+_MOST_NUMBERS = 8
 #: Curves up to which each point tells its value under the mouse; more would make the page slow.
 _MOST_READ = 100
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4]]
@@ -73,7 +75,7 @@ def theme(name: str) -> dict[str, Any]:
         "legend": {**lettering, "symbolStrokeWidth": 2.5},
         "mark": {"color": palette["accent"]},
         "rule": {"color": palette["muted"]},
-        "range": {"ordinal": ramp, "ramp": ramp, "heatmap": {"scheme": "viridis"}},
+        "range": {"ordinal": ramp, "ramp": ramp},
     }
 
 
@@ -129,23 +131,28 @@ def at_the_end(digest: Digest, quantity: Quantity) -> Chart | None:
     if not axes:
         return None
     if len(axes) > 1 and all(axis.is_discrete for axis in axes[:2]):
-        return _heat_map(quantity, x=axes[1], y=axes[0])
+        return heat_map(quantity, x=axes[1], y=axes[0])
     return _profile(quantity, axes[0], axes[1] if len(axes) > 1 else None)
 
 
-def _heat_map(quantity: Quantity, x: Axis, y: Axis) -> Chart:
+def heat_map(quantity: Quantity, x: Axis, y: Axis) -> Chart:
+    """The last values of a quantity over two axes, averaged over everything else.
+
+    The mean is geometric on a logarithmic scale. An axis whose values are not known has them in their order.
+    """
     value = f"datum['{quantity.field}']"
+    across, up = (x.values or "ascending"), (y.values[::-1] or "descending")
     encodings = {
-        "x": alt.X(f"{x.field}:O", title=x.title, sort=x.values, axis=alt.Axis(labelAngle=0, grid=False)),
-        "y": alt.Y(f"{y.field}:O", title=y.title, sort=y.values[::-1], axis=alt.Axis(grid=False)),
+        "x": alt.X(f"{x.field}:O", title=x.title, sort=across, axis=alt.Axis(labelAngle=0, grid=False)),
+        "y": alt.Y(f"{y.field}:O", title=y.title, sort=up, axis=alt.Axis(grid=False)),
     }
-    scale = alt.Scale(type="log") if quantity.logarithmic else alt.Scale(type="linear")
+    scale = alt.Scale(type="log" if quantity.logarithmic else "linear", scheme="viridis")
     cells = (
         alt.Chart()
         .mark_rect()
         .encode(
             **encodings,
-            color=alt.Color("value:Q", title=None, scale=scale, legend=alt.Legend(format="~g", tickCount=4)),
+            color=alt.Color("value:Q", title="", scale=scale, legend=alt.Legend(format="~g", tickCount=4)),
             tooltip=[
                 alt.Tooltip(f"{y.field}:N", title=y.title),
                 alt.Tooltip(f"{x.field}:N", title=x.title),
@@ -156,6 +163,7 @@ def _heat_map(quantity: Quantity, x: Axis, y: Axis) -> Chart:
     )
     numbers = (
         alt.Chart()
+        .transform_filter(f"max(datum.columns, datum.lines) <= {_MOST_NUMBERS}")
         .mark_text(fontSize=11)
         .encode(
             **encodings,
@@ -163,13 +171,14 @@ def _heat_map(quantity: Quantity, x: Axis, y: Axis) -> Chart:
             color=alt.condition("datum.share > 0.55", alt.value("#111111"), alt.value("#ffffff")),
         )
     )
-    layers = [cells, numbers] if max(len(x.values), len(y.values)) <= 8 else [cells]
     picture = (
-        alt.layer(*layers, data=alt.NamedData(DATA))
+        alt.layer(cells, numbers, data=alt.NamedData(DATA))
         .transform_filter(_defined(value, quantity.logarithmic))
         .transform_calculate(level=f"log({value})" if quantity.logarithmic else value)
         .transform_aggregate(level="mean(level)", runs="count()", groupby=[x.field, y.field])
-        .transform_joinaggregate(low="min(level)", high="max(level)")
+        .transform_joinaggregate(
+            low="min(level)", high="max(level)", columns=f"distinct({x.field})", lines=f"distinct({y.field})"
+        )
         .transform_calculate(
             value="exp(datum.level)" if quantity.logarithmic else "datum.level",
             share="(datum.level - datum.low) / (datum.high - datum.low)",

@@ -6,15 +6,30 @@ Runs that differ in their seed alone are one group: a curve is the mean over see
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import polars as pl
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
-from omegaconf import OmegaConf
 
-from nc_sweeps.report.axes import axes, short_names
-from nc_sweeps.tracking.store import load_sweep, run_directories
-from nc_sweeps.tracking.weights_and_biases import PublishingError, default_entity, obstacle
+from nc_sweeps.report.charts import all_charts, heat_map
+from nc_sweeps.report.digest import Axis, Quantity, digest
+from nc_sweeps.report.page import render
+from nc_sweeps.report.paper import write_figures
+from nc_sweeps.tracking import files
+from nc_sweeps.tracking.store import run_directories
+from nc_sweeps.tracking.weights_and_biases import (
+    PublishingError,
+    chart_name,
+    default_entity,
+    in_one_line,
+    keep_chart,
+    obstacle,
+    plain_key,
+    publish_report,
+    report_id,
+)
 
 #: Metrics along training, those of one panel together.
 _CURVES = {
@@ -25,8 +40,6 @@ _CURVES = {
     "balancedness": ("balancedness",),
     "error": ("error/train", "error/test"),
 }
-#: Metrics that are compared where training ended.
-_ENDS = ("nc1/train", "certificate/nc1_bound", "error/test", "balancedness")
 #: From collapsed to not, as Viridis.
 _COLOURS = [wr.GradientPoint(colour, offset=at) for colour, at in (("#440154", 0), ("#21918c", 50), ("#fde725", 100))]
 _SEEDS = {"groupby_aggfunc": "mean", "groupby_rangefunc": "stddev", "max_runs_to_show": 100}
@@ -45,28 +58,27 @@ class Dashboard:
     """
 
     def __init__(self, sweep: Path) -> None:
-        table = load_sweep(sweep)
+        self.digest = digest(sweep)
         self.name = sweep.absolute().name
-        self.tracking = OmegaConf.load(run_directories(sweep)[0] / "config.yaml").tracking
-        self.keys = axes(table)
-        self.numbers = [key for key in self.keys if table[key].dtype.is_numeric()]
-        self.metrics = set(table.columns)
+        self.tracking = files.read_yaml(run_directories(sweep)[0] / "config.yaml")["tracking"]
+        self.keys = [axis.key for axis in self.digest.groups]
+        self.ends = [quantity for quantity in self.digest.quantities if quantity.summed_up]
 
     def workspace(self, entity: str) -> ws.Workspace:
         """Sections of panels, the runs in groups."""
         sections = [ws.Section(name="along training", panels=self._curves(), is_open=True)]
-        for key, title in short_names(self.keys).items():
-            sections.append(ws.Section(name=f"by {title}", panels=self._curves(key)))
-        sections.append(ws.Section(name="where training ended", panels=self._ends(), is_open=True))
+        for axis in self.digest.groups:
+            sections.append(ws.Section(name=f"by {axis.title}", panels=self._curves(axis.key)))
+        sections.append(ws.Section(name="where training ended", panels=self._ends(entity), is_open=True))
         runs = ws.RunsetSettings(
-            filters=ws.And(ws.Metric("Group") == self.name),
+            filters=self._runs,
             groupby=[ws.Config(key) for key in self.keys],
-            pinned_columns=[f"summary:{name}.last" for name in _ENDS if name in self.metrics],
+            pinned_columns=[f"summary:{quantity.name}.last" for quantity in self.ends],
         )
         settings = ws.WorkspaceSettings(x_axis="time", max_runs=100)
         return ws.Workspace(
             entity=entity,
-            project=self.tracking.project,
+            project=self.tracking["project"],
             name=self.name,
             sections=sections,
             settings=settings,
@@ -74,41 +86,69 @@ class Dashboard:
         )
 
     def report(self, entity: str) -> wr.Report:
-        """A page to share: the same panels in the order in which one reads them."""
+        """A page to share: the same panels in the order in which one reads them, and the sweep's own report."""
         varied = ", ".join(self.keys) or "nothing"
+        by_key = [(wr.H2(f"By {key}"), self._grid(self._curves(key))) for key in self.keys]
         blocks = [
             wr.P(f"The sweep {self.name} varies {varied}. Curves are means over seeds, bands one standard deviation."),
             wr.H2("Does NC1 vanish, and does its certificate say why?"),
             self._grid(self._curves()),
-            *(block for key in self.keys for block in (wr.H2(f"By {key}"), self._grid(self._curves(key)))),
+            *(block for pair in by_key for block in pair),
             wr.H2("Where training ended"),
-            self._grid(self._ends()),
+            self._grid(self._ends(entity)),
+            wr.H2("Figures and the whole report"),
+            self._media(),
         ]
-        return wr.Report(entity=entity, project=self.tracking.project, title=self.name, width="fluid", blocks=blocks)
+        project = self.tracking["project"]
+        return wr.Report(entity=entity, project=project, title=self.name, width="fluid", blocks=blocks)
 
     def json(self) -> str:
-        """The specification of both, as the server would take it."""
-        entity = self.tracking.entity or ""
+        """The specification of both and of the charts that they refer to, as the server would take it."""
+        entity = self.tracking["entity"] or ""
         models = {"workspace": self.workspace(entity), "report": self.report(entity)}
         dumped = {
             name: board._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
             for name, board in models.items()
         }
-        return json.dumps(dumped, indent=1)
+        charts = {chart_name(name, specification): specification for name, specification in HEAT_MAPS.items()}
+        return json.dumps(dumped | {"charts": charts}, indent=1)
 
     def save(self) -> list[str]:
-        """Make both on the server.
+        """Make both on the server, with the charts and the figures that they show.
 
         Returns:
             Their addresses.
 
         Raises:
-            PublishingError: the server cannot be reached.
+            PublishingError: the server cannot be reached, or refuses.
         """
         if (why := obstacle("online")) is not None:
             raise PublishingError(f"{why}; --json writes the specification without it")
-        entity = self.tracking.entity or default_entity()
-        return [str(self.workspace(entity).save().url), str(self.report(entity).save().url)]
+        entity = self.tracking["entity"] or default_entity()
+        for name, specification in HEAT_MAPS.items():
+            keep_chart(entity, name, specification)
+        with in_one_line():
+            report = self.report(entity).save()  # makes the project where there is none
+            workspace = self.workspace(entity).save()
+        self._publish_media()
+        return [str(workspace.url), str(report.url)]
+
+    def _publish_media(self) -> None:
+        shown = {chart.name: chart.description for chart in all_charts(self.digest)}
+        named = {axis.field: axis.key for axis in self.digest.axes}
+        named |= {quantity.field: quantity.name for quantity in self.digest.quantities}
+        runs = self.digest.runs.select(
+            pl.col("folder").alias("run"), "status", *(pl.col(field).alias(name) for field, name in named.items())
+        )
+        with TemporaryDirectory() as folder:
+            page = Path(folder) / "report.html"
+            files.write(page, render(self.digest).encode())
+            figures = {path: shown[path.stem] for path in write_figures(self.digest, Path(folder), ["png"])}
+            publish_report(self.name, self.tracking, page, figures, runs)
+
+    @property
+    def _runs(self) -> ws.And:
+        return ws.And(ws.Metric("Group") == self.name, ws.Metric("ID") != report_id(self.name))
 
     def _grid(self, panels: "Sequence[Any]") -> wr.PanelGrid:
         for number, panel in enumerate(panels):
@@ -118,10 +158,32 @@ class Dashboard:
             entity="",  # and project: those of the report
             project="",
             name=self.name,
-            filters=ws.And(ws.Metric("Group") == self.name),
+            filters=self._runs,
             groupby=[f"config.{key}" for key in self.keys],
         )
         return wr.PanelGrid(runsets=[runs], panels=list(panels))
+
+    def _media(self) -> wr.PanelGrid:
+        """What the W&B run of the report holds."""
+        charts = [chart.name for chart in all_charts(self.digest)]
+        whole, half = _ACROSS * _WIDTH, 2 * _HEIGHT
+        panels = [
+            wr.MediaBrowser(
+                title="figures",
+                media_keys=[f"figures/{name}" for name in charts],
+                num_columns=_ACROSS,
+                layout=wr.Layout(x=0, y=0, w=whole, h=half),
+            ),
+            wr.MediaBrowser(
+                title="report",
+                media_keys=["report"],
+                num_columns=1,
+                layout=wr.Layout(x=0, y=half, w=whole, h=2 * half),
+            ),
+        ]
+        filters = ws.And(ws.Metric("ID") == report_id(self.name))
+        runs = wr.Runset(entity="", project="", name=f"report of {self.name}", filters=filters)
+        return wr.PanelGrid(runsets=[runs], panels=panels)
 
     def _curves(self, key: str | None = None) -> list[Any]:
         """Metrics along training, by groups of runs, or by the values of one key."""
@@ -129,32 +191,43 @@ class Dashboard:
         return [
             wr.LinePlot(title=title, x="time", y=list(measured), log_x=True, log_y=True, **_SEEDS, **together)
             for title, names in _CURVES.items()
-            if (measured := [name for name in names if name in self.metrics])
+            if (measured := [name for name in names if name in self.digest.measured])
         ]
 
-    def _ends(self) -> list[Any]:
-        ends = [name for name in _ENDS if name in self.metrics]
-        last = {name: wr.SummaryMetric(f"{name}.last") for name in ends}
+    def _ends(self, entity: str) -> list[Any]:
+        logarithmic = {quantity.name: quantity.logarithmic for quantity in self.ends}
+        last = {name: wr.SummaryMetric(f"{name}.last") for name in logarithmic}
         panels: list[Any] = [
-            wr.ScatterPlot(title=f"{y} against {x}", x=last[x], y=last[y], log_x=True, log_y=y != "error/test")
+            wr.ScatterPlot(title=f"{y} against {x}", x=last[x], y=last[y], log_x=True, log_y=logarithmic[y])
             for x, y in (("certificate/nc1_bound", "nc1/train"), ("nc1/train", "error/test"))
             if x in last and y in last
         ]
-        panels += [self._map(name, self.numbers[0], self.numbers[1]) for name in ends if len(self.numbers) > 1]
+        if len(self.digest.main_axes) > 1:
+            panels += [self._map(entity, quantity, *self.digest.main_axes[:2]) for quantity in self.ends]
         panels.append(self._certificate())
         columns = [wr.ParallelCoordinatesPlotColumn(wr.Config(key)) for key in self.keys]
-        columns += [wr.ParallelCoordinatesPlotColumn(last[name], log=name != "error/test") for name in ends]
+        columns += [wr.ParallelCoordinatesPlotColumn(last[name], log=log) for name, log in logarithmic.items()]
         return [*panels, wr.ParallelCoordinatesPlot(columns=columns, title="all of it", gradient=_COLOURS)]
 
-    def _map(self, metric: str, x: str, y: str) -> wr.ScatterPlot:
-        """A metric as colour over two keys; the library knows no heat map."""
-        return wr.ScatterPlot(
-            title=f"{metric} over {x} and {y}",
-            x=wr.Config(x),
-            y=wr.Config(y),
-            z=wr.SummaryMetric(f"{metric}.last"),
-            log_z=metric != "error/test",
-            gradient=_COLOURS,
+    def _map(self, entity: str, quantity: Quantity, y: Axis, x: Axis) -> wr.ScatterPlot | wr.CustomChart:
+        """A metric over two keys: a heat map, or coloured points where each run has values of its own."""
+        title = f"{quantity.title} over {x.title} and {y.title}"
+        if not (x.is_discrete and y.is_discrete):
+            return wr.ScatterPlot(
+                title=title,
+                x=wr.Config(x.key),
+                y=wr.Config(y.key),
+                z=wr.SummaryMetric(f"{quantity.name}.last"),
+                log_z=quantity.logarithmic,
+                gradient=_COLOURS,
+            )
+        name = _LOGARITHMIC if quantity.logarithmic else _LINEAR
+        fields = {"x": plain_key(x.key), "y": plain_key(y.key), "value": plain_key(quantity.name)}
+        return wr.CustomChart(
+            query={"summary": {"keys": list(fields.values())}},
+            chart_name=f"{entity}/{chart_name(name, HEAT_MAPS[name])}",
+            chart_fields=fields,
+            chart_strings={"x": x.title, "y": y.title, "value": quantity.title, "title": title},
         )
 
     def _certificate(self) -> wr.CustomChart:
@@ -162,6 +235,26 @@ class Dashboard:
         return wr.CustomChart(
             query={"summaryTable": {"tableKey": "certificate"}},
             chart_name="wandb/scatter/v0",
-            chart_fields={"x": "certificate/nc1_bound", "y": "nc1/train"},
+            chart_fields={"x": "log10 bound", "y": "log10 NC1"},
             chart_strings={"title": "NC1 against its certificate, every measurement"},
         )
+
+
+def _kept_heat_map(logarithmic: bool) -> dict[str, Any]:
+    """A heat map in Vega-Lite as W&B keeps it: which columns and which titles is said by each panel."""
+    x, y = (Axis(name, f"${{string:{name}}}", []) for name in "xy")
+    chart = heat_map(Quantity("value", "${string:value}", logarithmic), x, y)
+    specification = chart.specification
+    read = [{"calculate": f"datum['${{field:{name}}}']", "as": name} for name in chart.fields]
+    return specification | {
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+        "title": "${string:title}",
+        "data": {"name": "wandb"},
+        "height": "container",
+        "transform": read + specification["transform"],
+    }
+
+
+_LOGARITHMIC, _LINEAR = "heat map logarithmic", "heat map linear"
+#: Charts that are kept on the server, by what they show.
+HEAT_MAPS = {_LOGARITHMIC: _kept_heat_map(True), _LINEAR: _kept_heat_map(False)}

@@ -15,6 +15,7 @@ from nc_sweeps.errors import ConfigError, StoreError
 from nc_sweeps.metrics.catalogue import METRICS
 from nc_sweeps.report.axes import axes, independent, short_names
 from nc_sweeps.tracking import manifest
+from nc_sweeps.tracking.lease import held
 from nc_sweeps.tracking.store import is_measured, read_config, read_metrics, read_summary, run_directories
 
 #: Rows of curves that a report holds at most, all runs together; each run keeps at least ``_LEAST_POINTS``.
@@ -99,11 +100,12 @@ class Digest:
     Args:
         sweep: folder of the runs.
         over: key over whose values curves are averaged.
-        runs: a row a run: ``run``, ``folder``, ``status``, ``reason``, ``log``, ``seconds``, ``done``, the axes and the
-            last value of each quantity, by their fields.
+        runs: a row a run: ``run``, ``folder``, ``status`` (``stopped``: begun, and nobody goes on with it),
+            ``reason``, ``log``, ``seconds``, ``done``, the axes and the last value of each quantity, by their fields.
         curves: a row a measurement, thinned: ``run``, ``point``, ``time`` and the quantities, by their fields.
         axes: what was varied, the seed included; the picture's main axes first.
         quantities: those that were measured.
+        measured: names of all metrics that were.
         configuration: every key and how many runs have which of its values.
         invocations: what each command asked for, from the manifest.
         waiting: runs that were asked for and never begun.
@@ -116,6 +118,7 @@ class Digest:
     curves: pl.DataFrame
     axes: list[Axis]
     quantities: list[Quantity]
+    measured: set[str]
     configuration: dict[str, Counter[str]]
     invocations: list[dict[str, Any]]
     waiting: int
@@ -165,9 +168,11 @@ def digest(sweep: Path, over: str = "seed") -> Digest:
         directories = [directories[index] for index in order]
         summaries = [summaries[index] for index in order]
         configs = [configs[index] for index in order]
-    chosen = _quantities(configs, {name for summary in summaries for name in summary["metrics"]})
+    measured = {name for summary in summaries for name in summary["metrics"]}
+    chosen = _quantities(configs, measured)
+    in_work = held(sweep, max(config["compute.lease_seconds"] for config in configs))
     labels = [
-        _labels(number, directory, summary)
+        _labels(number, directory, summary, directory.name in in_work)
         | {quantity.field: summary["metrics"].get(quantity.name, {}).get("last") for quantity in chosen}
         for number, (directory, summary) in enumerate(zip(directories, summaries, strict=True))
     ]
@@ -181,6 +186,7 @@ def digest(sweep: Path, over: str = "seed") -> Digest:
         curves=_curves(directories, chosen),
         axes=varied,
         quantities=chosen,
+        measured=measured,
         configuration={
             key: Counter(str(config.get(key)) for config in configs) for key in dict.fromkeys(_keys(configs))
         },
@@ -236,14 +242,15 @@ def _quantities(configs: list[dict[str, Any]], measured: set[str]) -> list[Quant
     return [known.get(name) or Quantity(name, name) for name in wanted]
 
 
-def _labels(number: int, directory: Path, summary: dict[str, Any]) -> dict[str, Any]:
+def _labels(number: int, directory: Path, summary: dict[str, Any], is_held: bool) -> dict[str, Any]:
     progress = summary.get("progress", {})
     steps, step = progress.get("steps"), progress.get("step") or 0
+    is_stopped = summary["status"] == "running" and not is_held
     return {
         "run": number,
         "folder": directory.name,
-        "status": "unfinished" if summary["status"] == "running" else summary["status"],
-        "reason": summary["reason"],
+        "status": "stopped" if is_stopped else summary["status"],
+        "reason": "nobody goes on with it" if is_stopped else summary["reason"],
         "log": summary.get("log"),
         "done": step / steps if steps else None,
         "seconds": progress.get("seconds"),

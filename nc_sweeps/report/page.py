@@ -18,7 +18,7 @@ from nc_sweeps.tracking import files
 #: Differing values of a key that are listed.
 _LISTED = 8
 _EXPORTS = "window.vegaEmbed = vegaEmbed;"
-_STATUSES = ("completed", "unfinished", "diverged", "failed")
+_STATUSES = ("completed", "running", "stopped", "diverged", "failed")
 
 
 def write_report(digest: Digest) -> Path:
@@ -56,7 +56,7 @@ def render(digest: Digest) -> str:
         main=[axis.title for axis in digest.main_axes[:2]],
         others=[axis.title for axis in digest.axes if axis not in digest.main_axes[:2]],
         axes=[axis.title for axis in digest.axes],
-        failures=digest.runs.filter(pl.col("status").is_in(["diverged", "failed"])).to_dicts(),
+        failures=digest.runs.filter(pl.col("status").is_in(["stopped", "diverged", "failed"])).to_dicts(),
         differing={
             key: [f"{value} ({count})" for value, count in values.most_common(_LISTED)]
             + ([f"… {len(values) - _LISTED} more"] if len(values) > _LISTED else [])

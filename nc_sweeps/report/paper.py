@@ -1,5 +1,6 @@
 """The charts of a report as files for a paper."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,20 @@ from nc_sweeps.tracking import files
 _WIDTH = 190
 _HEIGHT = 150
 _PIXELS_PER_INCH = 300
+_DRAWN: dict[str, Callable[[dict[str, Any]], bytes]] = {
+    "pdf": vl_convert.vegalite_to_pdf,
+    "svg": lambda specification: vl_convert.vegalite_to_svg(specification).encode(),
+    "png": lambda specification: vl_convert.vegalite_to_png(specification, ppi=_PIXELS_PER_INCH),
+}
 
 
-def write_figures(digest: Digest, folder: Path) -> list[Path]:
-    """Draw every chart of a sweep's report as PDF, SVG and PNG, one column wide.
+def write_figures(digest: Digest, folder: Path, kinds: Sequence[str] = tuple(_DRAWN)) -> list[Path]:
+    """Draw every chart of a sweep's report, one column wide.
 
     Args:
         digest: of the sweep.
         folder: is made where it is missing.
+        kinds: of files: ``pdf``, ``svg``, ``png``.
 
     Returns:
         The files.
@@ -29,14 +36,9 @@ def write_figures(digest: Digest, folder: Path) -> list[Path]:
     written = []
     for chart in all_charts(digest):
         specification = _on_paper(chart, _rows(digest, chart))
-        drawn = {
-            "pdf": vl_convert.vegalite_to_pdf(specification),
-            "svg": vl_convert.vegalite_to_svg(specification).encode(),
-            "png": vl_convert.vegalite_to_png(specification, ppi=_PIXELS_PER_INCH),
-        }
-        for kind, content in drawn.items():
+        for kind in kinds:
             path = folder / f"{chart.name}.{kind}"
-            files.write(path, content)
+            files.write(path, _DRAWN[kind](specification))
             written.append(path)
     return written
 

@@ -159,6 +159,13 @@ def holders(sweep: Path) -> dict[str, Path]:
     return found
 
 
+def held(sweep: Path, stale_after: float) -> set[str]:
+    """Names of the runs that a living process holds; the arguments as for :func:`is_alive`."""
+    found = holders(sweep)
+    alive = {holder for holder in set(found.values()) if is_alive(holder, stale_after, time.time())}
+    return {run for run, holder in found.items() if holder in alive}
+
+
 def _identity() -> dict[str, Any]:
     """Of this process: on which running system, in which process namespace, which process."""
     process = psutil.Process()

@@ -8,11 +8,14 @@ once written again it takes the place of the one before. Online its rows are sen
 far it got.
 """
 
+import hashlib
+import json
 import netrc
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from http.client import HTTPException
@@ -28,13 +31,14 @@ os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 import polars as pl
 import wandb
+from wandb.plot.custom_chart import CustomChartSpec
 
-from nc_sweeps.config.schema import SeparationConfig
+from nc_sweeps.config.schema import SeparationConfig, declared_keys
 from nc_sweeps.errors import UserError
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
 from nc_sweeps.tracking.files import plain, read_yaml
 from nc_sweeps.tracking.published import FOLDER, Published, content, offline_folders
-from nc_sweeps.tracking.store import read_metrics, read_summary
+from nc_sweeps.tracking.store import read_config, read_metrics, read_summary
 
 #: The obstacle that is nobody's fault.
 NO_KEY = "no API key"
@@ -42,8 +46,18 @@ NO_KEY = "no API key"
 _ANSWER = 3.0
 #: Seconds in which the server has to take a new run, and the rest of a run.
 _BEGIN, _FINISH = 20.0, 300.0
-#: Columns of the table ``certificate`` of a run.
+#: Columns of the table ``certificate`` of a run, and their logarithms: the server's own charts know no such axis.
 _CERTIFICATE = ("time", "nc1/train", "certificate/nc1_bound", "certificate/tightness")
+_LOGARITHMS = {"time": "log10 time", "nc1/train": "log10 NC1", "certificate/nc1_bound": "log10 bound"}
+#: Figures of a run, drawn by the server from that table: which of its charts, the columns, the title.
+_FIGURES = {
+    "nc1_and_bound": ("wandb/scatter/v0", {"x": "log10 bound", "y": "log10 NC1"}, "NC1 against its certificate"),
+    "tightness": ("wandb/line/v0", {"x": "log10 time", "y": "certificate/tightness"}, "NC1 / bound along training"),
+}
+#: How a server may say that it has a chart of that name; no word of it is documented.
+_IS_THERE = re.compile("409|already|exists|conflict|duplicate|in use|taken|unique", re.IGNORECASE)
+#: Keys of a configuration that decide its numbers.
+_DECISIVE = frozenset(name for name, role, _ in declared_keys() if role != "place")
 _SETTINGS = wandb.Settings(
     silent=True,
     console="off",
@@ -87,8 +101,83 @@ def default_entity() -> str:
     Raises:
         PublishingError: the server does not say.
     """
-    with _in_one_line():
+    with in_one_line():
         return str(wandb.Api(timeout=int(_BEGIN)).default_entity)
+
+
+def plain_key(name: str) -> str:
+    """Where the summary of a W&B run has a key of its configuration, or the last value of a metric, as a plain number.
+
+    The server's custom charts are asked for entries of the summary by name, and look into none.
+    """
+    return "end/" + name.replace(".", "/")
+
+
+def keep_chart(entity: str, name: str, specification: Mapping[str, Any]) -> None:
+    """Keep a chart on the server for panels to refer to as ``<entity>/<chart_name(…)>``.
+
+    Args:
+        entity: user or team to whom it belongs.
+        name: what it shows.
+        specification: Vega-Lite, with ``${field:…}`` and ``${string:…}`` where a panel says what.
+
+    Raises:
+        PublishingError: the server refuses it.
+    """
+    try:
+        with in_one_line():
+            wandb.Api(timeout=int(_BEGIN)).create_custom_chart(
+                entity, chart_name(name, specification), name, "vega2", "private", dict(specification)
+            )
+    except PublishingError as error:
+        # A chart cannot be changed, and one of this name is the same.
+        if not _IS_THERE.search(str(error)):
+            raise
+
+
+def chart_name(name: str, specification: Mapping[str, Any]) -> str:
+    """Under which a chart is kept: another specification has another name."""
+    content = hashlib.sha256(json.dumps(specification, sort_keys=True).encode()).hexdigest()
+    return f"nc-sweeps-{name.replace(' ', '-')}-{content[:8]}"
+
+
+def report_id(sweep: str) -> str:
+    """Of the W&B run that holds the report of a sweep."""
+    return f"report-{hashlib.sha256(sweep.encode()).hexdigest()[:12]}"
+
+
+def publish_report(
+    sweep: str, tracking: Mapping[str, Any], page: Path, figures: Mapping[Path, str], runs: pl.DataFrame
+) -> None:
+    """Publish the report of a sweep as a W&B run of its own, in the place of the one before.
+
+    Args:
+        sweep: its name.
+        tracking: configuration of its runs.
+        page: HTML.
+        figures: images, and what each shows.
+        runs: table of final values.
+
+    Raises:
+        PublishingError: wandb refuses, or the server does not answer.
+    """
+    with in_one_line(), tempfile.TemporaryDirectory(prefix="nc-sweeps-wandb-") as workplace:
+        run = wandb.init(
+            dir=workplace,
+            project=tracking["project"],
+            entity=tracking["entity"],
+            id=report_id(sweep),
+            name=f"report of {sweep}",
+            group=sweep,
+            job_type="report",
+            mode="online",
+            reinit="create_new",
+            settings=_SETTINGS,
+        )
+        images = {f"figures/{path.stem}": wandb.Image(str(path), caption=title) for path, title in figures.items()}
+        table = wandb.Table(columns=list(runs.columns), data=[list(row) for row in runs.iter_rows()])
+        run.log({**images, "report": wandb.Html(str(page), inject=False), "runs": table})
+        run.finish()
 
 
 def _has_key(server: str) -> bool:
@@ -137,8 +226,9 @@ class Publication:
         self.run = run
         self.obstacle = obstacle
         self._content, self._rows = "", 0
-        with _in_one_line():
+        with in_one_line():
             self.config = read_yaml(run / "config.yaml")
+            self._knobs = {plain_key(k): plain(v) for k, v in read_config(run).items() if k in _DECISIVE}
             self.tracking = self.config["tracking"]
             summary = read_summary(run)
             self._started = datetime.fromisoformat(summary["started"]).timestamp()
@@ -191,13 +281,13 @@ class Publication:
             return
         summary = read_summary(self.run)
         rows = read_metrics(self.run) if (self.run / "metrics.parquet").exists() else pl.DataFrame()
-        with _in_one_line():
+        with in_one_line():
             for row in rows.iter_rows(named=True):
                 if row["step"] >= self._next:
                     when = {"_timestamp": self._started + row["seconds"]}
                     self._wandb.log(row | when, step=row["step"], commit=True)
                     self._next = row["step"] + 1
-            self._wandb.summary.update(_summary(summary))
+            self._wandb.summary.update(_summary(summary) | self._knobs)
         self._content, self._rows = now, rows.height
 
     def close(self) -> None:
@@ -210,7 +300,7 @@ class Publication:
         try:
             self.update()
             status = read_summary(self.run)["status"]
-            with _in_one_line():
+            with in_one_line():
                 if status == "running":
                     self._wandb.mark_preempting()
                 else:
@@ -228,13 +318,23 @@ class Publication:
             shutil.rmtree(self._workplace, ignore_errors=True)
 
     def _add_table(self) -> None:
-        """NC1 beside its certificate."""
+        """NC1 beside its certificate, and its figures."""
         if not (self.run / "metrics.parquet").exists():
             return
         rows = read_metrics(self.run)
-        columns: list[str | int] = [name for name in _CERTIFICATE if name in rows.columns]
-        table = wandb.Table(columns=columns, data=[list(row) for row in rows.select(columns).iter_rows()])
+        rows = rows.select(name for name in _CERTIFICATE if name in rows.columns)
+        rows = rows.with_columns(
+            pl.when(pl.col(name) > 0).then(pl.col(name).log10()).alias(logarithm)
+            for name, logarithm in _LOGARITHMS.items()
+            if name in rows.columns
+        )
+        table = wandb.Table(columns=list(rows.columns), data=[list(row) for row in rows.iter_rows()])
         self._wandb.summary.update({"certificate": table})
+        for key, (chart, fields, title) in _FIGURES.items():
+            if set(fields.values()) <= set(rows.columns):
+                figure = _Figure(chart, fields, {"title": title}, key)
+                # As wandb.Run.log does, but that would add a row to the history.
+                self._wandb._config_callback(key=figure.config_key, val=figure.config_value)
 
     def _add_model(self) -> None:
         state = self.run / "checkpoint.safetensors"
@@ -244,6 +344,14 @@ class Publication:
             artifact.add_file(str(state), policy="immutable")
             artifact.add_file(str(self.run / "config.yaml"), policy="immutable")
             self._wandb.log_artifact(artifact)
+
+
+class _Figure(CustomChartSpec):
+    """A chart of the table that the run has already."""
+
+    @property
+    def table_key(self) -> str:
+        return "certificate"
 
 
 def publish(run: Path, obstacle: str | None) -> None:
@@ -261,16 +369,16 @@ def _title(config: dict[str, Any]) -> str:
 
 
 def _summary(summary: dict[str, Any]) -> dict[str, Any]:
-    """``summary.json``, the metrics by their names, the best value as the smallest or the largest."""
-    metrics = {}
+    """``summary.json``, the metrics by their names, the best as the smallest or the largest, the last once more."""
+    metrics = {plain_key(name): entry["last"] for name, entry in summary["metrics"].items()}
     for name, entry in summary["metrics"].items():
         metrics[name] = {METRICS[name].best if key == "best" else key: value for key, value in entry.items()}
     return {key: value for key, value in summary.items() if key != "metrics"} | metrics
 
 
 @contextmanager
-def _in_one_line() -> Iterator[None]:
-    """Whatever wandb raises is a run that was not published."""
+def in_one_line() -> Iterator[None]:
+    """Whatever wandb raises is something that was not published."""
     try:
         yield
     except UserError:

@@ -18,6 +18,7 @@ from nc_sweeps.report.digest import digest
 from nc_sweeps.report.page import write_report
 from nc_sweeps.report.paper import write_figures
 from nc_sweeps.tracking import manifest
+from nc_sweeps.tracking.lease import Worker
 from nc_sweeps.tracking.store import RunStore, environment, last_value
 from tests.conftest import Silence, tiny
 
@@ -238,7 +239,16 @@ def test_it_adapts_to_what_was_varied(tmp_path, variants, ends):
     condensed = digest(some(tmp_path, *variants))
     pictures = [chart for chart in all_charts(condensed) if chart.name.startswith("end-")]
     assert [list(chart.fields) for chart in pictures] == ([] if ends is None else [[*ends, "nc1_train"]])
-    assert "unfinished" in write_report(condensed).read_text()
+    assert "nobody goes on with it" in write_report(condensed).read_text()
+
+
+def test_a_run_that_is_held_is_running_and_one_that_is_not_has_stopped(tmp_path):
+    some(tmp_path, ("seed=0",), ("seed=1",))
+    with Worker(tmp_path, 60.0) as worker:
+        assert worker.claim(signature(tiny("seed=0")))
+        runs = digest(tmp_path).runs
+    assert dict(runs.select("seed", "status").iter_rows()) == {0: "running", 1: "stopped"}
+    assert [reason for reason in runs["reason"] if reason] == ["nobody goes on with it"]
 
 
 def test_what_another_key_decides_is_no_axis_of_its_own(tmp_path):

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from nc_sweeps.config import signature
 from nc_sweeps.tracking import published
 from nc_sweeps.tracking.store import RunStore, read_metrics, read_summary, run_directories
+from nc_sweeps.tracking.weights_and_biases import plain_key
 from tests.conftest import TINY, tiny
 from tests.tracking.wandb_server import Server
 
@@ -88,6 +89,12 @@ def check_offline_run(directory):
     for name, entry in summary["metrics"].items():
         best = "max" if "max" in final[name] else "min"
         assert final[name] == {best if key == "best" else key: value for key, value in entry.items()}
+        assert final[plain_key(name)] == entry["last"]
+    plain = {name: final[name] for name in map(plain_key, ("width.particles", "seed", "dynamics.beta"))}
+    assert plain == {"end/width/particles": config["width"]["particles"], "end/seed": 0, "end/dynamics/beta": "inf"}
+    figures = [entry for record in records["config"] for entry in record["update"].items()]
+    assert [name for name, _ in figures] == ["_wandb.visualize.nc1_and_bound", "_wandb.visualize.tightness"]
+    assert all('{"name": "tableKey", "value": "certificate"}' in json.dumps(figure) for _, figure in figures)
     assert (final["status"], final["reason"]) == (summary["status"], summary["reason"])
     assert final["certificate"]["nrows"] == len(rows)
     assert records["exit"][0].get("exit_code", 0) == (0 if summary["status"] == "completed" else 1)

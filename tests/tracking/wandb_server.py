@@ -1,4 +1,4 @@
-"""The least of a W&B server: takes runs, their history and summary, and says how far it got."""
+"""The least of a W&B server: takes runs and says how far it got, takes files, charts and views."""
 
 import json
 import re
@@ -11,6 +11,10 @@ class Server(ThreadingHTTPServer):
 
     Attributes:
         runs: by their ids: what was last said of each, and its history.
+        files: contents of what was uploaded, by paths.
+        charts: by their names; a name is given once.
+        views: workspaces and reports, in the order in which they came.
+        refused: operation that is not allowed.
         requests: number of GraphQL requests so far.
     """
 
@@ -18,8 +22,12 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.runs = {}
+        self.runs, self.files, self.charts, self.views = {}, {}, {}, []
+        self.refused = ""
         self.requests = 0
+
+    def handle_error(self, request, client_address):
+        """A client that goes away in the middle is no error."""
 
     def __enter__(self):
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -37,6 +45,20 @@ class Server(ThreadingHTTPServer):
         if operation == "Viewer":
             teams = {"edges": []}
             return {"viewer": {"id": "v", "entity": "me", "username": "me", "flags": "{}", "teams": teams}}
+        if operation == "GetDefaultEntity":
+            return {"viewer": {"id": "v", "entity": "me"}}
+        if operation == "CreateCustomChart" and variables["chartName"] not in self.charts:
+            self.charts[variables["chartName"]] = variables
+            return {"createCustomChart": {"chart": {"id": "c"}}}
+        if operation == "GetProjects":
+            project = {"id": "p", "name": "nc-sweeps", "entityName": "me", "createdAt": "2026-01-01T00:00:00Z"}
+            node = {"__typename": "Project", "isBenchmark": False, "user": None, **project}
+            page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+            return {"models": {"edges": [{"node": node}], "pageInfo": page}}
+        if operation.lower().startswith("upsertview"):
+            self.views.append(variables)
+            view = {"project": {"id": "p", "name": "nc-sweeps", "entityName": "me"}, **variables, "id": "view"}
+            return {"upsertView": {"view": view, "inserted": True}}
         if operation == "ArtifactType":
             return {"project": None}
         if operation == "UpsertBucket":
@@ -74,9 +96,9 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def reply(self, content):
+    def reply(self, content, status=200):
         body = json.dumps(content).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -89,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
         self.reply({})
 
     def do_PUT(self):
-        self.body()
+        self.server.files[self.path] = self.body()
         self.reply({})
 
     def do_POST(self):
@@ -99,6 +121,10 @@ class Handler(BaseHTTPRequestHandler):
             return self.reply({"limits": {}})
         self.server.requests += 1
         operation = re.search(r"(query|mutation)\s+(\w+)", content["query"])[2]
+        if operation == self.server.refused:
+            return self.reply({"errors": [{"message": "permission denied"}]}, 403)
         answer = self.server.answer(operation, content.get("variables") or {})
         unknown = {"errors": [{"message": f"{operation} is not known here"}]}
+        if operation == "CreateCustomChart" and answer is None:
+            return self.reply({"errors": [{"message": "a chart with this name already exists"}]}, 409)
         return self.reply(unknown if answer is None else {"data": answer})
