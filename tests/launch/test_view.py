@@ -1,0 +1,92 @@
+"""What one sees of a sweep while it goes on, at a terminal and without one."""
+
+import io
+import json
+import os
+import pty
+import re
+import threading
+import tty
+
+import pytest
+from nc_launch.view import SweepView
+from nc_launch.worker import Report
+from rich.console import Console
+
+
+@pytest.fixture
+def packs(tmp_path, monkeypatch):
+    """Reports of two packs of four runs, as their workers write them: one at work, one that has not begun."""
+    monkeypatch.setenv("SLURMD_NODENAME", "node7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setattr("nc_launch.worker._REPORT", 0.0)
+    report = Report(tmp_path / "0.json")
+    report.begin(4, 200)
+    report.finished(1)
+    report.advance(50, {"nc1/train": [0.25, 0.5, 0.125, float("nan")]})
+    return [report, Report(tmp_path / "1.json")]
+
+
+def read(packs):
+    return [json.loads(report.path.read_text()) for report in packs]
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """A console at a terminal of its own, and a function that closes it and says what it was sent."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    ours, theirs = pty.openpty()
+    tty.setraw(theirs)
+    sent = []
+
+    def listen():
+        while True:
+            try:
+                sent.append(os.read(ours, 4096))
+            except OSError:  # the other end is closed
+                return
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    file = os.fdopen(theirs, "w")
+
+    def close():
+        file.close()
+        listener.join()
+        return b"".join(sent).decode()
+
+    yield Console(file=file, width=110), close
+    file.close()
+    listener.join()
+    os.close(ours)
+
+
+def test_at_a_terminal_all_runs_and_each_pack_at_work_have_a_bar(packs, terminal):
+    console, close = terminal
+    assert console.is_terminal
+    with SweepView(console) as view:
+        view.show(read(packs), 8)
+        view._bar.refresh()
+        packs[0].finished(3)
+        packs[0].close("done")
+        view.show(read(packs), 8)
+        view._bar.refresh()
+    frames = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", close())
+    assert re.search(r"1/8 runs .*25%.* NC1 0\.12 … 0\.5", frames)
+    assert re.search(r"1/4 pack 0 on node7:3 .*25%.* NC1 0\.12 … 0\.5", frames)
+    # What is over has no line of its own any more; what begins has one.
+    last = frames[frames.rindex("4/8 runs") :]
+    assert "pack 1 on node7:3" in last
+    assert "pack 0" not in last
+
+
+def test_without_a_terminal_a_line_is_written_now_and_then(packs):
+    console = Console(file=io.StringIO(), width=110)
+    with SweepView(console) as view:
+        view.show(read(packs), 80)
+        assert console.file.getvalue() == ""  # too little to speak of
+        view.show(read(packs), 8)
+        view.show(read(packs), 8)
+        packs[0].finished(3)
+        view.show(read(packs), 8)
+    assert console.file.getvalue() == "1/8 runs: NC1 0.12 … 0.5\n4/8 runs: NC1 0.12 … 0.5\n"
