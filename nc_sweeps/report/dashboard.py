@@ -114,7 +114,7 @@ class Dashboard:
         return json.dumps(dumped | {"charts": charts}, indent=1)
 
     def save(self) -> list[str]:
-        """Make both on the server, with the charts and the figures that they show.
+        """Make both on the server, with the charts and the figures that they show, or replace those made before.
 
         Returns:
             Their addresses.
@@ -127,9 +127,19 @@ class Dashboard:
         entity = self.tracking["entity"] or default_entity()
         for name, specification in HEAT_MAPS.items():
             keep_chart(entity, name, specification)
-        with in_one_line():
-            report = self.report(entity).save()  # makes the project where there is none
-            workspace = self.workspace(entity).save()
+        report, workspace = self.report(entity), self.workspace(entity)
+        path = self.digest.sweep / "dashboard.json"
+        known = files.read_json(path, {"report", "workspace"}) if path.exists() else None
+        if known:
+            report.id, (workspace._internal_name, workspace._internal_id) = known["report"], known["workspace"]
+        try:
+            with in_one_line():
+                report.save()  # makes the project where there is none
+                workspace.save()
+        except PublishingError as error:
+            raise PublishingError(f"{error}; without {path} new ones are made" if known else str(error)) from error
+        made = {"report": report.id, "workspace": [workspace._internal_name, workspace._internal_id]}
+        files.write(path, json.dumps(made).encode())
         self._publish_media()
         return [str(workspace.url), str(report.url)]
 

@@ -14,19 +14,11 @@ from rich.text import Text
 
 from nc_sweeps.errors import StoreError
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
-from nc_sweeps.report.table import COLUMNS, number
+from nc_sweeps.report.digest import QUANTITIES
+from nc_sweeps.report.table import number
 from nc_sweeps.tracking.store import is_measured, load_runs, read_config, read_metrics, read_summary
 
-_SHOWN = (
-    "loss/train",
-    "nc1/train",
-    "certificate/nc1_bound",
-    "nc1/test",
-    "gradient_norm/u",
-    "gradient_norm/parameters",
-    "balancedness",
-    "error/test",
-)
+_SHOWN = [quantity.name for quantity in QUANTITIES]
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _CURVE = 40
 
@@ -85,7 +77,7 @@ def comparison(directories: Sequence[Path]) -> RenderableType:
             shown.add_row(key, *(Text(str(value)) for value in table[key]))
     shown.add_section()
     for name in (name for name in (*CLOCKS, *METRICS) if name in table.columns):
-        if name in {*CLOCKS, *COLUMNS, *_SHOWN}:
+        if name in {*CLOCKS, *_SHOWN}:
             shown.add_row(name, *(number(value) for value in table[name]))
     return shown
 

@@ -150,10 +150,10 @@ def test_it_is_made_on_a_server_with_what_it_shows(sweep, tmp_path):
         done = run(tmp_path, "nc-sweep", "dashboard", str(sweep), **user)
         assert done.returncode == 0, done.stderr
         assert re.fullmatch(rf"{server.url}/me/nc-sweeps\?nw=\w+\n{server.url}/me/nc-sweeps/reports/.*\n", done.stdout)
-        report, workspace = server.views
+        report, workspace = server.views.values()
         assert (workspace["entityName"], workspace["type"], report["type"]) == ("me", "project-view", "runs")
         assert workspace["projectName"] == report["projectName"] == "nc-sweeps"
-        for view in server.views:
+        for view in server.views.values():
             assert view["displayName"] == "question"
             panels = panels_of(json.loads(view["spec"]))
             used = {panel["config"]["panelDefId"] for title, panel in panels.items() if " over " in title}
@@ -170,14 +170,17 @@ def test_it_is_made_on_a_server_with_what_it_shows(sweep, tmp_path):
         shown = panels_of(json.loads(report["spec"]))["figures"]["config"]["mediaKeys"]
         assert {key for key in shown if not any(f"/media/images/{key}_" in path for path in drawn)} == set()
 
+        again = run(tmp_path, "nc-sweep", "dashboard", str(sweep), **user)
+        assert again.stdout == done.stdout
+        assert len(server.views) == len(server.charts) == 2
+        assert len(server.runs) == 1
+
         server.refused = "upsertView"
         refused = run(tmp_path, "nc-sweep", "dashboard", str(sweep), **user)
         assert refused.returncode == 1
         assert refused.stderr.startswith("nc-sweep: W&B: ")
         assert "permission denied" in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
-        assert len(server.charts) == 2  # they were there already
-        assert len(server.runs) == 1
     assert KEY not in done.stdout + done.stderr + refused.stderr
     for place in (tmp_path, sweep):
         assert not [path for path in place.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]

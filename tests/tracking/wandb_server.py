@@ -13,7 +13,7 @@ class Server(ThreadingHTTPServer):
         runs: by their ids: what was last said of each, and its history.
         files: contents of what was uploaded, by paths.
         charts: by their names; a name is given once.
-        views: workspaces and reports, in the order in which they came.
+        views: workspaces and reports by their ids, in the order in which they came.
         refused: operation that is not allowed.
         requests: number of GraphQL requests so far.
     """
@@ -22,7 +22,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.runs, self.files, self.charts, self.views = {}, {}, {}, []
+        self.runs, self.files, self.charts, self.views = {}, {}, {}, {}
         self.refused = ""
         self.requests = 0
 
@@ -56,8 +56,9 @@ class Server(ThreadingHTTPServer):
             page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
             return {"models": {"edges": [{"node": node}], "pageInfo": page}}
         if operation.lower().startswith("upsertview"):
-            self.views.append(variables)
-            view = {"project": {"id": "p", "name": "nc-sweeps", "entityName": "me"}, **variables, "id": "view"}
+            identifier = variables.get("id") or f"view{len(self.views)}"
+            self.views[identifier] = variables
+            view = {"project": {"id": "p", "name": "nc-sweeps", "entityName": "me"}, **variables, "id": identifier}
             return {"upsertView": {"view": view, "inserted": True}}
         if operation == "ArtifactType":
             return {"project": None}
