@@ -170,17 +170,13 @@ def test_it_is_made_on_a_server_with_what_it_shows(sweep, tmp_path):
         shown = panels_of(json.loads(report["spec"]))["figures"]["config"]["mediaKeys"]
         assert {key for key in shown if not any(f"/media/images/{key}_" in path for path in drawn)} == set()
 
-        again = run(tmp_path, "nc-sweep", "dashboard", str(sweep), **user)
-        assert again.stdout == done.stdout
-        assert len(server.views) == len(server.charts) == 2
-        assert len(server.runs) == 1
-
-        server.refused = "upsertView"
+        server.refused = "UpsertBucket"
         refused = run(tmp_path, "nc-sweep", "dashboard", str(sweep), **user)
         assert refused.returncode == 1
         assert refused.stderr.startswith("nc-sweep: W&B: ")
         assert "permission denied" in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
+        assert len(server.views) == len(server.charts) == 2  # those that were there
     assert KEY not in done.stdout + done.stderr + refused.stderr
     for place in (tmp_path, sweep):
         assert not [path for path in place.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
