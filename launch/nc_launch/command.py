@@ -157,7 +157,7 @@ def dashboard(
     sweep: Sweep,
     json: Annotated[Path | None, typer.Option(help="write the specification to a file; needs no network")] = None,
 ) -> None:
-    """Make a workspace and a report for a sweep on Weights & Biases."""
+    """Make a workspace and a report for a sweep on Weights & Biases, with its figures; called again, replace them."""
     from nc_sweeps.report.dashboard import Dashboard
     from nc_sweeps.tracking import files
 
