@@ -257,7 +257,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     Raises:
         StoreError: it cannot be read.
     """
-    return _flat(files.read_yaml(directory / "config.yaml"))
+    return flat(files.read_yaml(directory / "config.yaml"))
 
 
 @cache
@@ -287,9 +287,10 @@ def _git_commit() -> str | None:
         return None
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every key of a nested configuration by its dotted name, after a prefix; lists as JSON."""
     if isinstance(config, dict):
-        return {k: v for name, value in config.items() for k, v in _flat(value, f"{prefix}{name}.").items()}
+        return {k: v for name, value in config.items() for k, v in flat(value, f"{prefix}{name}.").items()}
     return {prefix.rstrip("."): json.dumps(config) if isinstance(config, list) else config}
 
 

@@ -38,7 +38,7 @@ from nc_sweeps.errors import UserError
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
 from nc_sweeps.tracking.files import plain, read_yaml
 from nc_sweeps.tracking.published import FOLDER, Published, content, offline_folders
-from nc_sweeps.tracking.store import read_config, read_metrics, read_summary
+from nc_sweeps.tracking.store import flat, read_metrics, read_summary
 
 #: The obstacle that is nobody's fault.
 NO_KEY = "no API key"
@@ -228,7 +228,7 @@ class Publication:
         self._content, self._rows = "", 0
         with in_one_line():
             self.config = read_yaml(run / "config.yaml")
-            self._knobs = {plain_key(k): plain(v) for k, v in read_config(run).items() if k in _DECISIVE}
+            self._knobs = {plain_key(k): plain(v) for k, v in flat(self.config).items() if k in _DECISIVE}
             self.tracking = self.config["tracking"]
             summary = read_summary(run)
             self._started = datetime.fromisoformat(summary["started"]).timestamp()
