@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import yaml
+from yaml.representer import SafeRepresenter
 
 from nc_sweeps.errors import StoreError
 
@@ -65,8 +66,29 @@ def read_yaml(path: Path) -> Any:
         raise StoreError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
 
 
-# What the store writes holds nothing that only OmegaConf can read, and this is twenty times as fast.
+def as_yaml(value: Any) -> bytes:
+    """What :func:`read_yaml` reads, and OmegaConf, to the same value.
+
+    Args:
+        value: of dictionaries, lists, texts, numbers, truth values and None.
+    """
+    return yaml.dump(value, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False).encode()
+
+
+# What the store holds needs nothing that only OmegaConf has, and these are twenty times as fast.
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Quotes texts that some readers take for numbers or truth values: ``1e3``, ``y``."""
+
+
+def _text(dumper: SafeRepresenter, text: str) -> yaml.ScalarNode:
+    quoted = len(text) < 2 or not text[0].isalpha()
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if quoted else None)
+
+
+_Dumper.add_representer(str, _text)
 
 # Temporary files are private; results should be as readable as any other file of the user. The mask can only be read
 # by setting it, which is safe while a module is imported.

@@ -18,13 +18,14 @@ import math
 import platform
 import subprocess
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import polars as pl
-from omegaconf import OmegaConf
 
 from nc_sweeps.config import RunConfig, signature
 from nc_sweeps.errors import StoreError
@@ -84,8 +85,8 @@ class RunStore:
     def _begin(self) -> None:
         if not (self.directory / "config.yaml").exists():
             self.directory.mkdir(parents=True, exist_ok=True)
-            files.write(self.directory / "overrides.yaml", OmegaConf.to_yaml(self.overrides).encode())
-            files.write(self.directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(self.config)).encode())
+            files.write(self.directory / "overrides.yaml", files.as_yaml(self.overrides))
+            files.write(self.directory / "config.yaml", files.as_yaml(asdict(self.config)))
 
     def save(self, state: "dict[str, Tensor]", step: int) -> None:
         """Keep the state after a step, and before it the rows so far, from which a run goes on."""
@@ -148,7 +149,7 @@ class RunStore:
             "metrics": {name: self._extremes(name) for name in METRICS if name in last},
             "environment": environment(),
         }
-        files.write(self.directory / "summary.json", json.dumps(summary, indent=1, allow_nan=False).encode())
+        files.write(self.directory / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
 
     def _extremes(self, name: str) -> dict[str, Any]:
         """First, last and best value; null where undefined, with the reason."""

@@ -173,8 +173,14 @@ class FlowModule(RunsModule):
         Returns:
             Whether each run was found diverged.
         """
-        finite = [parameter.isfinite().flatten(1).all(dim=1) for parameter in self.ensemble.parameters()]
-        diverged = self.ensemble.shard.anywhere(~torch.stack(finite).all(dim=0))
+        diverged = self.ensemble.shard.anywhere(~torch.stack([*map(_finite, self.ensemble.parameters())]).all(dim=0))
         for parameter in self.ensemble.parameters():
             parameter[diverged] = 0.0
         return diverged.tolist()
+
+
+def _finite(Z: Float[Tensor, "run *_"]) -> Tensor:
+    """Whether all numbers of each run are finite. Their sum, found thirty times as fast, is so only if they are."""
+    if Z.sum().isfinite():
+        return torch.ones(len(Z), dtype=torch.bool, device=Z.device)
+    return Z.isfinite().flatten(1).all(dim=1)

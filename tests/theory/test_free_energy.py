@@ -118,6 +118,16 @@ def test_kernel_gradient_discrepancy_by_autograd(m, D, seed):
     assert found == pytest.approx(total / (m * (m - 1)), rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize("scale", [0.1, 30.0, 1000.0])
+def test_the_error_of_kernel_gradient_discrepancy_in_float32_is_far_below_that_of_its_sample(scale):
+    generator = torch.Generator().manual_seed(0)
+    theta, score = (torch.randn(64, 256, 24, generator=generator, dtype=torch.float64) for _ in range(2))
+    exact = kernel_gradient_discrepancy(theta, scale * score)
+    rounded = kernel_gradient_discrepancy(theta.float(), scale * score.float())
+    # Sums of m products round to m·2⁻²⁴ of their terms at most, and the sample's error is 1/m of these.
+    assert float((rounded - exact).abs().max()) < 256**2 * 2**-24 * float(exact.std())
+
+
 def test_kernel_gradient_discrepancy_vanishes_for_the_law_of_the_score_only():
     generator = torch.Generator().manual_seed(0)
     theta = torch.randn(200, 150, 5, generator=generator, dtype=torch.float64)

@@ -5,6 +5,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 import nc_sweeps
 from nc_sweeps.config import signature
@@ -18,6 +21,12 @@ STATE = {
     "U": torch.randn(4, 5, dtype=torch.float64),
     "A": torch.randn(4, 3),
 }
+
+
+#: Words, and what some reader of YAML takes for something else.
+TEXTS = st.text("abc_é .:-#'\"[]{}<>&*!%@`,?|=~", max_size=8) | st.sampled_from(
+    ["1e3", "0x1f", "1_000", "12:30", "y", "No", "on", "null", "~", ".inf", "nan", "1.5", "2026-11-26", "=", "<<"]
+)
 
 
 def row(step, **metrics):
@@ -178,3 +187,15 @@ def test_a_folder_with_brackets_is_read(tmp_path):
 def test_load_sweep_of_nothing_says_so(tmp_path):
     with pytest.raises(StoreError, match="no runs here"):
         nc_sweeps.load_sweep(tmp_path)
+
+
+@given(
+    st.dictionaries(
+        TEXTS, TEXTS | st.lists(TEXTS | st.floats(allow_nan=False) | st.integers() | st.booleans() | st.none())
+    )
+)
+def test_what_is_written_as_yaml_is_read_as_the_same_by_everybody(tmp_path_factory, value):
+    path = tmp_path_factory.getbasetemp() / "value.yaml"
+    path.write_bytes(files.as_yaml(value))
+    assert files.read_yaml(path) == value
+    assert OmegaConf.to_container(OmegaConf.load(path)) == value
