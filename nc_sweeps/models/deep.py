@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nc_sweeps.config import DeepConfig, MlpConfig
 from nc_sweeps.counters import Stream, normals
 from nc_sweeps.errors import ConfigError
 
@@ -48,25 +47,29 @@ class DeepNetwork(nn.Module):
         return F
 
 
-def deep_network(model: DeepConfig, shape: Sequence[int], classes: int) -> DeepNetwork:
+def deep_network(
+    name: str, shape: Sequence[int], classes: int, features: int | None = None, hidden: Sequence[int] = ()
+) -> DeepNetwork:
     """A network without numbers, on the device ``meta``.
 
     Args:
-        model: which network.
+        name: ``mlp``, ``resnet18`` or ``vgg11``.
         shape: of a sample, (channels, height, width) of an image.
         classes: q.
+        features: p of a linear layer before the head; None: there is none.
+        hidden: widths of the hidden layers of ``mlp``, at least one; the others have their own.
 
     Raises:
         ConfigError: the network is for images and the samples are none.
     """
     with torch.device("meta"):
-        if isinstance(model, MlpConfig):
-            backbone, width = _mlp(math.prod(shape), model.hidden), model.hidden[-1]
+        if name == "mlp":
+            backbone, width = _mlp(math.prod(shape), hidden), hidden[-1]
         elif len(shape) == 3:
-            backbone, width = _OF_IMAGES[model.name](shape[0]), 512
+            backbone, width = _OF_IMAGES[name](shape[0]), 512
         else:
-            raise ConfigError(f"model.name={model.name}: is for images, and samples have {shape[0]} numbers; take mlp")
-        return DeepNetwork(backbone, width, shape, model.features, classes)
+            raise ConfigError(f"model.name={name}: is for images, and samples have {shape[0]} numbers; take mlp")
+        return DeepNetwork(backbone, width, shape, features, classes)
 
 
 def _mlp(dimension: int, hidden: Sequence[int]) -> nn.Module:

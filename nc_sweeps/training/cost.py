@@ -17,9 +17,8 @@ from nc_sweeps.config import RunConfig
 from nc_sweeps.data import Dataset
 from nc_sweeps.dynamics.schedule import Schedule
 from nc_sweeps.errors import ConfigError
-from nc_sweeps.models.deep import deep_network
 from nc_sweeps.models.first_layer import KEPT_ELEMENTS
-from nc_sweeps.training.deep import AT_ONCE
+from nc_sweeps.training.deep import AT_ONCE, network_of
 from nc_sweeps.training.snapshot import KGD_PARTICLES
 
 #: Bytes of float64.
@@ -275,7 +274,7 @@ def _flow_size(config: RunConfig, common: dict[str, Any]) -> FlowSize:
 
 
 def _deep_size(config: RunConfig, data: Dataset, common: dict[str, Any]) -> DeepSize:
-    network = deep_network(config.model, data.shape, data.classes)
+    network = network_of(config.model, data)
     samples, batch = common["samples"], common["batch"]
     if 1 in {batch, samples % batch} and any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
         raise ConfigError(

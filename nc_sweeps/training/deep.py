@@ -11,16 +11,26 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nc_sweeps.config import MomentumConfig
+from nc_sweeps.config import DeepConfig, MlpConfig, MomentumConfig
 from nc_sweeps.data import Dataset
 from nc_sweeps.dynamics.batches import MiniBatches
 from nc_sweeps.dynamics.schedule import Schedule
-from nc_sweeps.models.deep import DeepNetwork
+from nc_sweeps.models.deep import DeepNetwork, deep_network
 from nc_sweeps.training.module import RunsModule
 from nc_sweeps.training.passes import Batch, Gradient, Head, Loss, measured, norm_of, of_layers, sample_losses
 
 #: Samples that a measurement has in the network at once.
 AT_ONCE = 128
+
+
+def network_of(model: DeepConfig, data: Dataset) -> DeepNetwork:
+    """The network of a configuration for a data set, without numbers, on the device ``meta``.
+
+    Raises:
+        ConfigError: the network is for images and the samples are none.
+    """
+    hidden = model.hidden if isinstance(model, MlpConfig) else ()
+    return deep_network(model.name, data.shape, data.classes, model.features, hidden)
 
 
 class DeepModule(RunsModule):

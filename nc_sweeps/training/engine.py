@@ -26,14 +26,14 @@ from nc_sweeps.dynamics.schedule import Schedule
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.interruption import InterruptedTraining, Interruption
 from nc_sweeps.models.activations import ACTIVATIONS
-from nc_sweeps.models.deep import deep_network, initialised
+from nc_sweeps.models.deep import initialised
 from nc_sweeps.models.mean_field import MeanFieldEnsemble, initial_ensemble, one_hot
 from nc_sweeps.models.shard import Shard
 from nc_sweeps.models.truncation import Truncation
 from nc_sweeps.training import crew
 from nc_sweeps.training.callbacks import Progress, Record, RunRecord, Silent
 from nc_sweeps.training.cost import Size, budget_bytes
-from nc_sweeps.training.deep import DeepModule
+from nc_sweeps.training.deep import DeepModule, network_of
 from nc_sweeps.training.module import PARTICLES, FlowModule, RunsModule, Segments
 from nc_sweeps.training.references import References
 from nc_sweeps.training.strategy import ParticleParallelStrategy
@@ -243,7 +243,7 @@ class Solo(Training):
 
     def _module(self) -> DeepModule:
         (run,) = self.runs
-        network = deep_network(run.config.model, run.data.shape, run.data.classes)
+        network = network_of(run.config.model, run.data)
         module = DeepModule(
             initialised(network, run.config.seed, self._dtype),
             run.data,

@@ -168,7 +168,7 @@ def test_steps_are_those_of_the_definition(loss):
     )  # fmt: skip
     solo = Solo([run(config)])
     module = solo._module()
-    network = initialised(deep_network(config.model, (1, 8, 8), 10), config.seed, torch.float64)
+    network = initialised(deep_network("mlp", (1, 8, 8), 10, hidden=[7]), config.seed, torch.float64)
     velocities = [torch.zeros_like(Z) for Z in network.parameters()]
     order = torch.cat([permutations(torch.tensor([config.seed]), Stream.BATCHES, epoch, 30)[0] for epoch in range(2)])
     batches = [order[start : min(start + 12, end)] for end in (30, 60) for start in range(end - 30, end, 12)]
@@ -206,9 +206,9 @@ def test_a_deep_run_that_diverges_says_when():
 
 
 def test_initial_weights_have_the_variance_that_keeps_signals_alive():
-    config = deep("mlp", "model.hidden=[400,300]", "model.features=50")
-    network = initialised(deep_network(config.model, (1, 8, 8), 10), 3, torch.float32)
-    other = initialised(deep_network(config.model, (1, 8, 8), 10), 4, torch.float32)
+    network, other = (
+        initialised(deep_network("mlp", (1, 8, 8), 10, 50, hidden=[400, 300]), seed, torch.float32) for seed in (3, 4)
+    )
     wide = network.backbone[3].weight
     assert float(wide.var()) == pytest.approx(2 / 400, rel=0.02)  # 120,000 numbers: 0.4 % standard error
     assert float(network.linear.weight.var()) == pytest.approx(0.05**2, rel=0.05)  # 15,000: 1.2 %
@@ -218,7 +218,7 @@ def test_initial_weights_have_the_variance_that_keeps_signals_alive():
 @pytest.mark.parametrize("model", NETWORKS)
 @pytest.mark.parametrize(("shape", "classes"), [((1, 28, 28), 10), ((3, 32, 32), 20), ((3, 5, 9), 3)])
 def test_networks_take_images_of_any_size_and_channels(model, shape, classes):
-    network = deep_network(deep(model).model, shape, classes)
+    network = deep_network(model, shape, classes, hidden=[512])
     scores = network(torch.empty(2, math.prod(shape), device="meta"))
     assert scores.shape == (2, classes)
     assert network.features(torch.empty(2, math.prod(shape), device="meta")).shape == (2, 512)
@@ -233,7 +233,7 @@ def test_adapted_networks_have_torchvisions_layers():
     for model, original in (("resnet18", resnet18), ("vgg11", vgg11_bn)):
         with torch.device("meta"):
             theirs = convolutions(original())
-        assert convolutions(deep_network(deep(model).model, (3, 32, 32), 10))[1:] == theirs[1:]
+        assert convolutions(deep_network(model, (3, 32, 32), 10))[1:] == theirs[1:]
 
 
 def test_cost_is_that_of_the_layers():
