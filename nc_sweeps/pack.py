@@ -15,6 +15,7 @@ from nc_sweeps.errors import ConfigError, reason
 from nc_sweeps.interruption import InterruptedTraining, Interruption
 from nc_sweeps.job import Job
 from nc_sweeps.training.crew import Train, in_crew
+from nc_sweeps.wording import counted
 
 if TYPE_CHECKING:
     from nc_sweeps.tracking.lease import Worker
@@ -104,7 +105,7 @@ class Pack:
         stores = {job.directory: RunStore(job.directory, job.config, job.overrides, self.log) for job in self.jobs}
         waiting = [store for store in stores.values() if store.status not in FINAL]
         if len(waiting) < len(stores):
-            print(f"{len(stores) - len(waiting)} of {len(stores)} runs are done already", file=sys.stderr)
+            print(f"{len(stores) - len(waiting)} of {counted(len(stores), 'run')} done already", file=sys.stderr)
         with following([job.directory for job in tracked], mode), Interruption() as interruption:
             for sweep, runs in groupby(waiting, lambda store: store.directory.parent):
                 with Worker(sweep, self.jobs[0].config.compute.lease_seconds, self.about) as worker:

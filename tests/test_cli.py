@@ -139,7 +139,7 @@ def test_a_sweep_ends_with_a_table_and_its_files(run_command, tmp_path):
     # Hydra's own launcher, one run after another: the same runs, so nothing is left to do and the numbers stay.
     again = run_command(*arguments)
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count("1 of 1 runs are done already") == 8
+    assert again.stderr.count("1 of 1 run done already") == 8
     assert_frame_equal(nc_sweeps.load_sweep(sweep), table)
     assert len(manifest.jobs_of(sweep)) == 8
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from nc_sweeps.errors import UserError
+from nc_sweeps.wording import counted
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=__doc__)
 
@@ -138,7 +139,7 @@ def cancel(sweep: Sweep) -> None:
         if alive:
             submission.cancel()
         stopped += len(alive)
-    print(f"{stopped} jobs cancelled; nc-sweep resume {sweep} goes on with what is not done")
+    print(f"{counted(stopped, 'job')} cancelled; nc-sweep resume {sweep} goes on with what is not done")
 
 
 @app.command()

@@ -10,6 +10,7 @@ from rich.console import Console
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.job import Job
 from nc_sweeps.training.crew import is_one_of_several
+from nc_sweeps.wording import counted
 
 if TYPE_CHECKING:
     from nc_launch.places import Place
@@ -43,7 +44,7 @@ def launch(
     waiting = [job for job in unique if RunStore(job.directory, job.config, job.overrides).status not in FINAL]
     done = len(unique) - len(waiting)
     if not waiting:
-        console.print(f"all {done} runs are done already", highlight=False)
+        console.print(f"{counted(done, 'run')}: all done already", highlight=False)
         return
     settings = settings | _placement(waiting, place)
     where = PLACES[place](settings)
@@ -59,7 +60,8 @@ def launch(
 
     sweep = waiting[0].directory.parent
     console.print(
-        f"{len(waiting)} runs in {len(packs)} packs" + (f"; {done} are done" if done else ""), highlight=False
+        f"{counted(len(waiting), 'run')} in {counted(len(packs), 'pack')}" + (f"; {done} done already" if done else ""),
+        highlight=False,
     )
     path = manifest.write(sweep, unique, invocation, environment())
     submission = Submission.create(place, settings, path, packs)
@@ -101,4 +103,4 @@ def tell_outcome(jobs: Sequence[Job], done: int, console: Console) -> None:
     ends = Counter(read_summary(job.directory)["status"] for job in jobs if (job.directory / "summary.json").exists())
     ends["completed"] -= done
     told = [f"{done} done before"] * bool(done) + [f"{count} {end}" for end, count in ends.items() if count > 0]
-    console.print(f"{len(jobs)} runs: {', '.join(told)}", highlight=False)
+    console.print(f"{counted(len(jobs), 'run')}: {', '.join(told)}", highlight=False)

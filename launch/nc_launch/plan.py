@@ -9,6 +9,7 @@ from rich.table import Table
 
 from nc_sweeps.config import ensemble_key
 from nc_sweeps.job import Job
+from nc_sweeps.wording import counted
 
 #: Runs that train at once as far as the prediction goes, where nobody says how many.
 _TYPICAL_ENSEMBLE = 32
@@ -55,7 +56,8 @@ class Plan:
         hours = sum(len(kind.jobs) * kind.seconds for kind in self.kinds) / 3600
         table = Table(
             box=box.SIMPLE_HEAD,
-            title=f"{runs} runs in {len(self.packs)} packs, {self.jobs} jobs; {done} are done",
+            title=f"{counted(runs, 'run')} in {counted(len(self.packs), 'pack')}, {counted(self.jobs, 'job')}; "
+            f"{done} done already",
             caption=f"{hours:.2g} hours of one worker (or GPU) at the speed of this machine, "
             f"{hours / len(self.packs):.2g} with all packs at once",
         )

@@ -17,6 +17,7 @@ from nc_launch.view import SweepView
 from nc_sweeps.job import Job
 from nc_sweeps.tracking import manifest
 from nc_sweeps.tracking.store import FINAL, RunStore, read_summary
+from nc_sweeps.wording import counted
 
 #: States in which nobody will go on with a run by himself.
 CLOSED = (*FINAL, "failed")
@@ -141,7 +142,7 @@ class Watch:
                 self._fail(undone[0], pack, ended)
                 continue
             self._reached[pack] = reached
-            self.console.print(f"pack {pack}: {ended}; {len(undone)} runs go on", highlight=False)
+            self.console.print(f"pack {pack}: {ended}; going on with {counted(len(undone), 'run')}", highlight=False)
         if restart:
             self.submission.start(restart)
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nc_sweeps.tracking import files
+from nc_sweeps.wording import counted
 
 _NAME = "wandb.json"
 #: Folder of a sweep that holds its offline runs.
@@ -93,12 +94,14 @@ def told(runs: Sequence[Path]) -> list[str]:
     known = [published for run in runs if (published := read(run)) is not None]
     online = [published for published in known if published.url]
     offline = [published for published in known if published.content and not published.url]
-    lines = [f"W&B: {len(online)} runs at {online[0].url}"] if online else []
+    lines = [f"W&B: {counted(len(online), 'run')} at {online[0].url}"] if online else []
     sweep = os.path.relpath(runs[0].parent)
     if offline:
         reasons = sorted({published.why_offline for published in offline} - {""})
         why = f" ({'; '.join(reasons)})" if reasons else ""
-        lines.append(f"W&B: {len(offline)} offline runs in {sweep}/{FOLDER}{why}; nc-sweep sync {sweep} sends them")
+        there = f"{counted(len(offline), 'offline run')} in {sweep}/{FOLDER}{why}"
+        lines.append(f"W&B: {there}; nc-sweep sync {sweep} sends them")
     if nowhere := len(known) - len(online) - len(offline):
-        lines.append(f"W&B: {nowhere} runs could not be published in time; nc-sweep sync {sweep} publishes them")
+        late = f"{counted(nowhere, 'run')} could not be published in time"
+        lines.append(f"W&B: {late}; nc-sweep sync {sweep} publishes them")
     return lines

@@ -78,7 +78,7 @@ def begun(sweep):
 def test_a_dry_run_plans_and_leaves_nothing(run_command, tmp_path):
     done = run_command(*SWEEP, "hydra.launcher.dry_run=true", "hydra.launcher.max_runs_per_pack=3")
     assert done.returncode == 0, done.stderr
-    assert "4 runs in 2 packs, 2 jobs; 0 are done" in done.stdout
+    assert "4 runs in 2 packs, 2 jobs; 0 done already" in done.stdout
     assert "hours of one worker" in done.stdout
     assert {"60"} <= set(done.stdout.split())
     assert not list(tmp_path.glob("results/sweep/[!m]*"))
@@ -99,7 +99,7 @@ def test_a_detached_sweep_is_watched_cancelled_resumed_and_attached_to(run_comma
     assert "4 running" in shown.stdout
     assert {path: path.stat().st_mtime_ns for path in sweep.glob("manifest/*")} == files
 
-    assert "1 jobs cancelled" in nc_sweep("cancel", "results/sweep").stdout
+    assert "1 job cancelled" in nc_sweep("cancel", "results/sweep").stdout
     for worker in training:
         worker.resume()
     wait_for(lambda: not workers(tmp_path))
@@ -179,6 +179,8 @@ def test_a_sweep_is_launched_where_there_is_no_git(tmp_path):
     environment = os.environ | {"PATH": str(Path(sys.executable).parent)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "1 run in 1 pack\n" in done.stderr
+    assert "1 run: 1 completed" in done.stderr
 
 
 def test_runs_are_shown_compared_and_asked_for(nc_sweep, undisturbed_sweep, undisturbed):

@@ -179,7 +179,7 @@ def test_a_killed_and_resumed_run_is_one_run_even_if_the_companion_is_killed(tmp
         companion.kill()
     said, told = second.communicate(timeout=120)
     assert second.returncode == 0, told
-    assert "W&B: 1 runs could not be published in time; nc-sweep sync results/sweep publishes them" in said
+    assert "W&B: 1 run could not be published in time; nc-sweep sync results/sweep publishes them" in said
     assert read_summary(directory)["status"] == "completed"
     assert not published.offline_folders(directory)
 
@@ -239,7 +239,7 @@ def test_online_a_run_goes_on_where_it_was_and_is_published_once(tmp_path):
         measure(9, 11)
         store.finish("completed")
         again = run(tmp_path, "nc-sweep", "sync", "results/sweep", **online)
-        assert again.stdout == f"W&B: 1 runs at {server.url}/me/nc-sweeps\n"
+        assert again.stdout == f"W&B: 1 run at {server.url}/me/nc-sweeps\n"
         history = [{name: row[name] for name in ("step", "time", "nc1/train")} for row in sent["history"]]
         assert history == read_metrics(store.directory).select("step", "time", "nc1/train").to_dicts()
         assert sent["exit_code"] == 0

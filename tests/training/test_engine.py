@@ -285,7 +285,7 @@ def test_a_pack_mixes_shapes_skips_what_is_done_and_goes_on_with_the_rest(tmp_pa
     more = Pack([*jobs, job("seed=2")]).train(Silence())
     assert more[:4] == values
     assert more[4:] == Pack([job("seed=2")]).train(Silence())
-    assert "3 of 4 runs are done already" in capsys.readouterr().err
+    assert "3 of 4 runs done already" in capsys.readouterr().err
     assert all(path.read_bytes() == content for path, content in before.items())
     assert read_metrics(jobs[0].directory)["nc1/test"][-1] == values[0]
 
