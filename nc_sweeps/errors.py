@@ -30,7 +30,7 @@ def reason(error: BaseException) -> str:
     if is_out_of_memory(error):
         return "out of memory; take fewer particles, features, dimensions or samples a class"
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}; set output_dir to a folder that can be written"
+        return f"{error.filename}: {error.strerror}"
     lines = str(error).splitlines()
     first = lines[0] if lines else ""
     return first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"

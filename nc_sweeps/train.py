@@ -203,5 +203,15 @@ def _is_for_the_user(error: Exception) -> bool:
 
 
 def _line(error: Exception) -> str:
-    known = is_out_of_memory(error) or (isinstance(error, OSError) and error.filename)
-    return f"nc-train: {reason(error) if known else explain(error)}"
+    if isinstance(error, OSError) and error.filename:
+        advice = "; set output_dir to a folder that can be written" if _concerns_results(error) else ""
+        return f"nc-train: {reason(error)}{advice}"
+    return f"nc-train: {reason(error) if is_out_of_memory(error) else explain(error)}"
+
+
+def _concerns_results(error: OSError) -> bool:
+    """Whether it arose where results are written: Hydra makes their folders, and two packages fill them."""
+    here, hydras = Path(__file__).parent, Path(hydra.__file__).parent
+    frames = (Path(frame.filename) for frame in reversed(traceback.extract_tb(error.__traceback__)))
+    origin = next((frame for frame in frames if frame.is_relative_to(here) or frame.is_relative_to(hydras)), here)
+    return any(origin.is_relative_to(folder) for folder in (hydras, here / "tracking", here / "report"))

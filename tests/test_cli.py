@@ -89,7 +89,7 @@ def test_tab_completion(run_command, line, expected):
         (["dataset=digit"], "Could not find 'dataset/digit'"),
         (["width=5"], "Config group override must be a string"),
         (["particles=5"], "unknown key 'particles'; the nearest key is 'width.particles'"),
-        (["output_dir=file"], "file/sweep"),
+        (["output_dir=file"], "Not a directory; set output_dir to a folder that can be written"),
         (["compute.accelerator=abacus"], "compute.accelerator=abacus"),
         (["compute.memory=0"], "compute.memory=0.0: must be positive, or null"),
         (["compute.memory=0.1"], "compute.memory=0.1: a run of 256 particles needs"),
@@ -194,6 +194,15 @@ def _step(sweep: Path) -> int:
         return -1
     with safe_open(checkpoints[0], framework="pt") as file:
         return int(file.metadata()["step"])
+
+
+def test_output_dir_is_spoken_of_only_where_it_is_meant(run_command, tmp_path):
+    (tmp_path / "digits.safetensors").mkdir()
+    done = run_command("dataset=features", "dataset.path=digits.safetensors")
+    assert done.returncode == 1
+    assert done.stderr.startswith("nc-train: ")
+    assert "digits.safetensors" in done.stderr
+    assert "output_dir" not in done.stderr
 
 
 def test_a_diverged_run_is_reported_and_the_exit_code_says_so(run_command):
