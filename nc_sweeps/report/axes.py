@@ -6,6 +6,7 @@ import polars as pl
 
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
 
+_NETWORK = "model.name"
 _LABELS = {"signature", "status", "name", *CLOCKS, *METRICS}
 # The data set repeats these keys, unless it was given a value of its own.
 _REPEATED = {
@@ -18,11 +19,20 @@ _REPEATED = {
 def axes(table: pl.DataFrame) -> list[str]:
     """Configuration keys, the seed aside, that differ between the runs of a sweep.
 
+    Keys that only networks of one kind have, and all of these the same, are told by ``model.name``.
+
     Args:
         table: as :func:`nc_sweeps.load_sweep` gives it.
     """
     keys = [key for key in table.columns if key not in _LABELS | {"seed"} and table[key].n_unique() > 1]
-    return [key for key in keys if not _repeats(table, key)]
+    return [key for key in keys if not _repeats(table, key) and not _told_by_network(table, key)]
+
+
+def _told_by_network(table: pl.DataFrame, key: str) -> bool:
+    if key == _NETWORK or _NETWORK not in table.columns or not table[key].has_nulls():
+        return False
+    having = table.filter(pl.col(key).is_not_null().any().over(_NETWORK))
+    return having[key].n_unique() == 1
 
 
 def _repeats(table: pl.DataFrame, key: str) -> bool:

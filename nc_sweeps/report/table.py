@@ -49,7 +49,8 @@ def sweep_table(table: pl.DataFrame) -> Table:
         shown.add_column(heading, justify="right")
     for point in points.head(_MAX_POINTS).iter_rows(named=True):
         cells = [f"[dim]{number(point[f'{name} start'])}[/dim]\n{number(point[f'{name} end'])}" for name in metrics]
-        shown.add_row(*(str(point[key]) for key in keys), "[dim]start[/dim]\nend", *cells)
+        named = ("–" if point[key] is None else str(point[key]) for key in keys)
+        shown.add_row(*named, "[dim]start[/dim]\nend", *cells)
     return shown
 
 

@@ -55,6 +55,20 @@ def test_axes_are_what_was_varied():
     assert short_names(["a.margin", "b.margin"]) == {"a.margin": "a.margin", "b.margin": "b.margin"}
 
 
+def test_what_networks_of_another_kind_do_not_have_is_not_varied():
+    deep = sweep(widths=(8,)).with_columns(
+        pl.lit("mlp").alias("model.name"),
+        pl.lit(None, pl.Int64).alias("width.particles"),
+        signature=pl.lit("deep ") + pl.col("signature"),
+    )
+    one_width = pl.concat([sweep(widths=(8,)), deep])
+    assert axes(one_width) == ["model.name", "separation.margin"]
+    assert "None" not in printed(one_width)
+    both = pl.concat([sweep(), deep])
+    assert axes(both) == ["width.particles", "model.name", "separation.margin"]
+    assert "None" not in printed(both)
+
+
 def test_table_averages_over_seeds_and_shows_start_and_end():
     text = printed(sweep())
     assert "8 runs, mean of 2 seeds" in text
