@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_module
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 import nc_sweeps.train  # noqa: F401 (registers the resolvers)
 from nc_sweeps.config import RunConfig, parse
@@ -18,6 +19,14 @@ from tests.slurm.cluster import NODES, Cluster, missing
 # A test's first example pays for imports and shape checks: time says nothing about it.
 settings.register_profile("nc_sweeps", deadline=None)
 settings.load_profile("nc_sweeps")
+
+#: Seconds after which a test gives up on other processes: only one that hangs takes so long, on a busy machine too.
+PATIENCE = 600
+
+#: Modules of long tests, which begin first: those that share a SLURM cluster, and those of which no test shares
+#: anything with another.
+ON_SLURM = ("tests/launch/test_slurm.py", "tests/slurm/test_cluster.py")
+APART = ("tests/test_docs.py", "tests/test_cli.py")
 
 #: A sweep point small enough for a test.
 TINY = (
@@ -64,6 +73,24 @@ def tiny(*overrides: str) -> RunConfig:
     return config_of(*TINY, *overrides)
 
 
+class SharedFixtures(LoadScopeScheduling):
+    """Tests that share fixtures run one after another in one of the processes of ``make test``."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return "slurm" if module in ON_SLURM else nodeid if module in APART else module
+
+
+def pytest_xdist_make_scheduler(config, log):
+    config.option.loadscopereorder = False
+    return SharedFixtures(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    rank = {module: number for number, module in enumerate((*ON_SLURM, *APART))}
+    items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def compiled_step():
     """Built before the first test, so that no command has to say that it builds."""
@@ -90,7 +117,7 @@ def run_command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str
             env=os.environ | {"COLUMNS": "100"} | environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=PATIENCE,
             check=False,
         )
 

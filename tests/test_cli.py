@@ -16,7 +16,7 @@ import nc_sweeps
 from nc_sweeps.job import Job
 from nc_sweeps.pack import Pack
 from nc_sweeps.tracking import manifest
-from tests.conftest import TINY, Silence, config_of
+from tests.conftest import PATIENCE, TINY, Silence, config_of
 
 
 def test_help_teaches_without_torch(run_command):
@@ -46,7 +46,7 @@ def test_torch_is_not_loaded_where_it_is_not_needed(tmp_path, arguments):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -167,15 +167,17 @@ def test_a_run_stopped_in_every_way_ends_as_if_nothing_had_happened(run_command,
             stderr=subprocess.PIPE,
             text=True,
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while (step := _step(tmp_path / "results" / "stopped")) <= reached:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         process.send_signal(how)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode in {1, -how}
         assert message in errors
         assert "Traceback" not in errors
+        if how is not signal.SIGKILL:
+            assert not list(tmp_path.glob("results/stopped/.leases"))
         reached = max(step, _step(tmp_path / "results" / "stopped"))
     assert 0 < reached < 4000
 

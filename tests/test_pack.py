@@ -16,7 +16,7 @@ from nc_sweeps.pack import Pack
 from nc_sweeps.tracking.lease import Worker
 from nc_sweeps.tracking.store import read_metrics, read_summary
 from nc_sweeps.training import engine
-from tests.conftest import Silence, tiny
+from tests.conftest import PATIENCE, Silence, tiny
 
 
 def job(sweep, *overrides):
@@ -96,7 +96,7 @@ def test_what_another_process_trains_is_waited_for(tmp_path, capsys):
         assert holder.claim(other.directory.name)
         waiting = threading.Thread(target=Pack([one, other]).train, args=(Silence(),))
         waiting.start()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not (one.directory / "summary.json").exists() or status(one)[0] != "completed":
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -104,6 +104,6 @@ def test_what_another_process_trains_is_waited_for(tmp_path, capsys):
         assert waiting.is_alive()
         assert not other.directory.exists()
         holder.release(other.directory.name)
-    waiting.join(timeout=60)
+    waiting.join(timeout=PATIENCE)
     assert status(other)[0] == "completed"
     assert "another process trains 1 of the runs" in capsys.readouterr().err

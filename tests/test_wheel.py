@@ -9,7 +9,7 @@ import sysconfig
 import venv
 from pathlib import Path
 
-from tests.conftest import TINY
+from tests.conftest import PATIENCE, TINY
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,7 +32,7 @@ def test_the_wheel_is_whole(tmp_path):
         str(tmp_path / "dist"),
         str(source),
     ]
-    subprocess.run(build, check=True, capture_output=True, timeout=300)
+    subprocess.run(build, check=True, capture_output=True, timeout=PATIENCE)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
 
     # The dependencies are taken from the environment of the tests, which .pth files of it do not reach: the editable
@@ -42,13 +42,13 @@ def test_the_wheel_is_whole(tmp_path):
     (site,) = environment.glob("lib/python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", str(site), str(wheel)]
-    subprocess.run(install, check=True, capture_output=True, timeout=300)
+    subprocess.run(install, check=True, capture_output=True, timeout=PATIENCE)
 
     empty = tmp_path / "empty"
     empty.mkdir()
     command = [str(environment / "bin" / "python"), "-m", "nc_sweeps", "-m", *TINY, "hydra/launcher=packed", "seed=0,1"]
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=empty, env=clean, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=empty, env=clean, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     assert "no compiled step" not in done.stderr
     summaries = [json.loads(path.read_text()) for path in empty.glob("results/sweep/*/summary.json")]

@@ -20,7 +20,7 @@ from nc_sweeps.report.paper import write_figures
 from nc_sweeps.tracking import manifest
 from nc_sweeps.tracking.lease import Worker
 from nc_sweeps.tracking.store import RunStore, environment, last_value
-from tests.conftest import Silence, tiny
+from tests.conftest import PATIENCE, Silence, tiny
 
 ATTACK = "</script><script>alert(1)</script>"
 WIDTHS, MARGINS, SEEDS = (8, 12), (-0.1, 0.05, 0.2), (0, 1)
@@ -57,7 +57,8 @@ def browser():
         pytest.skip("no chromium in $PATH")
     with sync_playwright() as playwright:
         # The sandbox of Chromium refuses to run as root, as CI does.
-        with_browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        options = {"executable_path": executable, "args": ["--no-sandbox"], "timeout": 1000 * PATIENCE}
+        with_browser = playwright.chromium.launch(**options)
         yield with_browser
         with_browser.close()
 
@@ -69,6 +70,7 @@ def opened(browser, sweep):
 
     def open_(**options) -> Page:
         page = browser.new_page(**options)
+        page.set_default_timeout(1000 * PATIENCE)
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: complaints.append(dialog.message))

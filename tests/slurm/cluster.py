@@ -11,7 +11,7 @@ The nodes f1…f4 have 4 CPUs, 4000 MB and 2 GPUs each; the GPUs are device node
 
 ========  ============  =======================================================
 ``main``  the default   never preempted
-``low``   preemptible   requeued ten seconds after a job of ``high`` wants its place
+``low``   preemptible   requeued at the latest 30 seconds after a job of ``high`` wants its place
 ``high``                never preempted, preempts ``low``
 ========  ============  =======================================================
 
@@ -56,6 +56,9 @@ PROGRAMS = {
 }
 NSS_WRAPPER = "libnss_wrapper.so"
 
+#: Seconds after which a daemon that does not answer is taken to hang, however busy the machine is.
+_PATIENCE = 300.0
+
 _KEEPER = Path(__file__).with_name("keeper.py")
 _ADDRESS = "127.0.0.1"
 _DATABASE_USER = "slurm"
@@ -94,17 +97,17 @@ DefMemPerCPU=500
 SchedulerParameters=batch_sched_delay=0,bf_interval=2,sched_min_interval=100000
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-KillWait=5
+KillWait=10
 # A node that does not answer is found out soon.
-SlurmdTimeout=5
+SlurmdTimeout=10
 TCPTimeout=1
-MessageTimeout=5
+MessageTimeout=10
 # A node that comes back is used again, whatever it was down for.
 ReturnToService=2
 GresTypes=gpu
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 PreemptMode=OFF
-PartitionName=low Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
+PartitionName=low Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=30
 PartitionName=high Nodes=ALL MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
 """
 
@@ -189,7 +192,9 @@ class Cluster:
         """
         environment = os.environ | self.environment
         try:
-            done = subprocess.run(command, env=environment, check=True, text=True, capture_output=True, timeout=60)
+            done = subprocess.run(
+                command, env=environment, check=True, text=True, capture_output=True, timeout=_PATIENCE
+            )
         except subprocess.CalledProcessError as error:
             error.add_note(error.stdout + error.stderr)
             raise
@@ -214,7 +219,7 @@ class Cluster:
         """The node falls silent, as one behind a broken network: only its daemon is killed, jobs on it go on."""
         for daemon in self._slurmds(node):
             daemon.kill()
-            daemon.wait(10)
+            daemon.wait(_PATIENCE)
 
     def down(self, node: str) -> None:
         """The administrator takes the node down: its jobs lose it at once."""
@@ -233,7 +238,7 @@ class Cluster:
         self.run("scancel", "--user=root", "--state=RUNNING", "--full", "--signal=KILL")
         self.run("scancel", "--user=root")
 
-    def wait_idle(self, seconds: float = 60) -> None:
+    def wait_idle(self, seconds: float = _PATIENCE) -> None:
         """Wait until the queue is empty and every node answers and is free.
 
         Raises:
@@ -241,7 +246,7 @@ class Cluster:
         """
         self.wait(lambda: not self.jobs() and set(self.nodes().values()) == {"idle"}, seconds)
 
-    def wait(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+    def wait(self, condition: Callable[[], bool], seconds: float = _PATIENCE) -> None:
         """Wait until something is so.
 
         Raises:

@@ -13,6 +13,7 @@ import pytest
 import submitit
 import torch
 
+from tests.conftest import PATIENCE
 from tests.slurm.cluster import NODES, Cluster
 
 # Jobs need not import the tests.
@@ -147,7 +148,7 @@ def test_nothing_outlives_the_owner(slurm, tmp_path):
         slurm.wait(lambda: any("sleep" in process.name() for process in below(owner)))
         processes = below(owner)
         owner.kill()
-    _, alive = psutil.wait_procs(processes, timeout=30)
+    _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
     assert not alive
 
 

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from nc_sweeps.tracking.lease import TAKEN_OVER, Worker, holders, is_alive
+from tests.conftest import PATIENCE
 
 HOLD = """
 import sys, time
@@ -18,7 +19,7 @@ from pathlib import Path
 from nc_sweeps.tracking.lease import Worker
 with Worker(Path(sys.argv[1]), float(sys.argv[2])) as worker:
     print(worker.claim("run"), flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 
@@ -83,7 +84,7 @@ def test_who_was_stopped_and_lost_its_runs_ends_when_it_wakes(tmp_path):
     with Worker(tmp_path, 0.6) as worker:
         assert worker.claim("run")
         process.send_signal(signal.SIGCONT)
-        assert process.wait(timeout=30) == TAKEN_OVER
+        assert process.wait(timeout=PATIENCE) == TAKEN_OVER
 
 
 def contend(sweep, barrier, runs, won):
@@ -106,7 +107,7 @@ def test_of_many_that_ask_at_once_one_wins(tmp_path, stale):
     children = [context.Process(target=contend, args=(tmp_path, barrier, runs, won)) for _ in range(processes)]
     for child in children:
         child.start()
-    winners = [won.get(timeout=120) for _ in range(runs)]
+    winners = [won.get(timeout=PATIENCE) for _ in range(runs)]
     for child in children:
         child.join()
     assert sorted(run for run, _ in winners) == list(range(runs))

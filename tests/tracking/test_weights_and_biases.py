@@ -16,7 +16,7 @@ from nc_sweeps.config import signature
 from nc_sweeps.tracking import published
 from nc_sweeps.tracking.store import RunStore, read_metrics, read_summary, run_directories
 from nc_sweeps.tracking.weights_and_biases import plain_key
-from tests.conftest import TINY, tiny
+from tests.conftest import PATIENCE, TINY, tiny
 from tests.tracking.wandb_server import Server
 
 BIN = Path(sys.executable).parent
@@ -39,7 +39,7 @@ def start(folder, *command, **variables):
 
 def run(folder, *command, **variables):
     process = start(folder, *command, **variables)
-    said, told = process.communicate(timeout=200)
+    said, told = process.communicate(timeout=PATIENCE)
     return subprocess.CompletedProcess(command, process.returncode, said, told)
 
 
@@ -148,7 +148,7 @@ def test_sync_writes_what_is_new_and_nothing_else(sweep):
         assert all(after[path] == before[path] for path in before if path.is_relative_to(other))
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=PATIENCE):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -168,7 +168,7 @@ def test_a_killed_and_resumed_run_is_one_run_even_if_the_companion_is_killed(tmp
     (companion,) = companions(first)
     first.kill()
     first.communicate()
-    companion.wait(60)  # nobody needs to look after it
+    companion.wait(PATIENCE)  # nobody needs to look after it
     (directory,) = run_directories(tmp_path / "results" / "sweep")
     assert read_summary(directory)["status"] == "running"
     assert not published.offline_folders(directory)
@@ -177,7 +177,7 @@ def test_a_killed_and_resumed_run_is_one_run_even_if_the_companion_is_killed(tmp
     wait_for(lambda: companions(second))
     for companion in companions(second):
         companion.kill()
-    said, told = second.communicate(timeout=120)
+    said, told = second.communicate(timeout=PATIENCE)
     assert second.returncode == 0, told
     assert "W&B: 1 run could not be published in time; nc-sweep sync results/sweep publishes them" in said
     assert read_summary(directory)["status"] == "completed"

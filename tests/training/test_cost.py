@@ -12,7 +12,7 @@ from nc_sweeps.data import load
 from nc_sweeps.dynamics.schedule import Schedule
 from nc_sweeps.training.calibration import measured_speed
 from nc_sweeps.training.cost import Size, available_bytes
-from tests.conftest import config_of
+from tests.conftest import PATIENCE, config_of
 
 #: Trains an ensemble and prints the bytes that it held at most, and the prediction.
 _MEASURE = """
@@ -59,7 +59,7 @@ def test_memory_is_predicted(runs, overrides):
     command = [sys.executable, "-c", _MEASURE, json.dumps([runs, *overrides, *SHORT])]
     # Large arrays go back to the system when they are freed: the process takes what it holds, every time the same.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**17)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=PATIENCE)
     taken, predicted = json.loads(done.stdout.splitlines()[-1])
     assert taken > 150 * 2**20
     assert 0.7 < predicted / taken < 1.3, (taken, predicted)

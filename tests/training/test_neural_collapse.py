@@ -27,6 +27,7 @@ from nc_sweeps.theory.certificate import certificate
 from nc_sweeps.training.each_once import each_once
 from nc_sweeps.training.neural_collapse import forward_pair
 from nc_sweeps.training.probe import Probe
+from tests.conftest import PATIENCE
 from tests.training.third_party import HELD_OUT, TRAIN, VALIDATION, ConvNet, loaders, train
 
 SPLITS = {"train": TRAIN.tensors, "val": tuple(Z[HELD_OUT] for Z in VALIDATION.tensors)}
@@ -154,7 +155,7 @@ def test_other_callbacks_find_the_values(tmp_path):
 def test_two_processes_have_the_values_of_one(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "tests.training.third_party", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     assert "self.log('nc" not in done.stderr  # no doubt about whether processes agree
     module = ConvNet().double()

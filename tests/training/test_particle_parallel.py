@@ -18,7 +18,7 @@ from nc_sweeps.models.shard import Shard
 from nc_sweeps.pack import Pack
 from nc_sweeps.tracking import manifest
 from nc_sweeps.tracking.store import read_metrics, read_summary
-from tests.conftest import Silence, tiny
+from tests.conftest import PATIENCE, Silence, tiny
 from tests.training.spread import BY_COMMAND, RUNS, STOPPED, job, start
 
 
@@ -36,7 +36,7 @@ def pair(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("pair")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "tests.training.spread", str(folder)]
-    return folder, subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    return folder, subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 @pytest.fixture(scope="module")
