@@ -171,7 +171,9 @@ class Watch:
         """Detach or cancel, as the user wishes; nobody to ask: this machine's jobs end, a cluster's stay."""
         choice = "d" if self.submission.place.outlives_launcher else "c"
         if by is signal.SIGINT and sys.stdin.isatty():
-            self.console.print("\\[d]etach and leave the jobs to themselves, or \\[c]ancel them? ", end="")
+            self.console.print(
+                "\\[d]etach and leave the jobs to themselves, or \\[c]ancel them? ", end="", highlight=False
+            )
             choice = (input() or choice).strip().lower()[:1]
         if choice == "c":
             self.submission.cancel()

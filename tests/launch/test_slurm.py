@@ -2,8 +2,12 @@
 
 import json
 import os
+import pty
+import select
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,7 @@ from polars.testing import assert_frame_equal
 
 import nc_sweeps
 from nc_sweeps.tracking.store import read_summary
-from tests.conftest import TINY
+from tests.conftest import PATIENCE, TINY
 from tests.slurm.cluster import NODES
 
 BIN = Path(sys.executable).parent
@@ -78,15 +82,15 @@ def test_preemption_a_crash_and_the_death_of_the_launcher_leave_no_trace(on_slur
         command("hydra/launcher=slurm", *CLUSTER, *long, *low),
         cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    on_slurm.wait(lambda: len(list(sweep.glob("*/checkpoint.safetensors"))) == 4, 120)
+    on_slurm.wait(lambda: len(list(sweep.glob("*/checkpoint.safetensors"))) == 4)
     on_slurm.run("sbatch", "--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
-    on_slurm.wait(lambda: restarts(on_slurm) == {"1"}, 120)
+    on_slurm.wait(lambda: restarts(on_slurm) == {"1"})
     launcher.kill()
     launcher.communicate()
     assert "completed" not in statuses(sweep)
     on_slurm.wait(lambda: set(on_slurm.jobs().values()) == {"RUNNING"})
     steps = progress(sweep)
-    on_slurm.wait(lambda: progress(sweep) > steps, 120)
+    on_slurm.wait(lambda: progress(sweep) > steps)
     node = on_slurm.run("squeue", "--noheader", "--format=%N").split()[0]
     on_slurm.crash(node)
     on_slurm.down(node)
@@ -95,6 +99,62 @@ def test_preemption_a_crash_and_the_death_of_the_launcher_leave_no_trace(on_slur
     assert statuses(sweep) == ["completed"] * 4
     assert_frame_equal(numbers(tmp_path), numbers(whole), rel_tol=1e-9, abs_tol=1e-13)
     on_slurm.start(node)
+
+
+class Terminal:
+    """A command that runs in a terminal of its own, in which somebody reads and types."""
+
+    def __init__(self, command, env, **options):
+        self._master, slave = pty.openpty()
+        options["env"] = env | {"TERM": "xterm-256color"}
+        streams = {"stdin": slave, "stdout": slave, "stderr": slave}
+        self.process = subprocess.Popen(["setsid", "--ctty", *command], **streams, **options)
+        os.close(slave)
+        self.said = ""
+
+    def read_until(self, text):
+        deadline = time.monotonic() + PATIENCE
+        while text not in self.said:
+            assert select.select([self._master], [], [], deadline - time.monotonic())[0], self.said
+            self.said += os.read(self._master, 4096).decode(errors="replace")
+
+    def type(self, keys):
+        os.write(self._master, keys.encode())
+
+    def close(self):
+        """Read to the end; return the exit code."""
+        with suppress(OSError):  # of a terminal that nobody writes to any more
+            while True:
+                self.said += os.read(self._master, 4096).decode(errors="replace")
+        os.close(self._master)
+        return self.process.wait(PATIENCE)
+
+
+def test_ctrl_c_asks_whether_to_detach_or_to_cancel(on_slurm, environment, tmp_path):
+    sweep = tmp_path / "results" / "sweep"
+    long = ["dynamics.horizon=100000000", "compute.checkpoint_seconds=0"]
+    question, ctrl_c = "[d]etach and leave the jobs to themselves, or [c]ancel them?", "\x03"
+
+    launcher = Terminal(command("hydra/launcher=slurm", *CLUSTER, *long), cwd=tmp_path, env=environment)
+    launcher.read_until("0/1 runs")
+    on_slurm.wait(lambda: list(sweep.glob("*/checkpoint.safetensors")))
+    launcher.type(ctrl_c)
+    launcher.read_until(question)
+    launcher.type("d\n")
+    assert launcher.close() == 1
+    assert "nc-train: detached; nc-sweep status" in launcher.said
+    assert list(on_slurm.jobs().values()) == ["RUNNING"]
+
+    attached = Terminal([str(BIN / "nc-sweep"), "attach", "results/sweep"], cwd=tmp_path, env=environment)
+    attached.read_until("0/1 runs")
+    attached.type(ctrl_c)
+    attached.read_until(question)
+    attached.type("c\n")
+    assert attached.close() == 1
+    assert "interrupted; the same command, or nc-sweep resume, goes on from here" in attached.said
+    assert on_slurm.jobs() == {}
+    assert statuses(sweep) == ["running"]
+    assert not list(sweep.glob(".leases"))
 
 
 def restarts(cluster):

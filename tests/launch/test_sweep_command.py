@@ -14,7 +14,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 import nc_sweeps
-from tests.conftest import TINY
+from tests.conftest import PATIENCE, TINY
 
 SWEEP = [
     "-m",
@@ -55,7 +55,7 @@ def assert_same_numbers(sweep, undisturbed):
     assert_frame_equal(nc_sweeps.load_sweep(sweep).drop("seconds"), undisturbed, rel_tol=1e-10, abs_tol=1e-13)
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=PATIENCE):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -127,11 +127,12 @@ def test_a_stopped_launcher_stops_its_workers_which_save(run_command, tmp_path, 
     launcher = subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: begun(sweep))
     launcher.send_signal(how)
-    _, errors = launcher.communicate(timeout=60)
+    _, errors = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 1
     assert "interrupted; the same command, or nc-sweep resume, goes on" in errors
     assert "Traceback" not in errors
     assert not workers(tmp_path)
+    assert not list(sweep.glob(".leases"))
     again = run_command(*SWEEP)
     assert again.returncode == 0, again.stderr
     assert_same_numbers(sweep, undisturbed)
@@ -147,7 +148,7 @@ def test_a_killed_worker_is_replaced_and_two_launchers_do_each_run_once(run_comm
     wait_for(lambda: begun(sweep))
     workers(tmp_path)[0].kill()
     for launcher in launchers:
-        _, errors = launcher.communicate(timeout=300)
+        _, errors = launcher.communicate(timeout=PATIENCE)
         assert launcher.returncode == 0, errors
     assert_same_numbers(sweep, undisturbed)
 
