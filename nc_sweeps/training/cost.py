@@ -36,9 +36,14 @@ _CLOUD_ARRAYS = 2
 _ACTIVATION_WORK = 20
 #: Numbers of a sample that take as long to gather as its place in a permutation to draw.
 _PLACE_WORK = 60
-#: Arrays as large as a deep network's parameters: these, their gradients and momenta, the gradient that a measurement
-#: adds up, its parts, and a checkpoint on its way to the disk.
-_DEEP_ARRAYS = 8
+#: Arrays as large as a deep network's parameters while samples are in it: these, their gradients and momenta, the
+#: gradient that a measurement adds up and that of these samples; and when all have passed, with the sum in one piece,
+#: its parts, and these with the weight decay.
+_PASSING_ARRAYS, _PASSED_ARRAYS = 5, 8
+#: Float64 scatter matrices of the features of two sets, one of which is being merged with that of a batch.
+_SCATTER_ARRAYS = 6
+#: Float64 arrays as large as the training inputs, of which the margin is found.
+_MARGIN_ARRAYS = 4
 #: Products of a row of a scatter matrix that take as long as a visit of a feature.
 _SCATTER_WORK = 8
 #: Bytes of activations that a measurement forms once and not twice: ``kWholeBytes`` of ``flow.cpp``.
@@ -228,9 +233,11 @@ class DeepSize(Size):
         """See :class:`Size`."""
         width = self.dtype.itemsize
         data = (self.samples + self.test_samples) * self.dimension * width
-        parameters = _DEEP_ARRAYS * self.parameters * width
-        passing = max(self.batch, min(AT_ONCE, self.samples)) * self.activations
-        return _ALWAYS + runs * (data + parameters + passing)
+        parameters = self.parameters * width
+        scatter = _SCATTER_ARRAYS * self.features**2 * _DOUBLE
+        passing = _PASSING_ARRAYS * parameters + max(self.batch, min(AT_ONCE, self.samples)) * self.activations
+        margin = _PASSING_ARRAYS * parameters + _MARGIN_ARRAYS * self.samples * self.dimension * _DOUBLE
+        return _ALWAYS + runs * (data + max(passing + scatter, _PASSED_ARRAYS * parameters + scatter, margin))
 
     @property
     def step_work(self) -> int:

@@ -1,6 +1,5 @@
 """A deep network as a Lightning module: its steps, its measurements and its state."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -75,9 +74,9 @@ class DeepModule(RunsModule):
         self.seed = seed
         self.step = step
         dtype = network.head.weight.dtype
-        inputs = _standardised(data)
-        for suffix, x, split in zip(("", "_test"), inputs, (data.train, data.test), strict=True):
-            self.register_buffer(f"X{suffix}", torch.from_numpy(x).to(dtype), persistent=False)
+        mean, deviation = _moments(data)
+        for suffix, split in (("", data.train), ("_test", data.test)):
+            self.register_buffer(f"X{suffix}", _standardised(split.x, mean, deviation).to(dtype), persistent=False)
             self.register_buffer(f"labels{suffix}", torch.from_numpy(split.labels), persistent=False)
         self._momenta = {name: torch.zeros_like(Z) for name, Z in network.named_parameters()}
         self._batches: MiniBatches | None = None
@@ -182,12 +181,17 @@ class DeepModule(RunsModule):
         return [diverged]
 
 
-def _standardised(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Training and test inputs."""
+def _moments(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel of the training inputs."""
     channels = data.shape[0] if len(data.shape) == 3 else 1
-    parts = [split.x.reshape(len(split.x), channels, -1) for split in (data.train, data.test)]
-    mean = parts[0].mean(axis=(0, 2), keepdims=True)
-    deviation = parts[0].std(axis=(0, 2), keepdims=True)
+    x = data.train.x.reshape(len(data.train.x), channels, -1)
+    deviation = x.std(axis=(0, 2), keepdims=True)
     deviation[deviation == 0.0] = 1.0
-    train, test = (((part - mean) / deviation).reshape(len(part), math.prod(data.shape)) for part in parts)
-    return train, test
+    return x.mean(axis=(0, 2), keepdims=True), deviation
+
+
+def _standardised(x: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> Float[Tensor, "n d"]:
+    """Inputs, in float64: one more array of their size."""
+    z = x.reshape(len(x), mean.shape[1], -1) - mean
+    z /= deviation
+    return torch.from_numpy(z.reshape(x.shape))

@@ -12,33 +12,43 @@ from nc_sweeps.data import load
 from nc_sweeps.dynamics.schedule import Schedule
 from nc_sweeps.training.calibration import measured_speed
 from nc_sweeps.training.cost import Size, available_bytes
-from tests.conftest import PATIENCE, config_of
+from tests.conftest import PATIENCE, TINY, config_of
 
-#: Trains an ensemble and prints the bytes that it held at most, and the prediction.
+#: Trains some runs of some overrides after another and prints the bytes that each held at most, and the prediction.
 _MEASURE = """
 import gc, json, sys
 from pathlib import Path
 from nc_sweeps.data import load
-from nc_sweeps.training.engine import Ensemble, Run
-from tests.conftest import config_of, tiny
+from nc_sweeps.training.engine import Run, trainings_of
+from tests.conftest import config_of
 from tests.training.test_engine import Memory
 
 def resident(field):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
 
-def runs(configs):
-    return [Run(config, load(config.dataset), Memory()) for config in configs]
+def training(*configs):
+    (found,) = trainings_of([Run(config, load(config.dataset), Memory()) for config in configs], None)
+    return found
 
-Ensemble(runs([tiny()])).train()  # what loads with the first ensemble belongs to none
-count, *overrides = json.loads(sys.argv[1])
-ensemble = Ensemble(runs([config_of(f"seed={seed}", *overrides) for seed in range(count)]))
-gc.collect()
-Path("/proc/self/clear_refs").write_text("5")
-before = resident("VmRSS")
-ensemble.train()
-print(json.dumps([resident("VmHWM") - before, ensemble.size.held_bytes(count, 2)]))
+for count, *overrides in json.loads(sys.argv[1]):
+    measured = training(*(config_of(f"seed={seed}", *overrides) for seed in range(count)))
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    measured.train()
+    print(json.dumps([resident("VmHWM") - before, measured.size.held_bytes(count, 2)]))
 """
+
+
+def taken_and_predicted(*trainings):
+    """Of each training, given as the number of its runs and their overrides."""
+    command = [sys.executable, "-c", _MEASURE, json.dumps(trainings)]
+    # Large arrays go back to the system when they are freed: the process takes what it holds, every time the same.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**17)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=PATIENCE)
+    return [json.loads(line) for line in done.stdout.splitlines()[-len(trainings) :]]
+
 
 SHORT = ["dynamics.horizon=2", "dynamics.horizon_unit=steps", "metrics.points=2", "compute.threads=2"]
 
@@ -56,13 +66,35 @@ SHORT = ["dynamics.horizon=2", "dynamics.horizon_unit=steps", "metrics.points=2"
 )
 def test_memory_is_predicted(runs, overrides):
     """Within 30 % of what ensembles of some hundred MiB hold."""
-    command = [sys.executable, "-c", _MEASURE, json.dumps([runs, *overrides, *SHORT])]
-    # Large arrays go back to the system when they are freed: the process takes what it holds, every time the same.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**17)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=PATIENCE)
-    taken, predicted = json.loads(done.stdout.splitlines()[-1])
+    # What loads with the first training belongs to none.
+    _, (taken, predicted) = taken_and_predicted([1, *TINY], [runs, *overrides, *SHORT])
     assert taken > 150 * 2**20
     assert 0.7 < predicted / taken < 1.3, (taken, predicted)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the resident set from /proc")
+def test_memory_of_deep_networks_is_predicted(mnist_dir):
+    """Within 30 %: a wide network, two of convolutions, and data whose margin takes more than the network."""
+    few = ["dataset.train_per_class=1", "dataset.test_per_class=1", "dynamics.batch_size=5"]
+    some = ["dataset.train_per_class=13", "dataset.test_per_class=1"]
+    cases = [
+        ["model=mlp", "model.hidden=[2048,2048]", *some],
+        ["model=resnet18", *some],
+        ["model=vgg11", *some],
+        [
+            "model=mlp",
+            "dataset.train_per_class=400",
+            "dataset.test_per_class=1",
+            "metrics.include=[data/margin]",
+            "optimized_metric=data/margin",
+        ],
+    ]
+    short = [1, "dynamics.horizon=1", "metrics.points=2", "compute.threads=1"]
+    mnist = ["dataset=mnist", f"data_dir={mnist_dir.absolute()}"]
+    first = [[*short, f"model={name}", "dataset=digits", *few] for name in ("mlp", "resnet18", "vgg11")]
+    measured = taken_and_predicted(*first, *([*short, *mnist, *case] for case in cases))[len(first) :]
+    assert all(taken > 80 * 2**20 for taken, _ in measured)
+    assert all(0.7 < predicted / taken < 1.3 for taken, predicted in measured), measured
 
 
 def test_sizes_are_those_of_the_run():
