@@ -94,7 +94,8 @@ MaxArraySize={max_array_size}
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=500
-SchedulerParameters=batch_sched_delay=0,bf_interval=2,sched_min_interval=100000
+# On a busy machine a launch may fail: such a job is tried again and not held.
+SchedulerParameters=batch_sched_delay=0,bf_interval=2,sched_min_interval=100000,nohold_on_prolog_fail
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 KillWait=10
