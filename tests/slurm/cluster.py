@@ -162,7 +162,8 @@ class Cluster:
         self._keepers: dict[str, list[subprocess.Popen[bytes]]] = {}
 
     def __enter__(self) -> Self:
-        self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+        # Wherever else temporary files go: the path of a socket, of each job step too, has 107 bytes at most.
+        self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
         self.environment = {
             "SLURM_CONF": str(self.folder / "slurm.conf"),
             "LD_PRELOAD": NSS_WRAPPER,

@@ -1,6 +1,7 @@
 """The cluster of the tests does what a cluster does, as seen by submitit."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -137,18 +138,20 @@ def test_parameters_decide(slurm):
         assert "preempt_send_user_signal" not in cluster.run("scontrol", "show", "config")
 
 
-def test_nothing_outlives_the_owner(slurm, tmp_path):
+def test_nothing_outlives_the_owner(slurm):
     command = [sys.executable, "-m", "tests.slurm.cluster"]
-    variables = os.environ | {"TMPDIR": str(tmp_path)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as owner:
-        exports = [owner.stdout.readline().removeprefix("export ").strip() for _ in slurm.environment]
-        environment = os.environ | dict(export.split("=", 1) for export in exports)
-        job = ["sbatch", "--output=/dev/null", "--wrap=sleep 600"]
-        subprocess.run(job, env=environment, check=True, capture_output=True)
-        slurm.wait(lambda: any("sleep" in process.name() for process in below(owner)))
-        processes = below(owner)
-        owner.kill()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        try:
+            exports = [owner.stdout.readline().removeprefix("export ").strip() for _ in slurm.environment]
+            environment = dict(export.split("=", 1) for export in exports)
+            job = ["sbatch", "--output=/dev/null", "--wrap=sleep 600"]
+            subprocess.run(job, env=os.environ | environment, check=True, capture_output=True)
+            slurm.wait(lambda: any("sleep" in process.name() for process in below(owner)))
+            processes = below(owner)
+        finally:
+            owner.kill()
     _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
+    shutil.rmtree(Path(environment["SLURM_CONF"]).parent)
     assert not alive
 
 
