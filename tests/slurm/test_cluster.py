@@ -65,6 +65,8 @@ class Work:
 def rank_sum() -> tuple[str, float]:
     """Master and sum of 1 + rank over the tasks of a job."""
     submitit.helpers.TorchDistributedEnvironment().export()
+    # submitit's port is often one of those that systems give to clients, and may be in use.
+    os.environ["MASTER_PORT"] = str(32_000 + int(os.environ["SLURM_JOB_ID"]) % 768)
     torch.distributed.init_process_group("gloo")
     value = torch.tensor(1.0 + torch.distributed.get_rank())
     torch.distributed.all_reduce(value)
