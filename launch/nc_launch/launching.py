@@ -82,7 +82,7 @@ def _plan(jobs: Sequence[Job], where: "Place", settings: dict[str, Any]) -> "Pla
     minutes = sum(len(kind.jobs) * kind.seconds for kind in kinds) / 60
     worth = math.ceil(minutes / settings["pack_minutes"]) if settings["pack_minutes"] else len(jobs)
     packs = packs_of(kinds, max(1, min(where.packs_at_once, worth, len(jobs))), settings["max_runs_per_pack"])
-    return Plan(packs, kinds, math.ceil(len(packs) / where.tasks_a_job))
+    return Plan(packs, kinds, len(where.dealt(range(len(packs)))), min(where.packs_at_once, len(packs)))
 
 
 def _placement(jobs: Sequence[Job], place: str) -> dict[str, int]:

@@ -69,8 +69,12 @@ class Place(ABC):
 
     @property
     def tasks_a_job(self) -> int:
-        """Packs that one job takes."""
+        """Processes of one job that take packs of their own."""
         return 1
+
+    @abstractmethod
+    def dealt(self, packs: Sequence[int]) -> list[tuple[int, ...]]:
+        """Packs of each job; its processes take them in turns."""
 
     @property
     def shares_packs(self) -> bool:
@@ -88,6 +92,11 @@ class ThisMachine(Place):
     def packs_at_once(self) -> int:
         """See :class:`Place`."""
         return max(1, len(_visible_gpus()) // int(self.settings["devices"]))
+
+    def dealt(self, packs: Sequence[int]) -> list[tuple[int, ...]]:
+        """See :class:`Place`; a worker takes one pack after another, so that no two share its device."""
+        workers = min(self.packs_at_once, len(packs))
+        return [tuple(packs[first::workers]) for first in range(workers)]
 
     def start(self, tasks: Sequence[Task], logs: Path) -> list[str]:
         """See :class:`Place`."""
@@ -144,6 +153,10 @@ class Slurm(Place):
     def tasks_a_job(self) -> int:
         """See :class:`Place`."""
         return 1 if self.shares_packs else max(1, int(self.settings["gpus_per_node"])) * int(self.settings["nodes"])
+
+    def dealt(self, packs: Sequence[int]) -> list[tuple[int, ...]]:
+        """See :class:`Place`; a process has one pack, and the queue the rest."""
+        return [tuple(packs[first : first + self.tasks_a_job]) for first in range(0, len(packs), self.tasks_a_job)]
 
     def start(self, tasks: Sequence[Task], logs: Path) -> list[str]:
         """See :class:`Place`."""

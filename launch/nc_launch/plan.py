@@ -40,11 +40,13 @@ class Plan:
         packs: runs of each worker.
         kinds: the same runs by shape.
         jobs: processes, or tasks of a job array, that take the packs.
+        at_once: packs that train at the same time.
     """
 
     packs: Sequence[Sequence[Job]]
     kinds: Sequence[Kind]
     jobs: int
+    at_once: int
 
     def table(self, done: int) -> Table:
         """The plan, a line a shape.
@@ -54,12 +56,12 @@ class Plan:
         """
         runs = sum(map(len, self.packs))
         hours = sum(len(kind.jobs) * kind.seconds for kind in self.kinds) / 3600
+        shared_out = f", {hours / self.at_once:.2g} with {self.at_once} packs at once" if self.at_once > 1 else ""
         table = Table(
             box=box.SIMPLE_HEAD,
             title=f"{counted(runs, 'run')} in {counted(len(self.packs), 'pack')}, {counted(self.jobs, 'job')}; "
             f"{done} done already",
-            caption=f"{hours:.2g} hours of one worker (or GPU) at the speed of this machine, "
-            f"{hours / len(self.packs):.2g} with all packs at once",
+            caption=f"{hours:.2g} hours of one worker (or GPU) at the speed of this machine{shared_out}",
         )
         for heading in ("network", "dimension", "features", "runs", "at once", "ensembles", "GiB", "hours"):
             table.add_column(heading, justify="right")

@@ -80,9 +80,7 @@ class Submission:
 
     def start(self, packs: Sequence[int]) -> None:
         """Start jobs for packs."""
-        size = self.place.tasks_a_job
-        shared = self.place.shares_packs
-        tasks = [Task(self.folder, tuple(packs[first : first + size]), shared) for first in range(0, len(packs), size)]
+        tasks = [Task(self.folder, own, self.place.shares_packs) for own in self.place.dealt(packs)]
         for pack in packs:
             report_path(self.folder, pack).unlink(missing_ok=True)
         with _environment(PYTHONPATH=str(self.folder / "code")):
@@ -140,7 +138,8 @@ class Submission:
     def log_of(self, pack: int) -> Path:
         """Where the latest job of a pack writes."""
         job = self.job_of(pack)
-        return self.folder / "logs" / f"{job}_{self.jobs[job].index(pack)}_log.err"
+        rank = self.jobs[job].index(pack) % self.place.tasks_a_job
+        return self.folder / "logs" / f"{job}_{rank}_log.err"
 
     def report(self, pack: int) -> dict[str, Any]:
         """How far a pack is; empty before it begins."""

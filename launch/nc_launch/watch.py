@@ -124,6 +124,9 @@ class Watch:
         restart = []
         for pack in packs:
             undone = self._undone(pack)
+            if self._was_in_line(pack):
+                restart.append(pack)
+                continue
             reached = (-len(undone), sum(self._step(name) for name in undone))
             ended = self.submission.place.end_of(self.submission.job_of(pack))
             if ended.startswith("cancelled"):
@@ -145,6 +148,11 @@ class Watch:
             self.console.print(f"pack {pack}: {ended}; going on with {counted(len(undone), 'run')}", highlight=False)
         if restart:
             self.submission.start(restart)
+
+    def _was_in_line(self, pack: int) -> bool:
+        """Whether its job ended at work on a pack before it."""
+        place = self.submission.jobs[self.submission.job_of(pack)].index(pack)
+        return place >= self.submission.place.tasks_a_job and not self.submission.report(pack)
 
     def _step(self, run: str) -> int:
         directory = self.sweep / run

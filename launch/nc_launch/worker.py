@@ -12,7 +12,7 @@ from typing import Any
 
 import submitit
 
-from nc_sweeps.interruption import InterruptedTraining
+from nc_sweeps.interruption import InterruptedTraining, Interruption
 from nc_sweeps.pack import Pack
 from nc_sweeps.tracking import files, manifest
 
@@ -72,12 +72,12 @@ class Report:
 
 @dataclass(frozen=True)
 class Task:
-    """One job of a submission; every process of the job takes a pack of its own.
+    """One job of a submission; its processes take the packs in turns, each one after another.
 
     Args:
         folder: of the submission.
         packs: their numbers.
-        is_shared: the processes share the particles of one pack instead.
+        is_shared: the processes share the particles of every pack instead.
     """
 
     folder: Path
@@ -92,10 +92,20 @@ class Task:
         """
         environment = submitit.JobEnvironment()
         rank = environment.global_rank
-        if not self.is_shared and rank >= len(self.packs):
-            return "done"
-        number = self.packs[0 if self.is_shared else rank]
-        path = report_path(self.folder, number)
+        # Signals that come between two packs count too.
+        with Interruption() as interruption:
+            for number in self.packs if self.is_shared else self.packs[rank :: environment.num_tasks]:
+                if not self._train(number, environment, interruption):
+                    break
+            else:
+                return "done"
+        if rank == 0 and environment.cluster == "slurm":
+            self._return(environment.job_id)
+        return "interrupted"
+
+    def _train(self, number: int, environment: submitit.JobEnvironment, interruption: Interruption) -> bool:
+        """Train a pack; return whether it came to its end."""
+        path, rank = report_path(self.folder, number), environment.global_rank
         report = Report(path.with_suffix(f".{rank}") if self.is_shared and rank > 0 else path)
         content = files.read_json(self.folder / "submission.json", {"manifest", "packs", "settings"})
         sweep = self.folder.parent.parent
@@ -103,14 +113,14 @@ class Task:
         log = environment.paths.stderr
         about = {"job": environment.job_id, "submission": self.folder.name, "pack": number}
         try:
+            if interruption.signal is not None:
+                raise InterruptedTraining(interruption.signal)
             Pack(jobs, content["settings"]["runs_per_gpu"], True, log, about).train(report)
         except InterruptedTraining:
             report.close("interrupted")
-            if rank == 0 and environment.cluster == "slurm":
-                self._return(environment.job_id)
-            return "interrupted"
+            return False
         report.close("done")
-        return "done"
+        return True
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What submitit puts back into the queue when a signal comes before training begins."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 import psutil
 import pytest
+from nc_launch.submission import submissions
 from polars.testing import assert_frame_equal
 
 import nc_sweeps
@@ -78,7 +79,7 @@ def begun(sweep):
 def test_a_dry_run_plans_and_leaves_nothing(run_command, tmp_path):
     done = run_command(*SWEEP, "hydra.launcher.dry_run=true", "hydra.launcher.max_runs_per_pack=3")
     assert done.returncode == 0, done.stderr
-    assert "4 runs in 2 packs, 2 jobs; 0 done already" in done.stdout
+    assert "4 runs in 2 packs, 1 job; 0 done already" in done.stdout
     assert "hours of one worker" in done.stdout
     assert {"60"} <= set(done.stdout.split())
     assert not list(tmp_path.glob("results/sweep/[!m]*"))
@@ -150,6 +151,21 @@ def test_a_killed_worker_is_replaced_and_two_launchers_do_each_run_once(run_comm
     for launcher in launchers:
         _, errors = launcher.communicate(timeout=PATIENCE)
         assert launcher.returncode == 0, errors
+    assert_same_numbers(sweep, undisturbed)
+
+
+def test_a_worker_takes_pack_after_pack_and_its_end_is_no_fault_of_those_in_line(tmp_path, undisturbed):
+    sweep = tmp_path / "results" / "sweep"
+    command = [sys.executable, "-m", "nc_sweeps", *SWEEP, "hydra.launcher.max_runs_per_pack=1"]
+    launcher = subprocess.Popen(command, cwd=tmp_path)
+    for begun_runs in (2, 3):
+        wait_for(lambda: len(list(sweep.glob("*/checkpoint.safetensors"))) == begun_runs)  # noqa: B023
+        (worker,) = workers(tmp_path)
+        worker.kill()
+        worker.wait()
+    assert launcher.wait(PATIENCE) == 0
+    (submission,) = submissions(sweep)
+    assert len(submission.jobs) == 3
     assert_same_numbers(sweep, undisturbed)
 
 

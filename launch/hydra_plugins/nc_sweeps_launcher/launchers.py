@@ -29,7 +29,7 @@ class PackedConf:
 
     Args:
         runs_per_gpu: runs of equal shape that train at once on a GPU, or on the processor; null: what memory holds.
-        max_runs_per_pack: most runs that one worker gets; null: no limit.
+        max_runs_per_pack: most runs in a pack; null: no limit.
         pack_minutes: predicted work, on this machine, below which no further worker is started.
         dry_run: print the plan and launch nothing.
         wait: false: launch, say how to come back, and leave.
