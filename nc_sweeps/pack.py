@@ -97,17 +97,14 @@ class Pack:
         return in_crew(compute, lambda train: self._lead(train, listener))
 
     def _lead(self, train: "Train", listener: Listener) -> list[float]:
-        from nc_sweeps.tracking.companion import following
         from nc_sweeps.tracking.lease import Worker
         from nc_sweeps.tracking.store import FINAL, RunStore, last_value
 
-        tracked = [job for job in self.jobs if job.config.tracking.name == "wandb"]
-        mode = tracked[0].config.tracking.mode if tracked else ""
         stores = {job.directory: RunStore(job.directory, job.config, job.overrides, self.log) for job in self.jobs}
         waiting = [store for store in stores.values() if store.status not in FINAL]
         if len(waiting) < len(stores):
             print(f"{len(stores) - len(waiting)} of {counted(len(stores), 'run')} done already", file=sys.stderr)
-        with following([job.directory for job in tracked], mode), Interruption() as interruption:
+        with Interruption() as interruption:
             for sweep, runs in groupby(waiting, lambda store: store.directory.parent):
                 with Worker(sweep, self.jobs[0].config.compute.lease_seconds, self.about) as worker:
                     self._train_all(list(runs), worker, _Training(train, interruption, listener))

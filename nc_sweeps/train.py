@@ -63,10 +63,12 @@ def train(config: DictConfig) -> float:
     from rich.console import Console
 
     from nc_sweeps.report.progress import PackProgress
+    from nc_sweeps.tracking.companion import following
 
+    leading = leads(job.config.compute.processes)
     is_new = not (job.directory / "summary.json").exists()
     try:
-        with PackProgress(Console(stderr=True)) as progress:
+        with following([job] if leading else []), PackProgress(Console(stderr=True)) as progress:
             return Pack([job]).train(progress)[0]
     except Exception as error:
         _remove_if_empty(job.directory)
@@ -75,7 +77,7 @@ def train(config: DictConfig) -> float:
             raise SystemExit(_line(error)) from error
         raise
     finally:
-        if is_new and leads(job.config.compute.processes) and (job.directory / "summary.json").exists():
+        if is_new and leading and (job.directory / "summary.json").exists():
             _record(job)
 
 

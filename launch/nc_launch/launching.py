@@ -37,6 +37,7 @@ def launch(
         LaunchError: the jobs cannot be started.
     """
     from nc_launch.places import PLACES
+    from nc_launch.plan import in_turn
     from nc_sweeps.tracking import manifest
     from nc_sweeps.tracking.store import FINAL, RunStore, environment
 
@@ -52,8 +53,8 @@ def launch(
         Console().print(_plan(waiting, where, settings).table(done))
         raise SystemExit(0)
     # One worker takes all: no need to know what that costs, which takes seconds to find out.
-    one = where.packs_at_once == 1 and settings["max_runs_per_pack"] is None
-    packs = [waiting] if one else _plan(waiting, where, settings).packs
+    one = where.packs_at_once == 1
+    packs = in_turn(waiting, settings["max_runs_per_pack"]) if one else _plan(waiting, where, settings).packs
 
     from nc_launch.submission import Submission
     from nc_launch.watch import detached, watch

@@ -95,12 +95,9 @@ def kinds_of(jobs: Sequence[Job], at_once: int | None) -> list[Kind]:
     from nc_sweeps.training.calibration import measured_speed
     from nc_sweeps.training.cost import Size, budget_bytes
 
-    groups: dict[str, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(ensemble_key(job.config), []).append(job)
     speed = measured_speed()
     kinds = []
-    for group in groups.values():
+    for group in _of_one_shape(jobs):
         config = group[0].config
         data = load(config.dataset)
         size = Size.of(config, data, Schedule.of(config.dynamics, len(data.train.labels)), 0)
@@ -127,5 +124,26 @@ def packs_of(kinds: Sequence[Kind], packs: int, max_runs: int | None) -> list[li
             middle = (before + kind.seconds / 2) / total if total > 0 else 0.0
             shares[min(int(middle * packs), packs - 1)].append(job)
             before += kind.seconds
-    most = max_runs or max(len(share) for share in shares)
-    return [share[start : start + most] for share in shares if share for start in range(0, len(share), most)]
+    return [pack for share in shares for pack in _cut(share, max_runs)]
+
+
+def in_turn(jobs: Sequence[Job], max_runs: int | None) -> list[list[Job]]:
+    """Packs for one worker, who takes them all whatever they cost; runs of one shape stay together.
+
+    Args:
+        jobs: the runs.
+        max_runs: most runs in a pack; None: no limit.
+    """
+    return _cut([job for group in _of_one_shape(jobs) for job in group], max_runs)
+
+
+def _of_one_shape(jobs: Sequence[Job]) -> list[list[Job]]:
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(ensemble_key(job.config), []).append(job)
+    return list(groups.values())
+
+
+def _cut(jobs: list[Job], most: int | None) -> list[list[Job]]:
+    size = most or max(1, len(jobs))
+    return [jobs[start : start + size] for start in range(0, len(jobs), size)]

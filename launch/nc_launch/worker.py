@@ -15,6 +15,7 @@ import submitit
 from nc_sweeps.interruption import InterruptedTraining, Interruption
 from nc_sweeps.pack import Pack
 from nc_sweeps.tracking import files, manifest
+from nc_sweeps.tracking.companion import following
 
 #: Seconds between two reports of a pack.
 _REPORT = 1.0
@@ -92,35 +93,32 @@ class Task:
         """
         environment = submitit.JobEnvironment()
         rank = environment.global_rank
-        # Signals that come between two packs count too.
-        with Interruption() as interruption:
-            for number in self.packs if self.is_shared else self.packs[rank :: environment.num_tasks]:
-                if not self._train(number, environment, interruption):
-                    break
-            else:
-                return "done"
-        if rank == 0 and environment.cluster == "slurm":
-            self._return(environment.job_id)
-        return "interrupted"
-
-    def _train(self, number: int, environment: submitit.JobEnvironment, interruption: Interruption) -> bool:
-        """Train a pack; return whether it came to its end."""
-        path, rank = report_path(self.folder, number), environment.global_rank
-        report = Report(path.with_suffix(f".{rank}") if self.is_shared and rank > 0 else path)
+        own = self.packs if self.is_shared else self.packs[rank :: environment.num_tasks]
         content = files.read_json(self.folder / "submission.json", {"manifest", "packs", "settings"})
         sweep = self.folder.parent.parent
-        jobs = manifest.jobs_of(sweep, sweep / content["manifest"], set(content["packs"][number]))
-        log = environment.paths.stderr
-        about = {"job": environment.job_id, "submission": self.folder.name, "pack": number}
+        names = {name for number in own for name in content["packs"][number]}
+        jobs = {job.directory.name: job for job in manifest.jobs_of(sweep, sweep / content["manifest"], names)}
+        speaks = rank == 0 or not self.is_shared
         try:
-            if interruption.signal is not None:
-                raise InterruptedTraining(interruption.signal)
-            Pack(jobs, content["settings"]["runs_per_gpu"], True, log, about).train(report)
+            # Signals that come between two packs count too.
+            with following(list(jobs.values()) if speaks else []), Interruption() as interruption:
+                for number in own:
+                    path = report_path(self.folder, number)
+                    report = Report(path if speaks else path.with_suffix(f".{rank}"))
+                    about = {"job": environment.job_id, "submission": self.folder.name, "pack": number}
+                    pack = Pack(
+                        [jobs[name] for name in content["packs"][number]],
+                        content["settings"]["runs_per_gpu"],
+                        isolate=True,
+                        log=environment.paths.stderr,
+                        about=about,
+                    )
+                    _train(pack, report, interruption)
         except InterruptedTraining:
-            report.close("interrupted")
-            return False
-        report.close("done")
-        return True
+            if rank == 0 and environment.cluster == "slurm":
+                self._return(environment.job_id)
+            return "interrupted"
+        return "done"
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What submitit puts back into the queue when a signal comes before training begins."""
@@ -148,6 +146,18 @@ class Task:
     def _is_running(self, number: int) -> bool:
         path = report_path(self.folder, number)
         return path.exists() and json.loads(path.read_bytes())["state"] in {"starting", "running"}
+
+
+def _train(pack: Pack, report: Report, interruption: Interruption) -> None:
+    """Train a pack, unless the process was told to stop before it."""
+    try:
+        if interruption.signal is not None:
+            raise InterruptedTraining(interruption.signal)
+        pack.train(report)
+    except InterruptedTraining:
+        report.close("interrupted")
+        raise
+    report.close("done")
 
 
 def report_path(folder: Path, pack: int) -> Path:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from nc_sweeps.errors import UserError
 from nc_sweeps.interruption import SIGNALS
+from nc_sweeps.job import Job
 from nc_sweeps.tracking.published import is_current, note_unpublished
 
 if TYPE_CHECKING:
@@ -37,16 +38,15 @@ _PATIENCE_INTERRUPTED = 3.0
 
 
 @contextmanager
-def following(runs: Sequence[Path], mode: str) -> Iterator[None]:
-    """Have runs published while the block trains them.
-
-    Args:
-        runs: folders of the runs; none: there is no companion.
-        mode: ``tracking.mode``.
+def following(jobs: Sequence[Job]) -> Iterator[None]:
+    """Have the runs that are tracked published while the block trains them; where there are none, there is no
+    companion.
     """
-    if not runs:
+    tracked = [job for job in jobs if job.config.tracking.name == "wandb"]
+    if not tracked:
         yield
         return
+    runs, mode = [job.directory for job in tracked], tracked[0].config.tracking.mode
     with TemporaryDirectory(prefix="nc-sweeps-wandb-", ignore_cleanup_errors=True) as scratch:
         command = [sys.executable, "-m", __name__, mode, *(str(run.absolute()) for run in runs)]
         environment = os.environ | {"TMPDIR": scratch}  # of wandb, which may be killed
