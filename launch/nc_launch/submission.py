@@ -2,7 +2,7 @@
 
 ====================  ================================================================================================
 ``submission.json``   settings of the launcher, the packs, the jobs that run them
-``code/``             the source as it was: later edits do not reach jobs that wait in a queue
+``code/``             the source as it was, and its commit: later edits do not reach jobs that wait in a queue
 ``logs/``             what submitit keeps of the jobs, and their output
 ``pack-<k>.json``     how far a pack is
 ``cancelled``         somebody wanted no more of it
@@ -25,6 +25,7 @@ from nc_launch.places import PLACES, Place
 from nc_launch.worker import Task, report_path
 from nc_sweeps.job import Job
 from nc_sweeps.tracking import files
+from nc_sweeps.tracking.store import COMMIT_FILE, environment
 
 _FOLDER = ".launch"
 #: What workers import.
@@ -162,6 +163,8 @@ def _freeze_code(folder: Path) -> list[str]:
         Copied files that no commit holds.
     """
     untracked = []
+    folder.mkdir()
+    (folder / COMMIT_FILE).write_text(environment()["git_commit"] or "")
     for name in _PACKAGES:
         spec = importlib.util.find_spec(name)
         assert spec is not None

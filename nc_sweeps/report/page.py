@@ -96,8 +96,9 @@ def _cards(digest: Digest) -> list[tuple[str, str]]:
         values = digest.runs[quantity.field].drop_nulls().to_list()
         if quantity.name in {"nc1/train", "nc1/test", "error/test"} and values:
             cards.append((f"{quantity.title}, best … worst", f"{min(values):.2g} … {max(values):.2g}"))
-    seconds = digest.runs["seconds"].cast(pl.Float64).sum()
-    cards.append(("training, runs added up", f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds:.0f} s"))
+    # Runs that train together share their seconds, so that a sum would count them many times.
+    seconds = max(digest.runs["seconds"].drop_nulls(), default=0.0)
+    cards.append(("training, longest run", f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds:.0f} s"))
     return cards
 
 

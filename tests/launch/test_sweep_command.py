@@ -15,6 +15,7 @@ from nc_launch.submission import submissions
 from polars.testing import assert_frame_equal
 
 import nc_sweeps
+from nc_sweeps.tracking.store import environment, read_summary
 from tests.conftest import PATIENCE, TINY
 
 SWEEP = [
@@ -181,6 +182,13 @@ def test_a_run_that_kills_its_worker_fails_alone(run_command, tmp_path):
     assert "failed: results/sweep/" in " ".join(done.stdout.split())
     statuses = {json.loads(path.read_text())["status"] for path in tmp_path.glob("results/sweep/*/summary.json")}
     assert statuses == {"completed", "failed"}
+
+
+def test_runs_know_the_commit_of_the_code_that_was_frozen_for_them(undisturbed_sweep):
+    commits = {
+        read_summary(path.parent)["environment"]["git_commit"] for path in undisturbed_sweep.glob("*/summary.json")
+    }
+    assert commits == {environment()["git_commit"]}
 
 
 def test_errors_are_one_line(nc_sweep):
