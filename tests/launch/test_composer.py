@@ -76,3 +76,15 @@ def test_no_composed_config_is_shared(loader):
         assert config.seed == 1
         config.seed = 5
     assert composer.compose(["seed=2"]).seed == 2
+
+
+def test_a_named_sweep_is_composed_once(loader, monkeypatch):
+    master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
+    composed = []
+    compose = loader.load_sweep_config
+    monkeypatch.setattr(loader, "load_sweep_config", lambda *job: composed.append(job) or compose(*job))
+    composer = SweepComposer(loader, master)
+    directories = {composer.run(["name=question", f"width.particles={width}", "seed=1"])[1] for width in range(5, 9)}
+    assert len(directories) == 4
+    assert {directory.parent.name for directory in directories} == {"question"}
+    assert len(composed) == 1

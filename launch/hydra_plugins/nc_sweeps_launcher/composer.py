@@ -102,8 +102,7 @@ class SweepComposer:
             variations = Variations(config)
             run = variations.parse({}, task_overrides(config))
             directory = output_directory(deepcopy(config))
-            plain = not any(self._is_value(o) and o.key_or_group.split(".")[0] in _PLACES for o in parsed)
-            named = directory.name == signature(run) and plain and not _has_doubles(parsed)
+            named = directory.name == signature(run) and not _has_doubles(parsed)
             self._bases[files] = _Base(config, variations, directory.parent if named else None)
             return run, directory
         base = self._bases[files]
@@ -120,10 +119,11 @@ class SweepComposer:
         return tuple(o.key_or_group if self._is_value(o) else str(o.input_line) for o in parsed)
 
     def _is_value(self, override: Override) -> bool:
-        """Whether an override sets a number or a word and chooses no file."""
+        """Whether an override sets a number or a word, and chooses neither a file nor where a sweep lies."""
         plain = override.type is OverrideType.CHANGE and override.package is None
         scalar = not isinstance(override.value(), dict | list)
-        return plain and scalar and not self._is_group(override.key_or_group)
+        key = override.key_or_group
+        return plain and scalar and key.split(".")[0] not in _PLACES and not self._is_group(key)
 
 
 #: Keys that may move the folder of a sweep.

@@ -3,7 +3,6 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrid
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from hydra_plugins.nc_sweeps_launcher.composer import SweepComposer, output_directory
+from hydra_plugins.nc_sweeps_launcher.composer import SweepComposer
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 if TYPE_CHECKING:
@@ -145,12 +144,11 @@ class _PackLauncher(Launcher):
 
         assert self.composer is not None
         config = self.composer.compose(overrides)
-        with open_dict(config):
+        with read_write(config), open_dict(config):
             config.hydra.job.id = config.hydra.job.num = index
-        output_directory(config)
-        task_config = deepcopy(config)
-        with read_write(task_config), open_dict(task_config):
-            del task_config["hydra"]
+            config.hydra.runtime.output_dir = str(job.directory)
+        task_config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        OmegaConf.set_struct(task_config, True)
         result = JobReturn(
             overrides=list(overrides),
             cfg=task_config,
