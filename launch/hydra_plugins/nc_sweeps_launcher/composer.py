@@ -4,12 +4,13 @@ Hydra reads and merges every file of the configuration for every job, and does s
 be composed, once to launch them. The jobs of a sweep differ in a few values.
 """
 
+import pickle
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.hydra_config import HydraConfig
@@ -79,7 +80,7 @@ class SweepComposer:
         base = self._bases.get(self._files(overrides))
         if base is None or _has_doubles(parsed):
             return self._loader.load_sweep_config(self._master, list(overrides))
-        config = deepcopy(base.config)
+        (config,) = copies(base.config, 1)
         self._loader._apply_overrides_to_config([o for o in parsed if self._is_value(o)], config)
         given = [o for o in parsed if not o.is_hydra_override()]
         config.hydra.overrides.task = [o.input_line for o in given]
@@ -133,6 +134,12 @@ _PLACES = {"hydra", "output_dir", "name"}
 def _has_doubles(overrides: Sequence[Override]) -> bool:
     """Whether a key is set twice, so that the order matters."""
     return len({o.key_or_group for o in overrides}) < len(overrides)
+
+
+def copies(config: DictConfig, number: int) -> list[DictConfig]:
+    """Deep copies, each in a fraction of the time that ``deepcopy`` takes."""
+    pickled = pickle.dumps(config)
+    return [cast(DictConfig, pickle.loads(pickled)) for _ in range(number)]
 
 
 def task_overrides(config: DictConfig) -> list[str]:

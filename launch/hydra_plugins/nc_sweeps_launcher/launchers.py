@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrid
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from hydra_plugins.nc_sweeps_launcher.composer import SweepComposer
+from hydra_plugins.nc_sweeps_launcher.composer import SweepComposer, copies
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 if TYPE_CHECKING:
@@ -147,12 +147,16 @@ class _PackLauncher(Launcher):
         with read_write(config), open_dict(config):
             config.hydra.job.id = config.hydra.job.num = index
             config.hydra.runtime.output_dir = str(job.directory)
-        task_config = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        OmegaConf.set_struct(task_config, True)
+        task_config, hydra_config = copies(config, 2)
+        with read_write(task_config), open_dict(task_config):
+            del task_config["hydra"]
+        with read_write(hydra_config), open_dict(hydra_config):
+            for key in task_config:
+                del hydra_config[key]
         result = JobReturn(
             overrides=list(overrides),
             cfg=task_config,
-            hydra_cfg=OmegaConf.masked_copy(config, ["hydra"]),
+            hydra_cfg=hydra_config,
             working_dir=str(job.directory),
             task_name=config.hydra.job.name,
             status=JobStatus.COMPLETED,
