@@ -18,7 +18,7 @@ _SWEEP = ["width.particles=64,256,1024,4096", "separation.margin=-0.1,0.05,0.2,0
 COMMANDS: dict[str, tuple[list[str], int]] = {
     "nc-train, one run of one step": ([NC_TRAIN, "dynamics.horizon=1"], 0),
     "nc-train -m, 64 runs of one step": (
-        [NC_TRAIN, "-m", "hydra/launcher=packed", *_SWEEP, "dynamics.horizon=1"],
+        [NC_TRAIN, "-m", "hydra/launcher=packed", "name=startup", *_SWEEP, "dynamics.horizon=1"],
         0,
     ),
     "nc-train --help": ([NC_TRAIN, "--help"], 0),

@@ -73,8 +73,8 @@ def workers(folder):
     return found
 
 
-def begun(sweep):
-    return len(list(sweep.glob("*/checkpoint.safetensors"))) == 4
+def begun(sweep, runs=4):
+    return len(list(sweep.glob("*/checkpoint.safetensors"))) == runs
 
 
 def test_a_dry_run_plans_and_leaves_nothing(run_command, tmp_path):
@@ -159,8 +159,8 @@ def test_a_worker_takes_pack_after_pack_and_its_end_is_no_fault_of_those_in_line
     sweep = tmp_path / "results" / "sweep"
     command = [sys.executable, "-m", "nc_sweeps", *SWEEP, "hydra.launcher.max_runs_per_pack=1"]
     launcher = subprocess.Popen(command, cwd=tmp_path)
-    for begun_runs in (2, 3):
-        wait_for(lambda: len(list(sweep.glob("*/checkpoint.safetensors"))) == begun_runs)  # noqa: B023
+    for runs in (2, 3):
+        wait_for(lambda runs=runs: begun(sweep, runs) and workers(tmp_path))
         (worker,) = workers(tmp_path)
         worker.kill()
         worker.wait()
