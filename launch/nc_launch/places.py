@@ -106,7 +106,7 @@ class ThisMachine(Place):
             executor = LocalExecutor(logs)
             executor.update_parameters(timeout_min=_MINUTES_A_YEAR)
             if gpus:
-                first = number % self.packs_at_once * own
+                first = number * own
                 visible = gpus[first : first + own]
                 executor.update_parameters(gpus_per_node=len(visible), visible_gpus=visible)
             with _apart_from_the_terminal(logs / "controllers.log"):

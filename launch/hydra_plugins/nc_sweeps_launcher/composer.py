@@ -6,7 +6,6 @@ be composed, once to launch them. The jobs of a sweep differ in a few values.
 
 import pickle
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_d
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 
 from nc_sweeps.config import RunConfig, Variations, signature
 
@@ -102,7 +101,7 @@ class SweepComposer:
             config = self._loader.load_sweep_config(self._master, list(overrides))
             variations = Variations(config)
             run = variations.parse({}, task_overrides(config))
-            directory = output_directory(deepcopy(config))
+            directory = output_directory(*copies(config, 1))
             named = directory.name == signature(run) and not _has_doubles(parsed)
             self._bases[files] = _Base(config, variations, directory.parent if named else None)
             return run, directory
@@ -148,13 +147,10 @@ def task_overrides(config: DictConfig) -> list[str]:
 
 
 def output_directory(config: DictConfig) -> Path:
-    """Where :func:`hydra.core.utils.run_job` would have a job of a sweep work; entered in the config."""
+    """Where :func:`hydra.core.utils.run_job` would have a job of a sweep work. Hydra seals the config in passing."""
     previous = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)
     try:
-        directory = Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)).absolute()
+        return Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)).absolute()
     finally:
         HydraConfig.instance().cfg = previous
-    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-        config.hydra.runtime.output_dir = str(directory)
-    return directory
