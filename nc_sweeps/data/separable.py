@@ -6,10 +6,11 @@ positive; τ = 0 is the touching point.
 """
 
 import math
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import truncnorm
+from scipy.special import log_ndtr, ndtr, ndtri_exp
 
 from nc_sweeps.data.split import Split
 from nc_sweeps.errors import DataError
@@ -105,9 +106,21 @@ def _proposal(
     if kappa == 0.0:
         return generator.uniform(lower, upper, shape)
     scale = math.sqrt(0.5 / kappa)
-    return truncnorm.rvs(lower / scale, upper / scale, scale=scale, size=shape, random_state=generator)
+    a, b = lower / scale, upper / scale
+    # Inverts the upper tail by its logarithm, which keeps its digits however far out [a, b] lies. SciPy's truncnorm is
+    # the same, but computes for every sample what is the same for all: fifteen times slower.
+    tail = np.logaddexp(log_ndtr(-b), np.log1p(-generator.random(shape)) + _log_mass(a, b))
+    return -scale * ndtri_exp(tail)
 
 
+def _log_mass(a: float, b: float) -> float:
+    """Logarithm of the standard normal mass of [a, b], for b > 0."""
+    if a <= 0.0:
+        return math.log1p(-ndtr(a) - ndtr(-b))
+    return float(log_ndtr(-a) + math.log1p(-math.exp(log_ndtr(-b) - log_ndtr(-a))))
+
+
+@cache
 def _typical_square(h: float, q: int, lower: float, upper: float) -> float:
     """Fixed point of s₀ = q·E z² under the proposal that s₀ itself defines."""
     s0 = q / (q + 2 * h + 2)
@@ -117,8 +130,9 @@ def _typical_square(h: float, q: int, lower: float, upper: float) -> float:
         scale = math.sqrt(0.5 * (1.0 - s0) / h)
         a, b = lower / scale, upper / scale
         # E z² of a standard normal truncated to [a, b], whose density at the ends is f: 1 + a f(a) − b f(b).
-        f_a, f_b = truncnorm.pdf(np.array([a, b]), a, b)
-        s0 = min(q * scale**2 * float(1.0 + a * f_a - b * f_b), 1.0 - 1e-9)
+        log_mass = 0.5 * math.log(2.0 * math.pi) + _log_mass(a, b)
+        f_a, f_b = (math.exp(-0.5 * z * z - log_mass) for z in (a, b))
+        s0 = min(q * scale**2 * (1.0 + a * f_a - b * f_b), 1.0 - 1e-9)
     return s0
 
 
