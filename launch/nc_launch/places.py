@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 import subprocess
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,6 +59,10 @@ class Place(ABC):
     @abstractmethod
     def states(self, jobs: Sequence[str]) -> dict[str, str]:
         """Jobs that wait or run, with a word on each. What is missing has ended."""
+
+    def wait(self, jobs: Sequence[str], seconds: float) -> None:  # noqa: ARG002
+        """Let so much time pass, or less: until all jobs have ended, where that can be seen at once."""
+        time.sleep(seconds)
 
     @abstractmethod
     def cancel(self, jobs: Sequence[str]) -> None:
@@ -116,6 +121,10 @@ class ThisMachine(Place):
     def states(self, jobs: Sequence[str]) -> dict[str, str]:
         """See :class:`Place`."""
         return {job: "running" for job in jobs if self._process(job) is not None}
+
+    def wait(self, jobs: Sequence[str], seconds: float) -> None:
+        """See :class:`Place`."""
+        psutil.wait_procs([process for job in jobs if (process := self._process(job)) is not None], seconds)
 
     def cancel(self, jobs: Sequence[str]) -> None:
         """See :class:`Place`."""

@@ -21,7 +21,7 @@ from nc_sweeps.wording import counted
 
 #: States in which nobody will go on with a run by himself.
 CLOSED = (*FINAL, "failed")
-#: Seconds between two looks at the queue and the reports.
+#: Seconds between two looks at the queue and the reports, unless all jobs end before.
 _LOOK = 1.0
 #: Looks at the queue at which a job must be missing before it is believed to have ended.
 _MISSES = 2
@@ -79,7 +79,7 @@ class Watch:
         try:
             with SweepView(self.console) as view:
                 while self._look(view):
-                    time.sleep(_LOOK)
+                    self.submission.place.wait(list(self.submission.jobs), _LOOK)
         except _Stop as stop:
             return stop.signal
         finally:
