@@ -15,6 +15,7 @@ from rich.console import Console
 from nc_launch.submission import Submission
 from nc_launch.view import SweepView
 from nc_sweeps.job import Job
+from nc_sweeps.report.ready import get_ready
 from nc_sweeps.tracking import manifest
 from nc_sweeps.tracking.store import FINAL, RunStore, read_summary
 from nc_sweeps.wording import counted
@@ -78,6 +79,8 @@ class Watch:
         before = {number: signal.signal(number, _raise_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with SweepView(self.console) as view:
+                # The workers, too, load their libraries now, and whoever waits is shown the results in the end.
+                get_ready()
                 while self._look(view):
                     self.submission.place.wait(list(self.submission.jobs), _LOOK)
         except _Stop as stop:
