@@ -51,10 +51,9 @@ class Chart:
     def specification(self) -> dict[str, Any]:
         """Vega-Lite, as wide as the place it is put into."""
         # That the charts are valid is for the tests to find out; it takes a second.
-        picture = self.picture.properties(description=self.description)
-        specification: dict[str, Any] = picture.to_dict(validate=False)
+        specification: dict[str, Any] = self.picture.to_dict(validate=False)
         del specification["config"]
-        return specification
+        return specification | {"description": self.description}
 
 
 def theme(name: str) -> dict[str, Any]:
@@ -106,8 +105,8 @@ def curve(digest: Digest, quantity: Quantity) -> Chart:
             alt.Tooltip("runs:Q"),
         ]
         layers.append(alt.Chart().mark_point(size=60, opacity=0).encode(x=x, y=y, tooltip=tips, **encodings))
-    picture = (
-        alt.layer(*layers, data=alt.NamedData(DATA))
+    rows = (
+        alt.Chart()
         .transform_filter(_defined(value, quantity.logarithmic) + " && datum.time > 0")
         .transform_calculate(level=f"log({value})" if quantity.logarithmic else value)
         .transform_aggregate(
@@ -119,8 +118,8 @@ def curve(digest: Digest, quantity: Quantity) -> Chart:
             groupby=[*groups, "point"],
         )
         .transform_calculate(value="exp(datum.level)" if quantity.logarithmic else "datum.level")
-        .properties(width="container", height=340)
     )
+    picture = _over(rows, layers, height=340)
     fields = ["point", "time", *groups, quantity.field]
     return Chart(f"curve-{quantity.field}", quantity.title, f"{quantity.title} against time", "curves", fields, picture)
 
@@ -171,8 +170,8 @@ def heat_map(quantity: Quantity, x: Axis, y: Axis) -> Chart:
             color=alt.condition("datum.share > 0.55", alt.value("#111111"), alt.value("#ffffff")),
         )
     )
-    picture = (
-        alt.layer(cells, numbers, data=alt.NamedData(DATA))
+    rows = (
+        alt.Chart()
         .transform_filter(_defined(value, quantity.logarithmic))
         .transform_calculate(level=f"log({value})" if quantity.logarithmic else value)
         .transform_aggregate(level="mean(level)", runs="count()", groupby=[x.field, y.field])
@@ -184,8 +183,8 @@ def heat_map(quantity: Quantity, x: Axis, y: Axis) -> Chart:
             share="(datum.level - datum.low) / (datum.high - datum.low)",
         )
         .transform_calculate(label="format(datum.value, datum.value && abs(datum.value) < 1e-3 ? '.1~e' : '.2~g')")
-        .properties(width="container", height=max(120, min(360, 42 * len(y.values))))
     )
+    picture = _over(rows, [cells, numbers], height=max(120, min(360, 42 * len(y.values))))
     description = f"{quantity.title} at the end, heat map of {y.title} and {x.title}"
     fields = [x.field, y.field, quantity.field]
     return Chart(f"end-{quantity.field}", quantity.title, description, "runs", fields, picture)
@@ -210,8 +209,8 @@ def _profile(quantity: Quantity, x: Axis, group: Axis | None) -> Chart:
     if group is None or group.is_discrete:
         layers.append(alt.Chart().mark_line(strokeWidth=1.8).encode(x=across, y=up, **colour))
     groupby: list[Any] = [axis.field for axis in (x, group) if axis]
-    picture = (
-        alt.layer(*layers, data=alt.NamedData(DATA))
+    rows = (
+        alt.Chart()
         .transform_filter(_defined(value, quantity.logarithmic))
         .transform_calculate(level=f"log({value})" if quantity.logarithmic else value)
         .transform_aggregate(
@@ -222,8 +221,8 @@ def _profile(quantity: Quantity, x: Axis, group: Axis | None) -> Chart:
             groupby=groupby,
         )
         .transform_calculate(value="exp(datum.level)" if quantity.logarithmic else "datum.level")
-        .properties(width="container", height=240)
     )
+    picture = _over(rows, layers, height=240)
     description = f"{quantity.title} at the end against {x.title}"
     return Chart(f"end-{quantity.field}", quantity.title, description, "runs", [*groupby, quantity.field], picture)
 
@@ -249,11 +248,10 @@ def against(digest: Digest, x: Quantity, y: Quantity, name: str) -> Chart:
         .mark_line(strokeDash=[4, 3], strokeWidth=1, color="#888888")
         .encode(x=_x("both", x.title), y=_y("both", y.title, True))
     )
-    picture = (
-        alt.layer(equal, points, data=alt.NamedData(DATA))
-        .transform_filter(f"{_defined(f'datum[{x.field!r}]', True)} && {_defined(f'datum[{y.field!r}]', True)}")
-        .properties(width="container", height=280)
+    rows = alt.Chart().transform_filter(
+        f"{_defined(f'datum[{x.field!r}]', True)} && {_defined(f'datum[{y.field!r}]', True)}"
     )
+    picture = _over(rows, [equal, points], height=280)
     title = f"{y.title} against {x.title}"
     return Chart(name, title, f"{title}, a point a run", "runs", [*fields, x.field, y.field], picture)
 
@@ -270,6 +268,12 @@ def all_charts(digest: Digest) -> list[Chart]:
         if {x, y} <= known.keys():
             charts.append(against(digest, known[x], known[y], name))
     return charts
+
+
+def _over(rows: alt.Chart, layers: Sequence[alt.Chart], height: int) -> alt.LayerChart | alt.FacetChart:
+    """Layers over what a chart without any makes of the rows: for every step after them Altair would copy them all."""
+    transform = rows.transform
+    return alt.layer(*layers, data=alt.NamedData(DATA), transform=transform, width="container", height=height)
 
 
 def _has_values(digest: Digest, quantity: Quantity) -> bool:
