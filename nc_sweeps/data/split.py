@@ -1,11 +1,11 @@
 """What every data set is made of: labelled samples, as rows."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from nc_sweeps.data import separability
 
@@ -42,5 +42,11 @@ class Dataset:
     def margin(self) -> float:
         """Largest margin of the training set; see :mod:`nc_sweeps.data.separability`."""
         # Small products in NumPy: threads that meet those of torch cost ten times what they gain.
-        with threadpool_limits(1):
+        with _libraries().limit(limits=1):
             return separability.margin(self.train.x, self.train.labels, self.classes)
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """The libraries with threads that this process has loaded, looked up once: that takes as long as a margin."""
+    return ThreadpoolController()
