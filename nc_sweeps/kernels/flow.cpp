@@ -43,12 +43,15 @@ template <typename T, int lanes = kLanes<T>> using Vector = typename VectorOf<T,
 template <typename T> constexpr int kPanel = 2 * kLanes<T>;  // samples, or input dimensions, of a panel
 constexpr int kTile = 6;                                     // particles of a tile: 12 accumulators in 16 registers
 
+constexpr long kDrawn = 4 * kTile;                           // particles whose noise is drawn at once
+
 constexpr long kCacheBytes = 128 << 10;   // of a block of U, and of a block of X, in the second-level cache
+constexpr int kPanelsAtOnce = 8;          // whose activations are between two steps of the forward pass
 constexpr int kDeltaPanels = 24;          // whose deltas are held at once, in the first-level cache
 constexpr long kUnitTiles = 4;            // of a unit, at least
 constexpr long kMostUnits = 64;
 constexpr long kUnitElements = 1 << 22;   // of the partial sums of all units
-constexpr long kActivationBytes = 3 << 19;  // of a block of samples, more where that would be too few of them:
+constexpr long kActivationBytes = 4 << 20;  // of a block of samples, more where that would be too few of them:
 constexpr long kFewestPanels = 6;           // too little work between two threads' meetings, ...
 constexpr long kSamplesAnInput = 2;         // ... or too little for what it costs to go through the gradients again
 constexpr long kWholeBytes = 12 << 20;      // of the activations of all samples, where they are used again; in the last cache
@@ -123,47 +126,32 @@ inline Vector<float, 8> minimum(Vector<float, 8> x, float most) { return _mm256_
 template <typename V> inline V maximum(V x, Element<V> least) { return x > least ? x : V{} + least; }
 template <typename V> inline V minimum(V x, Element<V> most) { return x < most ? x : V{} + most; }
 
-// One operation after the other for several vectors in turn: the chain of operations of one is longer than what a processor
-// looks ahead.
-template <typename V, int count, typename F> inline void each(V (&x)[count], F of) {
-#pragma GCC unroll 16
-  for (int i = 0; i < count; ++i) of(x[i], i);
-}
-
-// x = e^(factor x), accurate to the rounding of factor x.
-template <typename V, int count> inline void exponentiate(V (&x)[count], Element<V> factor) {
+// 2^x.
+template <typename V> inline V power_of_two(V x) {
   using T = Element<V>;
   using R = Real<T>;
-  V shifted[count], sum[count];
-  each(x, [&](V& y, int) { y = minimum(maximum(y * T(factor * M_LOG2E), -R::largest_power), R::largest_power); });
-  each(shifted, [&](V& whole, int i) { whole = x[i] + R::shift; });
-  each(x, [&](V& rest, int i) { rest -= shifted[i] - R::shift; });
-  each(sum, [&](V& y, int) { y = V{} + T(kPowerOfTwo<T>.coefficients[R::power_terms]); });
+  constexpr auto& c = kPowerOfTwo<T>.coefficients;
+  x = minimum(maximum(x, -R::largest_power), R::largest_power);
+  const V shifted = x + R::shift, rest = x - (shifted - R::shift);
+  V sum = V{} + T(c[R::power_terms]);
 #pragma GCC unroll 16
-  for (int k = R::power_terms - 1; k >= 0; --k)
-    each(sum, [&](V& y, int i) { y = y * x[i] + T(kPowerOfTwo<T>.coefficients[k]); });
+  for (int k = R::power_terms - 1; k >= 0; --k) sum = sum * rest + T(c[k]);
   // The low bits of the shifted number are the whole one; moved into the exponent they multiply by its power of two.
-  each(x, [&](V& y, int i) { y = bits_of<V>(bits_of<Integers<V>>(sum[i]) + (bits_of<Integers<V>>(shifted[i]) << R::mantissa)); });
+  return bits_of<V>(bits_of<Integers<V>>(sum) + (bits_of<Integers<V>>(shifted) << R::mantissa));
 }
 
-template <typename V> inline V exponential(V x, Element<V> factor) {
-  V only[1] = {x};
-  exponentiate(only, factor);
-  return only[0];
-}
+// e^x, accurate to the rounding of x.
+template <typename V> inline V exponential(V x) { return power_of_two(x * Element<V>(M_LOG2E)); }
 
-// x = 1/x, for x from 1 on.
-template <typename V, int count> inline void invert(V (&x)[count]) {
+// a/x, for x from 1 on.
+template <typename V> inline V quotient(Element<V> a, V x) {
 #if defined(__AVX2__)
   if constexpr (std::is_same_v<V, Vector<float, 8>>) {  // an estimate and a step of Newton's: a division takes twice as long
-    V estimate[count];
-    each(estimate, [&](V& y, int i) { y = _mm256_rcp_ps(x[i]); });
-    each(x, [&](V& y, int i) { y = 2 - y * estimate[i]; });
-    each(x, [&](V& y, int i) { y *= estimate[i]; });
-    return;
+    const V estimate = _mm256_rcp_ps(x);
+    return (a * estimate) * (2 - x * estimate);
   }
 #endif
-  each(x, [](V& y, int) { y = 1 / y; });
+  return a / x;
 }
 
 // Natural logarithm of positive numbers, as 2 artanh((m - 1)/(m + 1)) of a mantissa m in [1/sqrt 2, sqrt 2).
@@ -205,6 +193,13 @@ template <typename T> inline T dot(const T* a, const T* b, long size) {
   return sum_of_lanes(sums) + rest;
 }
 
+// Calls of(zero, k) for the vectors that begin at k = 0, kLanes, ... and for single numbers after the last of `size`.
+template <typename T, typename Of> inline void in_vectors(long size, Of of) {
+  long k = 0;
+  for (; k + kLanes<T> <= size; k += kLanes<T>) of(Vector<T>{}, k);
+  for (; k < size; ++k) of(T{}, k);
+}
+
 template <typename V> inline V square_root(V x) {
   Element<V> lanes[sizeof(V) / sizeof(Element<V>)];
   store(lanes, x);
@@ -214,7 +209,7 @@ template <typename V> inline V square_root(V x) {
 
 // ---- Noise: the numbers of nc_sweeps/counters.py ---------------------------------------------------------------------
 
-constexpr int kCounters = 8;
+constexpr int kCounters = 8, kAtOnce = 2;  // counters in a vector, and vectors of them
 using Words = Vector<uint32_t, kCounters>;
 
 inline void wide_product(Words a, uint32_t factor, Words& high, Words& low) {
@@ -231,15 +226,18 @@ inline void wide_product(Words a, uint32_t factor, Words& high, Words& low) {
 #endif
 }
 
-// Philox 4x32-10 (Salmon et al. 2011), in place.
-inline void philox(Words c[4], uint64_t seed) {
+// Philox 4x32-10 (Salmon et al. 2011), in place: round by round, each of which waits for the one before it.
+inline void philox(Words (&counters)[kAtOnce][4], uint64_t seed) {
   uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
 #pragma GCC unroll 10
   for (int round = 0; round < 10; ++round) {
-    Words high0, low0, high2, low2;
-    wide_product(c[0], 0xD2511F53u, high0, low0);
-    wide_product(c[2], 0xCD9E8D57u, high2, low2);
-    c[0] = high2 ^ c[1] ^ k0, c[1] = low2, c[2] = high0 ^ c[3] ^ k1, c[3] = low0;
+#pragma GCC unroll 2
+    for (auto& c : counters) {
+      Words high0, low0, high2, low2;
+      wide_product(c[0], 0xD2511F53u, high0, low0);
+      wide_product(c[2], 0xCD9E8D57u, high2, low2);
+      c[0] = high2 ^ c[1] ^ k0, c[1] = low2, c[2] = high0 ^ c[3] ^ k1, c[3] = low0;
+    }
     k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
   }
 }
@@ -277,62 +275,65 @@ template <typename T> inline void box_muller(Words radius_word, Words angle_word
 constexpr uint32_t kNoiseStream = 2;  // counters.Stream.NOISE
 
 // Normals of `rows` particles from `first` on, `blocks` groups of four numbers each, rows one after another. Writes up to
-// kCounters groups beyond the last.
+// kAtOnce * kCounters groups beyond the last.
 template <typename T> void normals(uint64_t seed, uint64_t step, long first, long rows, long blocks, T* out) {
   const uint32_t all = uint32_t(blocks);
   Words block{}, row{};
   for (uint32_t l = 0; l < kCounters; ++l) block[l] = l % all, row[l] = uint32_t(first) + l / all;
-  for (long start = 0; start < rows * blocks; start += kCounters, out += 4 * kCounters) {
-    Words counter[4] = {block, row, Words{} + uint32_t(step), Words{} + (kNoiseStream | uint32_t(step >> 32) << 8)};
-    block += kCounters % all, row += kCounters / all;
-    const Words carry = block >= all ? Words{} + 1 : Words{};
-    block -= carry * all, row += carry;
-    philox(counter, seed);
-    T z[4][kCounters];
-    box_muller<T>(counter[0], counter[1], z[0], z[1]);
-    box_muller<T>(counter[2], counter[3], z[2], z[3]);
-    for (int l = 0; l < kCounters; ++l)
-      for (int m = 0; m < 4; ++m) out[4 * l + m] = z[m][l];
+  for (long start = 0; start < rows * blocks; start += kAtOnce * kCounters) {
+    Words counters[kAtOnce][4];
+    for (auto& c : counters) {
+      c[0] = block, c[1] = row, c[2] = Words{} + uint32_t(step), c[3] = Words{} + (kNoiseStream | uint32_t(step >> 32) << 8);
+      block += kCounters % all, row += kCounters / all;
+      const Words carry = block >= all ? Words{} + 1 : Words{};
+      block -= carry * all, row += carry;
+    }
+    philox(counters, seed);
+    for (const auto& c : counters) {
+      T z[4][kCounters];
+      box_muller<T>(c[0], c[1], z[0], z[1]);
+      box_muller<T>(c[2], c[3], z[2], z[3]);
+      for (int l = 0; l < kCounters; ++l, out += 4)
+        for (int m = 0; m < 4; ++m) out[m] = z[m][l];
+    }
   }
 }
 
-// ---- Activations: the values, in place, and the slope as a function of the value ------------------------------------
+// ---- Activations ----------------------------------------------------------------------------------------------------
+//
+// Of z as two functions, second(first(scale z)): each is a short chain of operations, of which a processor then has many
+// in hand at a time. The slope is one of the value.
 
 struct Tanh {
-  template <typename V, int count> static void values(V (&z)[count]) {
-    exponentiate(z, 2);
-    each(z, [](V& y, int) { y += 1; });
-    invert(z);
-    each(z, [](V& y, int) { y = 1 - 2 * y; });
-  }
+  static constexpr double scale = 2 * M_LOG2E;
+  template <typename V> static V first(V z) { return power_of_two(z); }
+  template <typename V> static V last(V power) { return 1 - quotient(2, 1 + power); }
   template <typename V> static V slope(V s) { return 1 - s * s; }
 };
 struct Sigmoid {
-  template <typename V, int count> static void values(V (&z)[count]) {
-    exponentiate(z, -1);
-    each(z, [](V& y, int) { y += 1; });
-    invert(z);
-  }
+  static constexpr double scale = -M_LOG2E;
+  template <typename V> static V first(V z) { return power_of_two(z); }
+  template <typename V> static V last(V power) { return quotient(1, 1 + power); }
   template <typename V> static V slope(V s) { return s - s * s; }
 };
 struct Relu {
-  template <typename V, int count> static void values(V (&z)[count]) {
-    each(z, [](V& y, int) { y = maximum(y, 0); });
-  }
+  static constexpr double scale = 1;
+  template <typename V> static V first(V z) { return z; }
+  template <typename V> static V last(V z) { return maximum(z, 0); }
   template <typename V> static V slope(V s) { return s > 0 ? V{} + 1 : V{}; }
 };
 struct Softplus {
+  static constexpr double scale = 1;
+  template <typename V> static V first(V z) { return z; }
   // log(1 + e^z) = max(z, 0) + log(1 + e^-|z|), of which the logarithm keeps its digits by log(1+x) = x log(1+x)/((1+x)-1).
-  template <typename V, int count> static void values(V (&z)[count]) {
-    each(z, [](V& y, int) {
-      const V x = exponential(y > 0 ? y : -y, -1), more = 1 + x, grown = more - 1;
-      y = maximum(y, 0) + (grown == 0 ? x : logarithm(more) * (x / grown));
-    });
+  template <typename V> static V last(V z) {
+    const V x = exponential(z > 0 ? -z : z), more = 1 + x, grown = more - 1;
+    return maximum(z, 0) + (grown == 0 ? x : logarithm(more) * (x / grown));
   }
   // 1 - e^-s, which loses its digits for small s, where it is s - s^2/2 + s^3/6 - ...
   template <typename V> static V slope(V s) {
     const V series = s * (1 - s / 2 * (1 - s / 3 * (1 - s / 4 * (1 - s / 5 * (1 - s / 6)))));
-    return s < Element<V>(sizeof(Element<V>) == 4 ? 0.1 : 0.003) ? series : 1 - exponential(s, -1);
+    return s < Element<V>(sizeof(Element<V>) == 4 ? 0.1 : 0.003) ? series : 1 - exponential(-s);
   }
 };
 
@@ -456,7 +457,7 @@ struct Team {
 };
 
 // Inputs, and values a sample (targets or residuals), of the chosen samples (all, in order, without `chosen`) into panels.
-template <typename T>
+template <typename Act, typename T>
 void pack(const Workspace<T>& w, const Team& team, const T* X, const T* values, T* into, const int64_t* chosen, long n) {
   constexpr int panel = kPanel<T>;
   const long d = w.shape.d, q = w.shape.columns, padded_n = w.at.sample_panels * panel;
@@ -465,7 +466,7 @@ void pack(const Workspace<T>& w, const Team& team, const T* X, const T* values, 
       const long position = i * panel + l, sample = position < n ? (chosen ? chosen[position] : position) : -1;
       const T* const x = sample < 0 ? nullptr : X + sample * d;
       T* const column = w.by_sample + i * d * panel + l;
-      for (long k = 0; k < d; ++k) column[k * panel] = x ? x[k] : T(0);
+      for (long k = 0; k < d; ++k) column[k * panel] = x ? x[k] * T(Act::scale) : T(0);
       if (w.by_input)
         for (long k = 0; k < d; ++k)
           w.by_input[(k / panel * padded_n + position) * panel + k % panel] = x ? x[k] : T(0);
@@ -486,20 +487,41 @@ template <typename T> inline void tile_rows(const T* U, const Shape& s, long til
   for (int j = 0; j < kTile; ++j) rows[j] = U + std::min(tile * kTile + j, s.N - 1) * s.d;
 }
 
-// S of a tile and a panel, into rows of a panel.
-template <typename Act, typename T, typename V = Vector<T>>
-inline void activate(const T* const rows[kTile], const T* inputs, long d, T* S) {
-  V z[2][kTile] = {};
-  for (long k = 0; k < d; ++k, inputs += kPanel<T>) {
-    const V x0 = load<V>(inputs), x1 = load<V>(inputs + kLanes<T>);
+// S of a tile and some panels, a panel after the other, into rows of a panel. z: room for as many numbers, or S.
+template <typename Act, typename T>
+inline void activate(const T* const rows[kTile], const T* inputs, long d, long panels, T* z, T* S) {
+  using V = Vector<T>;
+  constexpr int L = kLanes<T>, panel = kPanel<T>;
+  for (long i = 0; i < panels; ++i) {
+    V sum[2][kTile] = {};
+    for (long k = 0; k < d; ++k, inputs += panel) {
+      const V x0 = load<V>(inputs), x1 = load<V>(inputs + L);
 #pragma GCC unroll 8
-    for (int j = 0; j < kTile; ++j) z[0][j] += rows[j][k] * x0, z[1][j] += rows[j][k] * x1;
-  }
+      for (int j = 0; j < kTile; ++j) sum[0][j] += rows[j][k] * x0, sum[1][j] += rows[j][k] * x1;
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < kTile; ++j)
 #pragma GCC unroll 2
-  for (int half = 0; half < 2; ++half) {
-    Act::values(z[half]);
+      for (int half = 0; half < 2; ++half) store(z + (i * kTile + j) * panel + half * L, Act::first(sum[half][j]));
+  }
+  for (long k = 0; k < panels * kTile * panel; k += L) store(S + k, Act::last(load<V>(z + k)));
+}
+
+// Adds S times what is averaged of a tile to the sums of some panels.
+template <typename T> inline void add_tile(const T* S, long panels, const T* columns, long q, T* sums) {
+  using V = Vector<T>;
+  constexpr int L = kLanes<T>, panel = kPanel<T>;
+  for (long c = 0; c < q; ++c, columns += kTile) {
+    V column[kTile];
+    for (int j = 0; j < kTile; ++j) column[j] = V{} + columns[j];
+    for (long i = 0; i < panels; ++i) {
+      const T* const s = S + i * kTile * panel;
+      T* const sum = sums + (i * q + c) * panel;
+      V f0 = load<V>(sum), f1 = load<V>(sum + L);
 #pragma GCC unroll 8
-    for (int j = 0; j < kTile; ++j) store(S + j * kPanel<T> + half * kLanes<T>, z[half][j]);
+      for (int j = 0; j < kTile; ++j) f0 += column[j] * load<V>(s + j * panel), f1 += column[j] * load<V>(s + j * panel + L);
+      store(sum, f0), store(sum + L, f1);
+    }
   }
 }
 
@@ -507,13 +529,12 @@ inline void activate(const T* const rows[kTile], const T* inputs, long d, T* S) 
 // activations are those that the workspace keeps.
 template <typename Act, typename T>
 void forward(const Workspace<T>& w, const T* U, const T* averaged, long unit, long block, bool again = false) {
-  using V = Vector<T>;
-  constexpr int L = kLanes<T>, panel = kPanel<T>;
+  constexpr int panel = kPanel<T>;
   const Shape& s = w.shape;
   const long q = s.averaged, begin = w.at.first_panel(block), end = w.at.first_panel(block + 1);
   const long cached_panels = std::max(1l, kCacheBytes / long(s.d * panel * sizeof(T)));
   const long first = w.at.first_tile(unit), last = w.at.first_tile(unit + 1);
-  alignas(kVectorBytes) T local[kTile * panel];
+  alignas(kVectorBytes) T local[kPanelsAtOnce * kTile * panel];
   T* const sums = w.unit_sums(unit);
   std::fill_n(sums, (end - begin) * q * panel, T(0));
   for (long tiles = first; tiles < last; tiles += w.at.tiles_a_block)
@@ -521,20 +542,12 @@ void forward(const Workspace<T>& w, const T* U, const T* averaged, long unit, lo
       for (long tile = tiles; tile < std::min(last, tiles + w.at.tiles_a_block); ++tile) {
         const T* rows[kTile];
         tile_rows(U, s, tile, rows);
-        const T* const columns = averaged + tile * q * kTile;
-        for (long i = start; i < std::min(end, start + cached_panels); ++i) {
+        const long stop = std::min(end, start + cached_panels);
+        for (long i = start; i < stop; i += kPanelsAtOnce) {
+          const long panels = std::min<long>(kPanelsAtOnce, stop - i);
           T* const S = w.activations ? w.tile_activations(tile) + (i - begin) * kTile * panel : local;
-          if (!again) activate<Act>(rows, w.by_sample + i * s.d * panel, s.d, S);
-          for (long c = 0; c < q; ++c) {
-            T* const sum = sums + ((i - begin) * q + c) * panel;
-            V f0 = load<V>(sum), f1 = load<V>(sum + L);
-#pragma GCC unroll 8
-            for (int j = 0; j < kTile; ++j) {
-              const T column = columns[c * kTile + j];
-              f0 += column * load<V>(S + j * panel), f1 += column * load<V>(S + j * panel + L);
-            }
-            store(sum, f0), store(sum + L, f1);
-          }
+          if (!again) activate<Act>(rows, w.by_sample + i * s.d * panel, s.d, panels, local, S);
+          add_tile(S, panels, averaged + tile * q * kTile, q, sums + (i - begin) * q * panel);
         }
       }
 }
@@ -636,8 +649,7 @@ void backward(const Workspace<T>& w, const T* U, long unit, long block, Emit emi
         if (!w.activations) {
           const T* rows[kTile];
           tile_rows(U, w.shape, tile, rows);
-          for (long i = 0; i < panels; ++i)
-            activate<Act>(rows, w.by_sample + (start + i) * w.shape.d * panel, w.shape.d, S + i * kTile * panel);
+          activate<Act>(rows, w.by_sample + start * w.shape.d * panel, w.shape.d, panels, S, S);
         }
         deltas<Act>(w, tile, start, panels, S, delta.data(), lanes.data());
         for (int j = 0; j < kTile; ++j)
@@ -723,7 +735,7 @@ template <typename Act, typename T> void particle_sums(const NcNetworks& a, cons
   const Shape shape{a.n, a.d, a.N, a.columns};
   for_each_run<T>(a.runs, a.threads, [&] { return new Workspace<T>(shape, true, false); },
                   [&](long run, const Team& team, const Workspace<T>& w) {
-    pack<T>(w, team, of_run<T>(a.X, run, a.X_stride), nullptr, nullptr, nullptr, a.n);
+    pack<Act, T>(w, team, of_run<T>(a.X, run, a.X_stride), nullptr, nullptr, nullptr, a.n);
     pack_columns(w, team, Z + run * a.N * a.columns);
     team.meet();
     const T* const U = of_run<T>(a.U, run, a.N * a.d);
@@ -742,7 +754,7 @@ template <typename Act, typename T> void sample_sums(const NcNetworks& a, const 
   const Shape shape{a.n, a.d, a.N, q};
   for_each_run<T>(a.runs, a.threads, [&] { return new Workspace<T>(shape, false, true); },
                   [&](long run, const Team& team, const Workspace<T>& w) {
-    pack<T>(w, team, of_run<T>(a.X, run, a.X_stride), r + run * a.n * q, w.residual, nullptr, a.n);
+    pack<Act, T>(w, team, of_run<T>(a.X, run, a.X_stride), r + run * a.n * q, w.residual, nullptr, a.n);
     pack_columns(w, team, B + run * a.N * q);
     team.meet();
     const long width = w.at.input_panels * kPanel<T>;
@@ -843,7 +855,7 @@ template <typename Act, typename T> class Flow {
 
  private:
   void take(const int64_t* chosen, long samples) {
-    pack<T>(w_, team_, of_run<T>(a_.X, run_, a_.X_stride), of_run<T>(f_.Y, run_, f_.Y_stride), w_.targets, chosen, samples);
+    pack<Act, T>(w_, team_, of_run<T>(a_.X, run_, a_.X_stride), of_run<T>(f_.Y, run_, f_.Y_stride), w_.targets, chosen, samples);
     team_.meet();
   }
 
@@ -909,38 +921,42 @@ template <typename Act, typename T> class Flow {
     const double* const coefficients = f_.particles + 3 * run_;
     const T growth = T(coefficients[0]), rate = T(coefficients[1]), noise = T(coefficients[2]);
     const long p = f_.p, d = a_.d, blocks = ceil_div(p + d, 4), width = w_.at.input_panels * kPanel<T>;
+    const long begin = w_.at.first_tile(unit) * kTile, end = std::min(w_.at.first_tile(unit + 1) * kTile, a_.N);
     static thread_local std::vector<T> xi;
-    xi.resize(4 * (kTile * blocks + kCounters));
+    xi.resize(4 * (kDrawn * blocks + kAtOnce * kCounters));
     if (noise == 0) std::fill(xi.begin(), xi.end(), T(0));
-    static thread_local std::vector<T> slope;
-    slope.resize(p);
+    static thread_local std::vector<T> slopes;
+    slopes.resize(p);
     T* const head = w_.head_sums + unit * p * q_;
     if (block == 0) std::fill_n(head, p * q_, T(0));
     backward<Act>(w_, U_, unit, block, [&](long first, long count, const T* gradient, const T* z) {
-      if (noise != 0) normals(uint64_t(f_.seeds[run_]), uint64_t(step), first, count, blocks, xi.data());
-      T* const g = slope.data();
-      for (long j = 0; j < count; ++j, gradient += width, z += q_) {
-        const T* const value = second_layer(first + j);
-        std::fill_n(g, p, T(0));
-        for (long c = 0; c < q_; ++c) {
-          const T* const w = w_.head + c * p;
-          T* const sum = head + c * p;
-#pragma omp simd
-          for (long k = 0; k < p; ++k) g[k] += z[c] * w[k], sum[k] += value[k] * z[c];
-        }
+      const long drawn = (first - begin) % kDrawn;
+      if (noise != 0 && drawn == 0)
+        normals(uint64_t(f_.seeds[run_]), uint64_t(step), first, std::min(kDrawn, end - first), blocks, xi.data());
+      const T* normal = xi.data() + drawn * 4 * blocks;
+      for (long j = 0; j < count; ++j, gradient += width, z += q_, normal += 4 * blocks) {
         T *const a = A_ + (first + j) * p, *const u = U_ + (first + j) * d;
-        if (truncated_)
-          for (long k = 0; k < p; ++k) g[k] *= truncation_.slope(a[k]);
-        move(a, g, xi.data() + j * blocks * 4, p, growth, rate, noise);
-        move(u, gradient, xi.data() + j * blocks * 4 + p, d, growth, rate, noise);
+        const T* const value = second_layer(first + j);
+        if (truncated_) std::transform(a, a + p, slopes.begin(), [&](T at) { return truncation_.slope(at); });
+        // The increment is summed before it is added: parameters are rounded once a step.
+        const auto moved = [&](auto at, auto g, auto xi) { return at + (growth * at - rate * g + noise * xi); };
+        in_vectors<T>(p, [&](auto of, long k) {
+          using V = decltype(of);
+          V g{};
+          for (long c = 0; c < q_; ++c) {
+            T* const sum = head + c * p + k;
+            g += z[c] * load<V>(w_.head + c * p + k);
+            store(sum, V(load<V>(sum) + load<V>(value + k) * z[c]));
+          }
+          if (truncated_) g *= load<V>(slopes.data() + k);
+          store(a + k, V(moved(load<V>(a + k), g, load<V>(normal + k))));
+        });
+        in_vectors<T>(d, [&](auto of, long k) {
+          using V = decltype(of);
+          store(u + k, V(moved(load<V>(u + k), load<V>(gradient + k), load<V>(normal + p + k))));
+        });
       }
     });
-  }
-
-  // The increment is summed before it is added: parameters are rounded once a step.
-  static void move(T* z, const T* g, const T* xi, long size, T growth, T rate, T noise) {
-#pragma omp simd
-    for (long k = 0; k < size; ++k) z[k] += growth * z[k] - rate * g[k] + noise * xi[k];
   }
 
   void transpose_head() {
