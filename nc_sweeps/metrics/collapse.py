@@ -24,8 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nc_sweeps.metrics.centring import centred
-from nc_sweeps.metrics.statistics import ClassStatistics, mean_deviations
+from nc_sweeps.metrics.statistics import ClassStatistics
 
 
 def nc1(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
@@ -53,7 +52,7 @@ def nc1_pseudo_inverse(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
     """
     counts = statistics.counts
     samples = counts.sum(dim=-1)
-    C = (counts / samples.unsqueeze(-1)).sqrt().unsqueeze(-1) * mean_deviations(statistics)  # Σ_B = CᵀC
+    C = (counts / samples.unsqueeze(-1)).sqrt().unsqueeze(-1) * statistics.deviations  # Σ_B = CᵀC
     # LAPACK refuses a whole batch for one infinity or NaN; those runs get rank 0.
     C = C.where(C.isfinite().flatten(-2).all(dim=-1)[..., None, None], 0.0)
     _, singular, directions = torch.linalg.svd(C, full_matrices=False)
@@ -87,14 +86,14 @@ def nc2_norm_variation(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
     r""":math:`\operatorname{std}_k \|\tilde\mu_k\| / \operatorname{mean}_k \|\tilde\mu_k\|`, with the standard
     deviation of a population: equinorm to a simplex. NaN when all class means are equal or a class has no sample.
     """
-    return _norm_variation(_centred_means(statistics))
+    return _norm_variation(statistics.centred_M)
 
 
 def nc2_simplex_angle(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
     r""":math:`\operatorname{mean}_{k \ne l} |\cos(\tilde\mu_k, \tilde\mu_l) + 1/(q - 1)|`: equiangular to a simplex.
     NaN when a centred class mean vanishes or a class has no sample.
     """
-    means = _centred_means(statistics)
+    means = statistics.centred_M
     return _mean_off_diagonal((_cosines(means) + 1.0 / means.new_tensor(means.shape[-2] - 1)).abs())
 
 
@@ -102,7 +101,7 @@ def nc2_simplex_distance(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
     r""":math:`\|\tilde M\tilde M^\top / \|\tilde M\tilde M^\top\|_F - (I - 11^\top/q)/\sqrt{q - 1}\|_F`: norms and
     angles in one number. NaN when all class means are equal or a class has no sample.
     """
-    means = _unit(_centred_means(statistics))
+    means = _unit(statistics.centred_M)
     return _norm(_unit(means @ means.mT) - _simplex(means))
 
 
@@ -111,21 +110,21 @@ def nc2_frame_norm_variation(statistics: ClassStatistics) -> Float[Tensor, "*run
     population: equinorm to an orthogonal frame, which square loss without bias gives. NaN when all class means are
     zero or a class has no sample.
     """
-    return _norm_variation(_means(statistics))
+    return _norm_variation(statistics.M)
 
 
 def nc2_frame_angle(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
     r""":math:`\operatorname{mean}_{k \ne l} |\cos(\mu_k, \mu_l)|`: orthogonal. NaN when a class mean is zero or a class
     has no sample.
     """
-    return _mean_off_diagonal(_cosines(_means(statistics)).abs())
+    return _mean_off_diagonal(_cosines(statistics.M).abs())
 
 
 def nc2_frame_distance(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
     r""":math:`\|M M^\top / \|M M^\top\|_F - I/\sqrt q\|_F`: norms and angles in one number. NaN when all class
     means are zero or a class has no sample.
     """
-    means = _unit(_means(statistics))
+    means = _unit(statistics.M)
     identity = torch.eye(means.shape[-2], dtype=means.dtype, device=means.device)
     return _norm(_unit(means @ means.mT) - _unit(identity))
 
@@ -134,14 +133,14 @@ def nc3_duality(statistics: ClassStatistics, W: Float[Tensor, "*run p q"]) -> Fl
     r""":math:`\|W^\top/\|W\|_F - \tilde M/\|\tilde M\|_F\|_F` (Papyan, Han, Donoho 2020). NaN when W = 0, all
     class means are equal or a class has no sample.
     """
-    return _norm(_unit(W.double().mT) - _unit(_centred_means(statistics)))
+    return _norm(_unit(W.double().mT) - _unit(statistics.centred_M))
 
 
 def nc3_frame_duality(statistics: ClassStatistics, W: Float[Tensor, "*run p q"]) -> Float[Tensor, "*run"]:
     r""":math:`\|W^\top/\|W\|_F - M/\|M\|_F\|_F`: duality to the means as they are, for heads without bias. NaN when
     W = 0, all class means are zero or a class has no sample.
     """
-    return _norm(_unit(W.double().mT) - _unit(_means(statistics)))
+    return _norm(_unit(W.double().mT) - _unit(statistics.M))
 
 
 def nc3_misalignment(statistics: ClassStatistics, W: Float[Tensor, "*run p q"]) -> Float[Tensor, "*run"]:
@@ -149,7 +148,7 @@ def nc3_misalignment(statistics: ClassStatistics, W: Float[Tensor, "*run p q"]) 
     centred class mean vanishes or a class has no sample.
     """
     # 1 − cos(u, v) = ‖u/‖u‖ − v/‖v‖‖²/2, without the cancellation.
-    difference = _unit_rows(W.double().mT) - _unit_rows(_centred_means(statistics))
+    difference = _unit_rows(W.double().mT) - _unit_rows(statistics.centred_M)
     return difference.square().sum(dim=-1).mean(dim=-1) / 2
 
 
@@ -157,7 +156,7 @@ def nc3_product_distance(statistics: ClassStatistics, W: Float[Tensor, "*run p q
     r""":math:`\|\tilde M W/\|\tilde M W\|_F - (I - 11^\top/q)/\sqrt{q - 1}\|_F` (Zhu et al. 2021). NaN when
     :math:`\tilde M W = 0` or a class has no sample.
     """
-    means = _unit(_centred_means(statistics))
+    means = _unit(statistics.centred_M)
     return _norm(_unit(means @ _unit(W.double())) - _simplex(means))
 
 
@@ -195,7 +194,7 @@ def disagreements(
 
 def _within_and_between(statistics: ClassStatistics) -> tuple[Float[Tensor, "*run"], Float[Tensor, "*run"]]:
     r""":math:`\|H_w\|_F^2 = n\operatorname{tr}\Sigma_W` and :math:`\|H_b\|_F^2 = n\operatorname{tr}\Sigma_B`."""
-    distances = mean_deviations(statistics).square().sum(dim=-1)
+    distances = statistics.deviations.square().sum(dim=-1)
     return statistics.sums_of_squares.sum(dim=-1), (statistics.counts * distances).sum(dim=-1)
 
 
@@ -211,16 +210,6 @@ def _pairwise_variance(
     distances = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist").square()
     ratios = (variances.unsqueeze(-1) + variances.unsqueeze(-2)) / (2.0 * distances)
     return ratios.where(distances != 0.0, torch.nan).where(pairs, 0.0), pairs
-
-
-def _means(statistics: ClassStatistics) -> Float[Tensor, "*run q p"]:
-    r"""M; NaN when a class has no sample."""
-    return statistics.means.where((statistics.counts > 0).all(dim=-1)[..., None, None], torch.nan)
-
-
-def _centred_means(statistics: ClassStatistics) -> Float[Tensor, "*run q p"]:
-    r""":math:`\tilde M`; NaN when a class has no sample."""
-    return centred(_means(statistics))
 
 
 def _norm(Z: Float[Tensor, "*run k l"]) -> Float[Tensor, "*run"]:

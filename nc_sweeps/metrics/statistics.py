@@ -7,10 +7,13 @@ their digits exactly when collapse happens.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from nc_sweeps.metrics.centring import centred
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,28 @@ class ClassStatistics:
     means: Float[Tensor, "*run q p"]
     sums_of_squares: Float[Tensor, "*run q"]
     scatter: Float[Tensor, "*run p p"]
+
+    @cached_property
+    def deviations(self) -> Float[Tensor, "*run q p"]:
+        r""":math:`\mu_k - \mu`, the class means from the mean of all samples; meaningless for classes without samples.
+
+        Differenced against the largest class: a common offset costs no digits, and means that are all equal give
+        exactly zero.
+        """
+        largest = self.counts.argmax(dim=-1)[..., None, None]
+        differences = self.means - self.means.take_along_dim(largest, dim=-2)
+        weights = self.counts / self.counts.sum(dim=-1, keepdim=True)
+        return differences - (weights.unsqueeze(-1) * differences).sum(dim=-2, keepdim=True)
+
+    @cached_property
+    def M(self) -> Float[Tensor, "*run q p"]:
+        r"""The class means; NaN when a class has no sample."""
+        return self.means.where((self.counts > 0).all(dim=-1)[..., None, None], torch.nan)
+
+    @cached_property
+    def centred_M(self) -> Float[Tensor, "*run q p"]:
+        r""":math:`\tilde M`, each class mean counting once; NaN when a class has no sample."""
+        return centred(self.M)
 
 
 def class_statistics(H: Float[Tensor, "*run n p"], Y: Float[Tensor, "*run n q"]) -> ClassStatistics:
@@ -77,18 +102,6 @@ def merge(a: ClassStatistics, b: ClassStatistics) -> ClassStatistics:
         sums_of_squares=a.sums_of_squares + b.sums_of_squares + weighted.square().sum(dim=-1),
         scatter=a.scatter + b.scatter + weighted.mT @ weighted,
     )
-
-
-def mean_deviations(statistics: ClassStatistics) -> Float[Tensor, "*run q p"]:
-    r""":math:`\mu_k - \mu`, the class means from the mean of all samples; meaningless for classes without samples.
-
-    Differenced against the largest class: a common offset costs no digits, and means that are all equal give exactly
-    zero.
-    """
-    largest = statistics.counts.argmax(dim=-1)[..., None, None]
-    differences = statistics.means - statistics.means.take_along_dim(largest, dim=-2)
-    weights = statistics.counts / statistics.counts.sum(dim=-1, keepdim=True)
-    return differences - (weights.unsqueeze(-1) * differences).sum(dim=-2, keepdim=True)
 
 
 def _row_numbers(Y: Float[Tensor, "*run n q"]) -> Int[Tensor, "*run n"]:

@@ -34,7 +34,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nc_sweeps.metrics.centring import square_norm
-from nc_sweeps.metrics.statistics import ClassStatistics, class_statistics, mean_deviations
+from nc_sweeps.metrics.statistics import ClassStatistics, class_statistics
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def certificate_of_statistics(
 
     loss_term = _square_norm_through(residuals, B.mT) / T
     range_term = gamma.square() * unseen / T
-    deviations = mean_deviations(features)
+    deviations = features.deviations
     inner = (counts * deviations * target).sum(dim=(-2, -1))
     variation = features.sums_of_squares.sum(dim=-1) + (counts * deviations.square()).sum(dim=(-2, -1))
     nc1_bound = worst_nc1(loss_term, range_term)
@@ -154,7 +154,7 @@ def centred_head_bound(
     counts = features.counts.unsqueeze(-1)
     centred_head = W - W.mean(dim=-1, keepdim=True)
     C = _pinv_of_rank(centred_head, W.shape[-1] - 1)
-    deviations = mean_deviations(features)
+    deviations = features.deviations
     hidden_means = deviations - (deviations @ centred_head) @ C
     hidden = _trace_beyond(features.scatter, centred_head, C.mT) + (counts * hidden_means.square()).sum(dim=(-2, -1))
     numerator = _square_norm_through(residuals, C) + gamma.square() * hidden
@@ -171,7 +171,7 @@ def _targets(counts: Float[Tensor, "*run q"], Z: Float[Tensor, "*run q k"]) -> F
 def _square_norm_through(residuals: ClassStatistics, Z: Float[Tensor, "*run q k"]) -> Float[Tensor, "*run"]:
     r""":math:`\|\tilde r Z\|_F^2`."""
     within = (residuals.scatter @ Z * Z).sum(dim=(-2, -1)).clamp(min=0.0)
-    between = (mean_deviations(residuals) @ Z).square()
+    between = (residuals.deviations @ Z).square()
     return within + (residuals.counts.unsqueeze(-1) * between).sum(dim=(-2, -1))
 
 
@@ -224,7 +224,7 @@ def _closed_form(
 
     simple = c * (kappa_squared * total / n + hidden)
     A = c * (kappa_squared * within / n + hidden)
-    between = c * kappa_squared * square_norm(counts.sqrt().unsqueeze(-1) * mean_deviations(residuals)) / n
+    between = c * kappa_squared * square_norm(counts.sqrt().unsqueeze(-1) * residuals.deviations) / n
     split = torch.where(between < 1.0, A / (A + (1.0 - between.sqrt()).square()), 1.0)
     vacuous = smallest == 0.0
     return torch.where(vacuous, 1.0, torch.minimum(simple, split).clamp(max=1.0))
