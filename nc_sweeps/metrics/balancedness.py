@@ -1,5 +1,6 @@
 """How far the last two layers are from being balanced (25)–(26)."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,4 +17,5 @@ def balancedness(second_moment: Float[Tensor, "*run p p"], W: Float[Tensor, "*ru
     """
     gram = W @ W.mT
     scale = (second_moment * gram).sum(dim=(-2, -1)) / square_norm(gram)
-    return operator_norm(second_moment - scale[..., None, None] * gram) / operator_norm(second_moment)
+    sizes = operator_norm(torch.stack([second_moment - scale[..., None, None] * gram, second_moment]))
+    return sizes[0] / sizes[1]

@@ -187,9 +187,9 @@ def disagreements(
     r"""1 where :math:`\arg\max_k F_{ik} \ne \arg\min_k \|h_i - c_k\|`, else 0; NaN where :func:`nc4` is."""
     # ‖h‖² − 2⟨h, c⟩ + ‖c‖² would be faster, and wrong for centres that are close to each other and far from zero.
     distances = torch.cdist(H.double(), centres, compute_mode="donot_use_mm_for_euclid_dist")
-    nearest = distances.min(dim=-1)
-    defined = nearest.values.isfinite() & ~F.isnan().any(dim=-1)
-    return (F.argmax(dim=-1) != nearest.indices).double().where(defined, torch.nan)
+    nearest, highest = distances.min(dim=-1), F.max(dim=-1)
+    defined = nearest.values.isfinite() & ~highest.values.isnan()
+    return (highest.indices != nearest.indices).double().where(defined, torch.nan)
 
 
 def _within_and_between(statistics: ClassStatistics) -> tuple[Float[Tensor, "*run"], Float[Tensor, "*run"]]:

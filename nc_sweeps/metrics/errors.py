@@ -11,6 +11,6 @@ def mean_square_loss(F: Float[Tensor, "*run n q"], Y: Float[Tensor, "*run n q"])
 
 def balanced_error(F: Float[Tensor, "*run n q"], Y: Float[Tensor, "*run n q"]) -> Float[Tensor, "*run"]:
     r"""Class-balanced error :math:`\frac1q \sum_k \Pr[\arg\max f(x) \ne k \mid k]`; NaN when a class has no sample."""
-    wrong = (F.argmax(dim=-1) != Y.argmax(dim=-1)).to(Y.dtype)
-    per_class = (Y * wrong.unsqueeze(-1)).sum(dim=-2) / Y.sum(dim=-2)
+    wrong = 1.0 - Y.take_along_dim(F.max(dim=-1, keepdim=True).indices, dim=-1)
+    per_class = (wrong.mT @ Y).squeeze(-2) / Y.sum(dim=-2)
     return per_class.mean(dim=-1)

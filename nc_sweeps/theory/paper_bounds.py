@@ -17,7 +17,7 @@ def deviation_from_target(
     gamma: Float[Tensor, "*run"],
 ) -> Float[Tensor, "*run"]:
     r""":math:`\|E_2\|_F^2`, the left-hand side of Theorem 4.2 (10)."""
-    return square_norm(H - Y @ torch.linalg.pinv(W) / gamma[..., None, None])
+    return square_norm(H - Y @ (torch.linalg.pinv(W) / gamma[..., None, None]))
 
 
 def theorem_4_2(

@@ -91,12 +91,17 @@ class Snapshot:
     @cached_property
     def F(self) -> Float[Tensor, "run n q"]:
         """Predictions on the training set."""
-        return self.gamma[:, None, None] * (self.H @ self.W)
+        return self.H @ (self.gamma[:, None, None] * self.W)
 
     @cached_property
     def F_test(self) -> Float[Tensor, "run n_test q"]:
         """Predictions on the test set."""
-        return self.gamma[:, None, None] * (self.H_test @ self.W)
+        return self.H_test @ (self.gamma[:, None, None] * self.W)
+
+    @cached_property
+    def r(self) -> Float[Tensor, "run n q"]:
+        """Residual F − Y on the training set."""
+        return self.F - self.targets[0]
 
     @cached_property
     def loss(self) -> Float[Tensor, "run"]:
@@ -127,8 +132,8 @@ class Snapshot:
     @cached_property
     def certificate(self) -> Certificate:
         """The certificate of the training features."""
-        Y = self.targets[0]
-        return certificate_of_statistics(self.statistics, class_statistics(self.F - Y, Y), self.W, self.gamma)
+        residuals = class_statistics(self.r, self.targets[0])
+        return certificate_of_statistics(self.statistics, residuals, self.W, self.gamma)
 
     @cached_property
     def second_moment(self) -> Float[Tensor, "run p p"]:
@@ -208,7 +213,7 @@ class Snapshot:
     def head_gradient_norm(self) -> Float[Tensor, "run"]:
         """Frobenius norm of the gradient in W, weight decay included."""
         scale = self.gamma[:, None, None] / self.X.shape[1]
-        gradient = scale * (self.H.mT @ (self.F - self.targets[0]))
+        gradient = scale * (self.H.mT @ self.r)
         return square_norm(gradient + self.lambda_w[:, None, None] * self.W).sqrt()
 
     @cached_property
@@ -269,6 +274,7 @@ class Snapshot:
         entropy = free_energy.moment_entropy_bound(self.square_mean, D)
         return free_energy.divergence_from_prior(self.square_mean, D, self.beta, self.lambda_rho, entropy)
 
+    @cached_property
     def theorem_4_2(self) -> Float[Tensor, "run"]:
         """Right-hand side of Theorem 4.2, NaN where it has none."""
         c1 = self.ensemble.activation.c1
@@ -294,15 +300,14 @@ class Snapshot:
 
     def corollary_4_4(self, deviation: Float[Tensor, "run"]) -> Float[Tensor, "run"]:
         """The paper's bound of NC1, NaN for unbalanced classes."""
-        counts = self.targets[0].sum(dim=-2)
+        counts = self.statistics.counts
         bound = paper_bounds.corollary_4_4(deviation, self.singular, self.X.shape[1], self.gamma)
         balanced = (counts == counts[:, :1]).all(dim=-1)
         return torch.where(balanced & ~deviation.isnan(), bound, torch.nan)
 
     def sigma_min_bound(self) -> Float[Tensor, "run"]:
         """Lower bound of σ_min(W)."""
-        Y = self.targets[0]
-        return paper_bounds.smallest_singular_value_bound(self.H, self.F - Y, Y, self.gamma)
+        return paper_bounds.smallest_singular_value_bound(self.H, self.r, self.targets[0], self.gamma)
 
     def of_law(self, value: Float[Tensor, "run"]) -> Float[Tensor, "run"]:
         """A number that the imbalance law gives, NaN where the law does not hold."""
