@@ -174,8 +174,9 @@ class FlowModule(RunsModule):
             Whether each run was found diverged.
         """
         diverged = self.ensemble.shard.anywhere(~torch.stack([*map(_finite, self.ensemble.parameters())]).all(dim=0))
+        runs = diverged.nonzero().flatten()  # a mask would have every parameter read and written
         for parameter in self.ensemble.parameters():
-            parameter[diverged] = 0.0
+            parameter.index_fill_(0, runs, 0.0)
         return diverged.tolist()
 
 
