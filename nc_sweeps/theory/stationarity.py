@@ -36,15 +36,15 @@ def kernel_gradient_discrepancy(
     # 1 + ‖x − y‖²/D as one product.
     left = torch.cat([-2.0 / D * theta, 1.0 + lengths, ones], dim=-1)
     k = (left @ torch.cat([theta, ones, lengths], dim=-1).mT).clamp_(min=1.0).rsqrt_()
-    k_squared = k.square()
     attraction = (score * (k @ score)).sum(dim=(-2, -1))  # Σ k s_i·s_j
+    k_squared = k.square()
     cubes = k.mul_(k_squared)
     # With z = x − y: ∇_x k = −k³ z/D = −∇_y k and tr ∇_x∇_y k = k³ − 3 k⁵ ‖z‖²/D²; and k² ‖z‖²/D = 1 − k².
     fifths = torch.linalg.vecdot(cubes.flatten(-2), k_squared.flatten(-2))
-    sums, counts = torch.split(cubes @ torch.cat([theta, ones], dim=-1), [D, 1], dim=-1)
+    counts = cubes.sum(dim=-1, keepdim=True)
     trace = (1.0 - 3.0 / D) * counts.sum(dim=(-2, -1)) + 3.0 / D * fifths
     # s_i·∇_y k + s_j·∇_x k = k³/D (s_i − s_j)·(θ_i − θ_j); i and j contribute alike.
-    transport = 2.0 / D * (score * (counts * theta - sums)).sum(dim=(-2, -1))
+    transport = 2.0 / D * (score * (counts * theta - cubes @ theta)).sum(dim=(-2, -1))
     own = m + score.square().sum(dim=(-2, -1))  # i = j, where k = 1
     mean: Tensor = (trace + transport + attraction - own) / (m * (m - 1))
     return mean if m > 1 else torch.full_like(mean, torch.nan)

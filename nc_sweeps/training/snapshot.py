@@ -182,11 +182,11 @@ class Snapshot:
 
         def of(theta: Float[Tensor, "some own D"]) -> Float[Tensor, "some 2"]:
             D = theta.shape[-1]
-            variance = shard.mean(square_norm(theta)) * N / (N - 1)
-            isotropic = free_energy.moment_entropy_bound(variance, D)
             if D >= N:
+                isotropic = free_energy.moment_entropy_bound(shard.mean(square_norm(theta)) * N / (N - 1), D)
                 return torch.stack([torch.full_like(isotropic, torch.nan), isotropic], dim=-1)
             covariance = shard.mean(theta.mT @ theta) * N / (N - 1)
+            isotropic = free_energy.moment_entropy_bound(covariance.diagonal(dim1=-2, dim2=-1).sum(dim=-1), D)
             return torch.stack([free_energy.gaussian_entropy_bound(covariance, N), isotropic], dim=-1)
 
         return self.of_clouds(of)
