@@ -6,6 +6,7 @@ union (T. Chan, G. Golub, R. LeVeque, *Updating formulae and a pairwise algorith
 their digits exactly when collapse happens.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,6 +32,11 @@ class ClassStatistics:
     means: Float[Tensor, "*run q p"]
     sums_of_squares: Float[Tensor, "*run q"]
     scatter: Float[Tensor, "*run p p"]
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All that there is, in this order."""
+        return self.counts, self.means, self.sums_of_squares, self.scatter
 
     @cached_property
     def deviations(self) -> Float[Tensor, "*run q p"]:
@@ -81,6 +87,11 @@ def class_statistics(H: Float[Tensor, "*run n p"], Y: Float[Tensor, "*run n q"])
         sums_of_squares=(Y.mT @ residual.square()).sum(dim=-1),
         scatter=residual.mT @ residual,
     )
+
+
+def stack(several: Sequence[ClassStatistics]) -> ClassStatistics:
+    """Statistics of several sets of samples of one shape along a new leading axis."""
+    return ClassStatistics(*map(torch.stack, zip(*(statistics.parts for statistics in several), strict=True)))
 
 
 def merge(a: ClassStatistics, b: ClassStatistics) -> ClassStatistics:

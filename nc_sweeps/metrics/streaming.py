@@ -205,8 +205,7 @@ def _check_matrix(name: str, Z: Tensor, width: int) -> None:
 
 
 def _pack(statistics: ClassStatistics) -> Float[Tensor, "size"]:
-    parts = (statistics.counts, statistics.means, statistics.sums_of_squares, statistics.scatter)
-    return torch.cat([part.flatten() for part in parts])
+    return torch.cat([part.flatten() for part in statistics.parts])
 
 
 def _unpack(packed: Float[Tensor, "size"], classes: int, dimension: int) -> ClassStatistics:

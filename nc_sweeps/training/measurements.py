@@ -10,7 +10,6 @@ from torch import Tensor
 from nc_sweeps.metrics import collapse
 from nc_sweeps.metrics.balancedness import balancedness
 from nc_sweeps.metrics.errors import balanced_error, mean_square_loss
-from nc_sweeps.metrics.statistics import ClassStatistics
 from nc_sweeps.theory import paper_bounds
 from nc_sweeps.theory.imbalance import stationary_residual
 from nc_sweeps.training.snapshot import Snapshot
@@ -18,9 +17,10 @@ from nc_sweeps.training.snapshot import Snapshot
 Measurement = Callable[[Snapshot], Float[Tensor, "run"]]
 
 
-def _both(name: str, of: Callable[[Snapshot, ClassStatistics], Float[Tensor, "run"]]) -> dict[str, Measurement]:
-    """The same metric of training and of test features."""
-    return {f"{name}/train": lambda s: of(s, s.statistics), f"{name}/test": lambda s: of(s, s.statistics_test)}
+def _both(name: str) -> dict[str, Measurement]:
+    """The same measure of collapse of training and of test features."""
+    measure = name.replace("/", "_")
+    return {f"{name}/train": lambda s: s.collapse[measure], f"{name}/test": lambda s: s.collapse_of_both[measure][1]}
 
 
 #: One function a metric of the catalogue.
@@ -28,21 +28,21 @@ MEASUREMENTS: dict[str, Measurement] = {
     "loss/train": lambda s: s.loss,
     "loss/test": lambda s: mean_square_loss(s.F_test, s.targets[1]),
     "loss/regularised": lambda s: s.regularised,
-    **_both("nc1", lambda _, z: collapse.nc1(z)),
-    **_both("nc1/trace_ratio", lambda _, z: collapse.nc1_trace_ratio(z)),
-    **_both("nc1/pseudo_inverse", lambda _, z: collapse.nc1_pseudo_inverse(z)),
-    **_both("nc1/cdnv", lambda _, z: collapse.nc1_cdnv(z)),
-    **_both("nc1/cdnv_worst", lambda _, z: collapse.nc1_cdnv_worst(z)),
-    **_both("nc2/norm_variation", lambda _, z: collapse.nc2_norm_variation(z)),
-    **_both("nc2/simplex_angle", lambda _, z: collapse.nc2_simplex_angle(z)),
-    **_both("nc2/simplex_distance", lambda _, z: collapse.nc2_simplex_distance(z)),
-    **_both("nc2/frame_norm_variation", lambda _, z: collapse.nc2_frame_norm_variation(z)),
-    **_both("nc2/frame_angle", lambda _, z: collapse.nc2_frame_angle(z)),
-    **_both("nc2/frame_distance", lambda _, z: collapse.nc2_frame_distance(z)),
-    **_both("nc3/duality", lambda s, z: collapse.nc3_duality(z, s.W)),
-    **_both("nc3/frame_duality", lambda s, z: collapse.nc3_frame_duality(z, s.W)),
-    **_both("nc3/misalignment", lambda s, z: collapse.nc3_misalignment(z, s.W)),
-    **_both("nc3/product_distance", lambda s, z: collapse.nc3_product_distance(z, s.W)),
+    **_both("nc1"),
+    **_both("nc1/trace_ratio"),
+    **_both("nc1/pseudo_inverse"),
+    **_both("nc1/cdnv"),
+    **_both("nc1/cdnv_worst"),
+    **_both("nc2/norm_variation"),
+    **_both("nc2/simplex_angle"),
+    **_both("nc2/simplex_distance"),
+    **_both("nc2/frame_norm_variation"),
+    **_both("nc2/frame_angle"),
+    **_both("nc2/frame_distance"),
+    **_both("nc3/duality"),
+    **_both("nc3/frame_duality"),
+    **_both("nc3/misalignment"),
+    **_both("nc3/product_distance"),
     "nc4/train": lambda s: collapse.nc4(s.H, s.F, s.statistics),
     "nc4/test": lambda s: collapse.nc4(s.H_test, s.F_test, s.statistics),
     "certificate/nc1_bound": lambda s: s.certificate.nc1_bound,
@@ -50,7 +50,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "certificate/range_term": lambda s: s.certificate.range_term,
     "certificate/closed_form": lambda s: s.certificate.closed_form,
     "certificate/angle": lambda s: s.certificate.angle,
-    "certificate/tightness": lambda s: s.nc1 / s.certificate.nc1_bound,
+    "certificate/tightness": lambda s: s.collapse["nc1"] / s.certificate.nc1_bound,
     "certificate/sigma_min_bound": lambda s: s.sigma_min_bound(),
     "certificate/deviation_bound": lambda s: s.deviation_bound(),
     "paper/deviation": lambda s: s.deviation,
@@ -104,7 +104,9 @@ def measure(snapshot: Snapshot, names: Sequence[str]) -> dict[str, list[float]]:
     Returns:
         Metric name → one number a run.
     """
-    # Gradients first: their passes through the training set give the features too.
-    order = sorted(names, key=lambda name: not name.startswith(("gradient_norm/", "stationarity/")))
+    # Gradients first: their passes through the training set give the features too. Then what is of the test set: its
+    # measures of collapse come with those of the training set.
+    gradients = ("gradient_norm/", "stationarity/")
+    order = sorted(names, key=lambda name: (not name.startswith(gradients), not name.endswith("/test")))
     values = {name: MEASUREMENTS[name](snapshot).tolist() for name in order}
     return {name: values[name] for name in names}

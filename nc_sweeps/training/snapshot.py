@@ -11,10 +11,10 @@ from torch import Tensor
 
 from nc_sweeps.dynamics.flow import Flow
 from nc_sweeps.dynamics.gradients import Linearisation, linearisation
-from nc_sweeps.metrics import collapse
 from nc_sweeps.metrics.centring import square_norm
 from nc_sweeps.metrics.errors import mean_square_loss
-from nc_sweeps.metrics.statistics import ClassStatistics, class_statistics
+from nc_sweeps.metrics.statistics import ClassStatistics, class_statistics, stack
+from nc_sweeps.metrics.streaming import measures
 from nc_sweeps.models.mean_field import MeanFieldEnsemble
 from nc_sweeps.theory import free_energy, paper_bounds
 from nc_sweeps.theory.certificate import Certificate, certificate_of_statistics
@@ -125,9 +125,16 @@ class Snapshot:
         return class_statistics(self.H_test, self.targets[1])
 
     @cached_property
-    def nc1(self) -> Float[Tensor, "run"]:
-        """NC1 of the training features."""
-        return collapse.nc1(self.statistics)
+    def collapse_of_both(self) -> dict[str, Float[Tensor, "2 run"]]:
+        """Measures of collapse of the training and of the test features: of both they cost no more than of one."""
+        return measures(stack([self.statistics, self.statistics_test]), self.W.expand(2, -1, -1, -1))
+
+    @cached_property
+    def collapse(self) -> dict[str, Float[Tensor, "run"]]:
+        """Measures of collapse of the training features."""
+        if "collapse_of_both" in vars(self):
+            return {name: values[0] for name, values in self.collapse_of_both.items()}
+        return measures(self.statistics, self.W)
 
     @cached_property
     def certificate(self) -> Certificate:
