@@ -79,12 +79,13 @@ def class_statistics(H: Float[Tensor, "*run n p"], Y: Float[Tensor, "*run n q"])
     of_class = _row_numbers(Y)
     Z = H - _rows(shift, of_class)
     # No class that is divided here has fewer samples than one.
-    offsets = Y.mT @ Z / counts.clamp(min=1.0).unsqueeze(-1)
+    offsets = _sums(Z, of_class, Y.shape[-1]) / counts.clamp(min=1.0).unsqueeze(-1)
     residual = Z - _rows(offsets, of_class)
+    squares = residual.square() @ H.new_ones(H.shape[-1], 1)  # sum(dim=-1), which is slow for short rows
     return ClassStatistics(
         counts=counts,
         means=shift + offsets,
-        sums_of_squares=(Y.mT @ residual.square()).sum(dim=-1),
+        sums_of_squares=(Y.mT @ squares).squeeze(-1),
         scatter=residual.mT @ residual,
     )
 
@@ -115,6 +116,9 @@ def merge(a: ClassStatistics, b: ClassStatistics) -> ClassStatistics:
     )
 
 
+# Indexing by label, over all runs at once: a product with one-hot labels would cost q/p of the scatter matrix.
+
+
 def _row_numbers(Y: Float[Tensor, "*run n q"]) -> Int[Tensor, "*run n"]:
     """Where each sample's class is in a matrix of the classes of all runs, one after another."""
     runs, q = Y.shape[:-2], Y.shape[-1]
@@ -123,6 +127,13 @@ def _row_numbers(Y: Float[Tensor, "*run n q"]) -> Int[Tensor, "*run n"]:
 
 
 def _rows(per_class: Float[Tensor, "*run q p"], of_class: Int[Tensor, "*run n"]) -> Float[Tensor, "*run n p"]:
-    """The row of its class for every sample; sooner found than multiplied out, :math:`Y Z` for one-hot labels."""
+    """The row of its class for every sample."""
     width = per_class.shape[-1]
     return per_class.reshape(-1, width).index_select(0, of_class.flatten()).view(*of_class.shape, width)
+
+
+def _sums(Z: Float[Tensor, "*run n p"], of_class: Int[Tensor, "*run n"], q: int) -> Float[Tensor, "*run q p"]:
+    """Sum of the rows of every class."""
+    runs, width = Z.shape[:-2], Z.shape[-1]
+    sums = Z.new_zeros(runs.numel() * q, width)
+    return sums.index_add(0, of_class.flatten(), Z.reshape(-1, width)).view(*runs, q, width)
