@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ def measured_speed() -> Speed:
         measurement=max(0.0, one - a_run),
         measured_run=a_run,
         measured_number=float(a_number),
+        stop=_seconds_a_stop(tiny),
     )
 
 
@@ -83,11 +85,18 @@ def _seconds_a_step(size: FlowSize) -> float:
     return min(_seconds(lambda: steps(count)) for _ in range(_REPEATS)) / (count * _RUNS)
 
 
+def _seconds_a_stop(size: FlowSize) -> float:
+    """What surrounds the steps between two stops: of such a size a step itself takes no time."""
+    state = _snapshot(size, 1)
+    return min(_seconds(lambda: state.flow.advance(state.ensemble, state.X, state.Y, 0, 1)) for _ in range(_REPEATS))
+
+
 def _seconds_a_measurement(size: FlowSize, runs: int) -> float:
     names = [name for name in MEASUREMENTS if not name.startswith(("oracle/", "data/"))]
+    state = _snapshot(size, runs)
 
     def once() -> None:
-        measure(_snapshot(size, runs), names)
+        measure(replace(state), names)  # a snapshot that has found nothing yet
 
     once()
     return min(_seconds(once) for _ in range(_REPEATS))

@@ -46,6 +46,8 @@ _SCATTER_ARRAYS = 6
 _MARGIN_ARRAYS = 4
 #: Products of a row of a scatter matrix that take as long as a visit of a feature.
 _SCATTER_WORK = 8
+#: Stops on the way in which progress is shown, checkpoints may be taken and signals are answered: at least so many.
+STOPS = 100
 #: Bytes of activations that a measurement forms once and not twice: ``kWholeBytes`` of ``flow.cpp``.
 _WHOLE_BYTES = 12 * 2**20
 #: Times that a measurement goes through features, and through the kernel of some particles and through all of them, in
@@ -55,6 +57,8 @@ _FEATURE_VISITS, _KERNEL_VISITS, _CLOUD_VISITS = 30, 15, 10
 _ALWAYS = 4 * 2**20
 #: What a process takes for what it holds: allocators keep some of what was freed, how much depends on how threads meet.
 _KEPT = 1.4
+#: What libraries will load when they are first used in training.
+_FIRST_USE = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -334,6 +338,7 @@ class Speed:
         measurement: of a measurement besides its passes, whatever the runs.
         measured_run: of a run in a measurement besides.
         measured_number: of a float64 number that a measurement makes.
+        stop: of a stop on the way, whatever the runs.
     """
 
     work: float
@@ -343,13 +348,16 @@ class Speed:
     measurement: float
     measured_run: float
     measured_number: float
+    stop: float
 
     def seconds(self, size: Size, runs: int) -> float:
         """Time to train an ensemble to the end."""
         a_step = size.step_work * self.work + size.normals * self.normal + size.gathered * self.gathered + self.step
         numbers = size.measured_numbers * self.measured_number
         a_measured_run = self.measured_run + numbers + size.measurement_work * self.work
-        return size.steps * runs * a_step + size.measurements * (self.measurement + runs * a_measured_run)
+        measurements = size.measurements * (self.measurement + runs * a_measured_run)
+        stops = min(STOPS, size.steps) + size.measurements
+        return size.steps * runs * a_step + measurements + stops * self.stop
 
 
 def available_bytes() -> int:
@@ -369,7 +377,7 @@ def available_bytes() -> int:
 def budget_bytes(config: RunConfig) -> int:
     """Memory that the next ensemble may take in this process."""
     if config.compute.memory is not None:
-        return int(config.compute.memory * 2**30) - psutil.Process().memory_info().rss
+        return int(config.compute.memory * 2**30) - psutil.Process().memory_info().rss - _FIRST_USE
     if config.compute.accelerator != "cpu" and torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
         return free

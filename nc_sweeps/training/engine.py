@@ -32,15 +32,13 @@ from nc_sweeps.models.shard import Shard
 from nc_sweeps.models.truncation import Truncation
 from nc_sweeps.training import crew
 from nc_sweeps.training.callbacks import Progress, Record, RunRecord, Silent
-from nc_sweeps.training.cost import Size, budget_bytes
+from nc_sweeps.training.cost import STOPS, Size, budget_bytes
 from nc_sweeps.training.deep import DeepModule, network_of
 from nc_sweeps.training.module import PARTICLES, FlowModule, RunsModule, Segments
 from nc_sweeps.training.references import References
 from nc_sweeps.training.strategy import ParticleParallelStrategy
 
-#: Stops on the way in which progress is shown, checkpoints may be taken and signals are answered: at least so many,
-#: and one whenever a run has done so many multiply-adds, a fraction of a second.
-_STOPS = 100
+#: Besides ``STOPS``, a stop whenever a run has done so many multiply-adds, a fraction of a second.
 _WORK_A_STOP = 10**10
 
 
@@ -133,7 +131,7 @@ class Training(ABC):
     def _stops(self, measurements: Sequence[int]) -> list[int]:
         """Steps between which training is left alone: the same for a run alone, packed or resumed."""
         total = measurements[-1]
-        apart = min(math.ceil(total / _STOPS), max(1, _WORK_A_STOP // self.size.step_work))
+        apart = min(math.ceil(total / STOPS), max(1, _WORK_A_STOP // self.size.step_work))
         return sorted({self.begin} | {step for step in {*measurements, *range(0, total, apart)} if step > self.begin})
 
     @abstractmethod
