@@ -42,7 +42,6 @@ template <typename T> constexpr int kLanes = kVectorBytes / static_cast<int>(siz
 template <typename T, int lanes = kLanes<T>> using Vector = typename VectorOf<T, lanes>::type;
 template <typename T> constexpr int kPanel = 2 * kLanes<T>;  // samples, or input dimensions, of a panel
 constexpr int kTile = 6;                                     // particles of a tile: 12 accumulators in 16 registers
-
 constexpr long kDrawn = 4 * kTile;                           // particles whose noise is drawn at once
 
 constexpr long kCacheBytes = 128 << 10;   // of a block of U, and of a block of X, in the second-level cache
@@ -301,8 +300,8 @@ template <typename T> void normals(uint64_t seed, uint64_t step, long first, lon
 
 // ---- Activations ----------------------------------------------------------------------------------------------------
 //
-// Of z as two functions, second(first(scale z)): each is a short chain of operations, of which a processor then has many
-// in hand at a time. The slope is one of the value.
+// sigma(z) is last(first(scale z)): each is a short chain of operations, of which a processor then has many in hand at a time.
+// The slope is a function of the value.
 
 struct Tanh {
   static constexpr double scale = 2 * M_LOG2E;
