@@ -176,7 +176,7 @@ def normals(
     :func:`nc_sweeps.counters.normals` to rounding.
     """
     blocks = -(-components // 4)
-    out = torch.empty(4 * (rows * blocks + 16), dtype=dtype)
+    out = torch.empty(4 * (rows * blocks + 16), dtype=dtype)  # what is written beyond the last: two vectors of counters
     _call("normals", *(ctypes.c_int64(value) for value in (seed, step, first, rows, blocks)), out, like=out)
     return out[: rows * blocks * 4].reshape(rows, -1)[:, :components]
 
