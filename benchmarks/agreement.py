@@ -18,9 +18,9 @@ from benchmarks.command import NC_TRAIN, timed
 from benchmarks.peers import float64_loop
 from benchmarks.report import promise, table
 from nc_sweeps import load_sweep
+from nc_sweeps.activations import ACTIVATIONS
 from nc_sweeps.config.schema import SeparableConfig
 from nc_sweeps.data import load
-from nc_sweeps.models.activations import ACTIVATIONS
 from nc_sweeps.models.mean_field import initial_ensemble
 
 METRICS = ("loss/train", "nc1/train", "nc1/test")

@@ -3,10 +3,10 @@
 import torch
 
 from benchmarks.problem import STEP_SIZE, Problem
+from nc_sweeps.activations import ACTIVATIONS
 from nc_sweeps.dynamics.flow import Flow, Hyperparameters
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
-from nc_sweeps.models.activations import ACTIVATIONS
 from nc_sweeps.models.mean_field import MeanFieldEnsemble
 
 #: More steps than any benchmark takes.

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from nc_sweeps.config import ensemble_key
 from nc_sweeps.errors import ConfigError, reason
 from nc_sweeps.interruption import InterruptedTraining, Interruption
-from nc_sweeps.job import Job
+from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.training.crew import Train, in_crew
-from nc_sweeps.wording import counted
+from nc_sweeps.wording import format_count
 
 if TYPE_CHECKING:
-    from nc_sweeps.tracking.lease import Worker
-    from nc_sweeps.tracking.store import RunStore
+    from nc_sweeps.store.leases import Worker
+    from nc_sweeps.store.runs import RunStore
     from nc_sweeps.training.engine import Run
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Pack:
         about: what others may want to know of this process.
     """
 
-    jobs: Sequence[Job]
+    jobs: Sequence[RunSpec]
     max_runs_per_ensemble: int | None = None
     isolate: bool = False
     log: Path | None = None
@@ -82,7 +82,7 @@ class Pack:
 
         Returns:
             For each job the last value of its ``optimized_metric``, or the worst there is; see
-            :func:`~nc_sweeps.tracking.store.last_value`.
+            :func:`~nc_sweeps.store.runs.last_value`.
 
         Raises:
             DataError: a data set cannot be had. Nothing was started.
@@ -101,13 +101,13 @@ class Pack:
         return in_crew(compute, lambda train: self._lead(train, listener))
 
     def _lead(self, train: "Train", listener: Listener) -> list[float]:
-        from nc_sweeps.tracking.lease import Worker
-        from nc_sweeps.tracking.store import FINAL, RunStore, last_value
+        from nc_sweeps.store.leases import Worker
+        from nc_sweeps.store.runs import FINAL, RunStore, last_value
 
         stores = {job.directory: RunStore(job.directory, job.config, job.overrides, self.log) for job in self.jobs}
         waiting = [store for store in stores.values() if store.status not in FINAL]
         if len(waiting) < len(stores):
-            print(f"{len(stores) - len(waiting)} of {counted(len(stores), 'run')} done already", file=sys.stderr)
+            print(f"{len(stores) - len(waiting)} of {format_count(len(stores), 'run')} done already", file=sys.stderr)
         with Interruption() as interruption:
             for sweep, runs in groupby(waiting, lambda store: store.directory.parent):
                 with Worker(sweep, self.jobs[0].config.compute.lease_seconds, self.about) as worker:
@@ -115,7 +115,7 @@ class Pack:
         return [last_value(job.directory, job.config.optimized_metric) for job in self.jobs]
 
     def _train_all(self, waiting: "list[RunStore]", worker: "Worker", training: "_Training") -> None:
-        from nc_sweeps.tracking.store import FINAL
+        from nc_sweeps.store.runs import FINAL
 
         told = False
         while waiting:
@@ -160,7 +160,7 @@ class Pack:
             self._isolated(half, training)
 
     def _train(self, stores: "list[RunStore]", training: "_Training") -> None:
-        from nc_sweeps.tracking.store import FINAL
+        from nc_sweeps.store.runs import FINAL
 
         stores = [store for store in stores if store.status not in FINAL]
         if not stores:

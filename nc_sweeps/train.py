@@ -21,8 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nc_sweeps.config import explain, parse, signature
 from nc_sweeps.errors import UserError, is_out_of_memory, reason
-from nc_sweeps.job import Job
 from nc_sweeps.pack import Pack
+from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.training.crew import leads
 
 
@@ -59,11 +59,11 @@ def train(config: DictConfig) -> float:
     """Train one run: the task that Hydra calls."""
     hydra_config = HydraConfig.get()
     overrides = list(hydra_config.overrides.task)
-    job = Job(parse(config, overrides), overrides, Path(hydra_config.runtime.output_dir))
+    job = RunSpec(parse(config, overrides), overrides, Path(hydra_config.runtime.output_dir))
     from rich.console import Console
 
+    from nc_sweeps.publish.companion import following
     from nc_sweeps.report.progress import PackProgress
-    from nc_sweeps.tracking.companion import following
 
     leading = leads(job.config.compute.processes)
     is_new = not (job.directory / "summary.json").exists()
@@ -81,9 +81,9 @@ def train(config: DictConfig) -> float:
             _record(job)
 
 
-def _record(job: Job) -> None:
-    from nc_sweeps.tracking import manifest
-    from nc_sweeps.tracking.store import environment
+def _record(job: RunSpec) -> None:
+    from nc_sweeps.store import manifest
+    from nc_sweeps.store.runs import environment
 
     manifest.write(job.directory.parent, [job], {"overrides": job.overrides}, environment())
 
@@ -143,9 +143,9 @@ def show_results(directories: Sequence[Path], x: str, y: Sequence[str]) -> bool:
     """
     from rich.console import Console
 
+    from nc_sweeps.publish import published
     from nc_sweeps.report.table import sweep_table
-    from nc_sweeps.tracking import published
-    from nc_sweeps.tracking.store import is_measured, load_runs, read_summary
+    from nc_sweeps.store.runs import is_measured, load_runs, read_summary
 
     sweep = directories[0].parent
     measured = [directory for directory in directories if is_measured(directory)]
@@ -216,4 +216,4 @@ def _concerns_results(error: OSError) -> bool:
     here, hydras = Path(__file__).parent, Path(hydra.__file__).parent
     frames = (Path(frame.filename) for frame in reversed(traceback.extract_tb(error.__traceback__)))
     origin = next((frame for frame in frames if frame.is_relative_to(here) or frame.is_relative_to(hydras)), here)
-    return any(origin.is_relative_to(folder) for folder in (hydras, here / "tracking", here / "report"))
+    return any(origin.is_relative_to(folder) for folder in (hydras, here / "store", here / "publish", here / "report"))

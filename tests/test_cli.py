@@ -13,9 +13,9 @@ from polars.testing import assert_frame_equal
 from safetensors import safe_open
 
 import nc_sweeps
-from nc_sweeps.job import Job
 from nc_sweeps.pack import Pack
-from nc_sweeps.tracking import manifest
+from nc_sweeps.run_spec import RunSpec
+from nc_sweeps.store import manifest
 from tests.conftest import PATIENCE, TINY, Silence, config_of
 
 
@@ -217,7 +217,7 @@ def test_a_diverged_run_is_reported_and_the_exit_code_says_so(run_command):
 
 def test_the_return_value_is_the_optimized_metric(tmp_path):
     config = config_of(*TINY, "optimized_metric=loss/test")
-    (value,) = Pack([Job(config, [], tmp_path / "run")]).train(Silence())
+    (value,) = Pack([RunSpec(config, [], tmp_path / "run")]).train(Silence())
     assert value == pl.read_parquet(tmp_path / "run" / "metrics.parquet")["loss/test"][-1]
 
 

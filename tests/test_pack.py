@@ -11,17 +11,17 @@ from polars.testing import assert_frame_equal
 
 from nc_sweeps.config import signature
 from nc_sweeps.interruption import InterruptedTraining
-from nc_sweeps.job import Job
 from nc_sweeps.pack import Pack
-from nc_sweeps.tracking.lease import Worker
-from nc_sweeps.tracking.store import read_metrics, read_summary
+from nc_sweeps.run_spec import RunSpec
+from nc_sweeps.store.leases import Worker
+from nc_sweeps.store.runs import read_metrics, read_summary
 from nc_sweeps.training import engine
 from tests.conftest import PATIENCE, Silence, tiny
 
 
 def job(sweep, *overrides):
     config = tiny(*overrides)
-    return Job(config, list(overrides), sweep / signature(config))
+    return RunSpec(config, list(overrides), sweep / signature(config))
 
 
 def status(job):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from nc_sweeps.errors import UserError
-from nc_sweeps.wording import counted
+from nc_sweeps.wording import format_count
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=__doc__)
 
@@ -109,10 +109,10 @@ def resume(
     """Go on with all that was asked for and is not done, from the manifest alone."""
     from rich.console import Console
 
+    from nc_launch.backends import BACKENDS
     from nc_launch.launching import launch
-    from nc_launch.places import PLACES
     from nc_launch.submission import submissions
-    from nc_sweeps.tracking import manifest
+    from nc_sweeps.store import manifest
 
     jobs = manifest.jobs_of(sweep.absolute())
     if not jobs:
@@ -121,8 +121,8 @@ def resume(
     place, settings = latest[-1].origin if latest else ("packed", None)
     if launcher not in {"as", place}:
         place, settings = launcher, None
-    if place not in PLACES:
-        raise UserError(f"--launcher={launcher}: must be one of {', '.join(PLACES)}")
+    if place not in BACKENDS:
+        raise UserError(f"--launcher={launcher}: must be one of {', '.join(BACKENDS)}")
     console = Console(stderr=True)
     launch(jobs, place, (settings or _defaults(place)) | {"wait": True, "dry_run": False}, {"resume": True}, console)
     _finish(jobs)
@@ -139,7 +139,7 @@ def cancel(sweep: Sweep) -> None:
         if alive:
             submission.cancel()
         stopped += len(alive)
-    print(f"{counted(stopped, 'job')} cancelled; nc-sweep resume {sweep} goes on with what is not done")
+    print(f"{format_count(stopped, 'job')} cancelled; nc-sweep resume {sweep} goes on with what is not done")
 
 
 @app.command()
@@ -147,7 +147,7 @@ def sync(sweep: Sweep) -> None:
     """Publish a sweep to Weights & Biases, or what of it is not published yet; offline where there is no API key."""
     from rich.console import Console
 
-    from nc_sweeps.tracking.sync import sync as synced
+    from nc_sweeps.publish.sync import sync as synced
 
     for line in synced(sweep, Console(stderr=True)):
         print(line)
@@ -159,8 +159,8 @@ def dashboard(
     json: Annotated[Path | None, typer.Option(help="write the specification to a file; needs no network")] = None,
 ) -> None:
     """Make a workspace and a report for a sweep on Weights & Biases, with its figures; called again, replace them."""
-    from nc_sweeps.report.dashboard import Dashboard
-    from nc_sweeps.tracking import files
+    from nc_sweeps.publish.dashboard import Dashboard
+    from nc_sweeps.store import files
 
     board = Dashboard(sweep)
     if json is not None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from nc_sweeps.errors import ConfigError
-from nc_sweeps.job import Job
+from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.training.crew import is_one_of_several
-from nc_sweeps.wording import counted
+from nc_sweeps.wording import format_count
 
 if TYPE_CHECKING:
-    from nc_launch.places import Place
+    from nc_launch.backends import Backend
     from nc_launch.plan import Plan
 
 #: Files that a message names.
@@ -21,13 +21,13 @@ _NAMED = 4
 
 
 def launch(
-    jobs: Sequence[Job], place: str, settings: dict[str, Any], invocation: dict[str, Any], console: Console
+    jobs: Sequence[RunSpec], place: str, settings: dict[str, Any], invocation: dict[str, Any], console: Console
 ) -> None:
     """Train runs in packs, except those that are done.
 
     Args:
         jobs: the runs, of one sweep.
-        place: where: a key of :data:`nc_launch.places.PLACES`.
+        place: where: a key of :data:`nc_launch.backends.BACKENDS`.
         settings: the keys of ``hydra.launcher``.
         invocation: what the user typed, for the manifest.
         console: for progress.
@@ -36,19 +36,19 @@ def launch(
         SystemExit: nothing is to be waited for: a dry run, a detached sweep; or the user interrupted.
         LaunchError: the jobs cannot be started.
     """
-    from nc_launch.places import PLACES
+    from nc_launch.backends import BACKENDS
     from nc_launch.plan import in_turn
-    from nc_sweeps.tracking import manifest
-    from nc_sweeps.tracking.store import FINAL, RunStore, environment
+    from nc_sweeps.store import manifest
+    from nc_sweeps.store.runs import FINAL, RunStore, environment
 
     unique = list({job.directory: job for job in jobs}.values())
     waiting = [job for job in unique if RunStore(job.directory, job.config, job.overrides).status not in FINAL]
     done = len(unique) - len(waiting)
     if not waiting:
-        console.print(f"{counted(done, 'run')}: all done already", highlight=False)
+        console.print(f"{format_count(done, 'run')}: all done already", highlight=False)
         return
     settings = settings | _placement(waiting, place)
-    where = PLACES[place](settings)
+    where = BACKENDS[place](settings)
     if settings["dry_run"]:
         Console().print(_plan(waiting, where, settings).table(done))
         raise SystemExit(0)
@@ -61,7 +61,8 @@ def launch(
 
     sweep = waiting[0].directory.parent
     console.print(
-        f"{counted(len(waiting), 'run')} in {counted(len(packs), 'pack')}" + (f"; {done} done already" if done else ""),
+        f"{format_count(len(waiting), 'run')} in {format_count(len(packs), 'pack')}"
+        + (f"; {done} done already" if done else ""),
         highlight=False,
     )
     path = manifest.write(sweep, unique, invocation, environment())
@@ -76,7 +77,7 @@ def launch(
     tell_outcome(unique, done, console)
 
 
-def _plan(jobs: Sequence[Job], where: "Place", settings: dict[str, Any]) -> "Plan":
+def _plan(jobs: Sequence[RunSpec], where: "Backend", settings: dict[str, Any]) -> "Plan":
     from nc_launch.plan import Plan, kinds_of, packs_of
 
     kinds = kinds_of(jobs, settings["runs_per_gpu"])
@@ -86,7 +87,7 @@ def _plan(jobs: Sequence[Job], where: "Place", settings: dict[str, Any]) -> "Pla
     return Plan(packs, kinds, len(where.dealt(range(len(packs)))), min(where.packs_at_once, len(packs)))
 
 
-def _placement(jobs: Sequence[Job], place: str) -> dict[str, int]:
+def _placement(jobs: Sequence[RunSpec], place: str) -> dict[str, int]:
     """Over how many devices of how many nodes the particles of each run are spread."""
     spread = {(job.config.compute.devices, job.config.compute.nodes) for job in jobs}
     if len(spread) > 1:
@@ -97,11 +98,11 @@ def _placement(jobs: Sequence[Job], place: str) -> dict[str, int]:
     return {"devices": devices, "device_nodes": nodes}
 
 
-def tell_outcome(jobs: Sequence[Job], done: int, console: Console) -> None:
+def tell_outcome(jobs: Sequence[RunSpec], done: int, console: Console) -> None:
     """One line: how many runs ended how."""
-    from nc_sweeps.tracking.store import read_summary
+    from nc_sweeps.store.runs import read_summary
 
     ends = Counter(read_summary(job.directory)["status"] for job in jobs if (job.directory / "summary.json").exists())
     ends["completed"] -= done
     told = [f"{done} done before"] * bool(done) + [f"{count} {end}" for end, count in ends.items() if count > 0]
-    console.print(f"{counted(len(jobs), 'run')}: {', '.join(told)}", highlight=False)
+    console.print(f"{format_count(len(jobs), 'run')}: {', '.join(told)}", highlight=False)

@@ -8,8 +8,8 @@ from rich import box
 from rich.table import Table
 
 from nc_sweeps.config import ensemble_key
-from nc_sweeps.job import Job
-from nc_sweeps.wording import counted
+from nc_sweeps.run_spec import RunSpec
+from nc_sweeps.wording import format_count
 
 #: Runs that train at once as far as the prediction goes, where nobody says how many.
 _TYPICAL_ENSEMBLE = 32
@@ -26,7 +26,7 @@ class Kind:
         at_once: runs in an ensemble.
     """
 
-    jobs: Sequence[Job]
+    jobs: Sequence[RunSpec]
     seconds: float
     bytes: int
     at_once: int
@@ -43,7 +43,7 @@ class Plan:
         at_once: packs that train at the same time.
     """
 
-    packs: Sequence[Sequence[Job]]
+    packs: Sequence[Sequence[RunSpec]]
     kinds: Sequence[Kind]
     jobs: int
     at_once: int
@@ -59,8 +59,8 @@ class Plan:
         shared_out = f", {hours / self.at_once:.2g} with {self.at_once} packs at once" if self.at_once > 1 else ""
         table = Table(
             box=box.SIMPLE_HEAD,
-            title=f"{counted(runs, 'run')} in {counted(len(self.packs), 'pack')}, {counted(self.jobs, 'job')}; "
-            f"{done} done already",
+            title=f"{format_count(runs, 'run')} in {format_count(len(self.packs), 'pack')}, "
+            f"{format_count(self.jobs, 'job')}; {done} done already",
             caption=f"{hours:.2g} hours of one worker (or GPU) at the speed of this machine{shared_out}",
         )
         for heading in ("network", "dimension", "features", "runs", "at once", "ensembles", "GiB", "hours"):
@@ -80,7 +80,7 @@ class Plan:
         return table
 
 
-def kinds_of(jobs: Sequence[Job], at_once: int | None) -> list[Kind]:
+def kinds_of(jobs: Sequence[RunSpec], at_once: int | None) -> list[Kind]:
     """Runs by shape, the most expensive first, with predictions from the engine's cost model, calibrated here and now.
 
     Args:
@@ -108,7 +108,7 @@ def kinds_of(jobs: Sequence[Job], at_once: int | None) -> list[Kind]:
     return sorted(kinds, key=lambda kind: -kind.seconds)
 
 
-def packs_of(kinds: Sequence[Kind], packs: int, max_runs: int | None) -> list[list[Job]]:
+def packs_of(kinds: Sequence[Kind], packs: int, max_runs: int | None) -> list[list[RunSpec]]:
     """Share runs out evenly: each pack gets about the same work, and runs of one shape stay together.
 
     Args:
@@ -117,7 +117,7 @@ def packs_of(kinds: Sequence[Kind], packs: int, max_runs: int | None) -> list[li
         max_runs: most runs in a pack, which may make it more packs; None: no limit.
     """
     total = sum(len(kind.jobs) * kind.seconds for kind in kinds)
-    shares: list[list[Job]] = [[] for _ in range(packs)]
+    shares: list[list[RunSpec]] = [[] for _ in range(packs)]
     before = 0.0
     for kind in kinds:
         for job in kind.jobs:
@@ -127,7 +127,7 @@ def packs_of(kinds: Sequence[Kind], packs: int, max_runs: int | None) -> list[li
     return [pack for share in shares for pack in _cut(share, max_runs)]
 
 
-def in_turn(jobs: Sequence[Job], max_runs: int | None) -> list[list[Job]]:
+def in_turn(jobs: Sequence[RunSpec], max_runs: int | None) -> list[list[RunSpec]]:
     """Packs for one worker, who takes them all whatever they cost; runs of one shape stay together.
 
     Args:
@@ -137,13 +137,13 @@ def in_turn(jobs: Sequence[Job], max_runs: int | None) -> list[list[Job]]:
     return _cut([job for group in _of_one_shape(jobs) for job in group], max_runs)
 
 
-def _of_one_shape(jobs: Sequence[Job]) -> list[list[Job]]:
-    groups: dict[str, list[Job]] = {}
+def _of_one_shape(jobs: Sequence[RunSpec]) -> list[list[RunSpec]]:
+    groups: dict[str, list[RunSpec]] = {}
     for job in jobs:
         groups.setdefault(ensemble_key(job.config), []).append(job)
     return list(groups.values())
 
 
-def _cut(jobs: list[Job], most: int | None) -> list[list[Job]]:
+def _cut(jobs: list[RunSpec], most: int | None) -> list[list[RunSpec]]:
     size = most or max(1, len(jobs))
     return [jobs[start : start + size] for start in range(0, len(jobs), size)]

@@ -13,10 +13,10 @@ from rich.table import Table
 
 from nc_launch.submission import submissions
 from nc_sweeps.errors import StoreError
-from nc_sweeps.tracking import manifest
-from nc_sweeps.tracking.lease import held
-from nc_sweeps.tracking.store import FINAL, read_summary
-from nc_sweeps.wording import counted
+from nc_sweeps.store import manifest
+from nc_sweeps.store.leases import held
+from nc_sweeps.store.runs import FINAL, read_summary
+from nc_sweeps.wording import format_count
 
 #: Lines of a list in the terminal.
 _LISTED = 20
@@ -90,7 +90,7 @@ def status(sweep: Path) -> RenderableType:
     measured = [run.nc1 for run in runs if not math.isnan(run.nc1)]
     nc1 = f"; NC1 so far {min(measured):.2g} … {max(measured):.2g}" if measured else ""
     lines: list[RenderableType] = [
-        f"{sweep}: {counted(len(runs), 'run')}: "
+        f"{sweep}: {format_count(len(runs), 'run')}: "
         f"{', '.join(f'{count} {state}' for state, count in counts.most_common())}{nc1}"
     ]
     running = [run for run in runs if run.state in {"running", "stopped"}]

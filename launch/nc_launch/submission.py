@@ -21,11 +21,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nc_launch.places import PLACES, Place
+from nc_launch.backends import BACKENDS, Backend
 from nc_launch.worker import Task, report_path
-from nc_sweeps.job import Job
-from nc_sweeps.tracking import files
-from nc_sweeps.tracking.store import COMMIT_FILE, environment
+from nc_sweeps.run_spec import RunSpec
+from nc_sweeps.store import files
+from nc_sweeps.store.runs import COMMIT_FILE, environment
 
 _FOLDER = ".launch"
 #: What workers import.
@@ -42,11 +42,11 @@ class Submission:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._content = files.read_json(folder / "submission.json", {"place", "settings", "manifest", "packs", "jobs"})
-        self.place: Place = PLACES[self._content["place"]](self._content["settings"])
+        self.place: Backend = BACKENDS[self._content["place"]](self._content["settings"])
 
     @classmethod
     def create(
-        cls, place: str, settings: dict[str, Any], manifest: Path, packs: Sequence[Sequence[Job]]
+        cls, place: str, settings: dict[str, Any], manifest: Path, packs: Sequence[Sequence[RunSpec]]
     ) -> "Submission":
         """Freeze code and configs and start the jobs.
 

@@ -14,11 +14,11 @@ from rich.console import Console
 
 from nc_launch.submission import Submission
 from nc_launch.view import SweepView
-from nc_sweeps.job import Job
 from nc_sweeps.report.ready import get_ready
-from nc_sweeps.tracking import manifest
-from nc_sweeps.tracking.store import FINAL, RunStore, read_summary
-from nc_sweeps.wording import counted
+from nc_sweeps.run_spec import RunSpec
+from nc_sweeps.store import manifest
+from nc_sweeps.store.runs import FINAL, RunStore, read_summary
+from nc_sweeps.wording import format_count
 
 #: States in which nobody will go on with a run by himself.
 CLOSED = (*FINAL, "failed")
@@ -50,7 +50,7 @@ class Watch:
     """
 
     submission: Submission
-    jobs: list[Job]
+    jobs: list[RunSpec]
     console: Console
     _missed: Counter[str] = field(default_factory=Counter)
     _finished: Counter[int] = field(default_factory=Counter)
@@ -148,7 +148,9 @@ class Watch:
                 self._fail(undone[0], pack, ended)
                 continue
             self._reached[pack] = reached
-            self.console.print(f"pack {pack}: {ended}; going on with {counted(len(undone), 'run')}", highlight=False)
+            self.console.print(
+                f"pack {pack}: {ended}; going on with {format_count(len(undone), 'run')}", highlight=False
+            )
         if restart:
             self.submission.start(restart)
 
@@ -199,7 +201,7 @@ def detached(sweep: Path) -> str:
     return f"nc-train: detached; nc-sweep status {sweep} shows how it goes, nc-sweep attach {sweep} waits for it"
 
 
-def watch(submission: Submission, console: Console) -> list[Job]:
+def watch(submission: Submission, console: Console) -> list[RunSpec]:
     """Wait for a submission.
 
     Returns:

@@ -14,8 +14,8 @@ import submitit
 
 from nc_sweeps.interruption import InterruptedTraining, Interruption
 from nc_sweeps.pack import Pack
-from nc_sweeps.tracking import files, manifest
-from nc_sweeps.tracking.companion import following
+from nc_sweeps.publish.companion import following
+from nc_sweeps.store import files, manifest
 
 #: Seconds between two reports of a pack.
 _REPORT = 1.0

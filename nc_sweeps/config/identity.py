@@ -10,7 +10,7 @@ from nc_sweeps.config.schema import RunConfig, leaves
 
 def signature(config: RunConfig) -> str:
     """Hash of all that decides the numbers: the same signature, the same run."""
-    return _digest({name: value for name, value, role in _read(config) if role != "place"})
+    return _digest({name: value for name, value, role in _read(config) if role != "unsigned"})
 
 
 def ensemble_key(config: RunConfig) -> str:

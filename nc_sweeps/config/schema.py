@@ -4,7 +4,7 @@ Each key is one of
 
 * ``shape``: runs that differ in it cannot share an ensemble;
 * ``per_run``: it may differ from run to run within one ensemble;
-* ``place``: it says where things lie or what they are called and does not touch the numbers.
+* ``unsigned``: it says where things lie or what they are called and does not touch the numbers.
 """
 
 import dataclasses
@@ -67,9 +67,9 @@ def per_run(text: str) -> Any:
     return _key("per_run", text)
 
 
-def place(text: str) -> Any:
+def unsigned(text: str) -> Any:
     """Declare a key that does not decide the numbers."""
-    return _key("place", text)
+    return _key("unsigned", text)
 
 
 @dataclass
@@ -157,7 +157,7 @@ class StoredConfig(ReadConfig):
 class DownloadedConfig(StoredConfig):
     """Keys of the data sets that torchvision downloads."""
 
-    data_dir: str = place("folder to which torchvision downloaded it")
+    data_dir: str = unsigned("folder to which torchvision downloaded it")
 
     @property
     def class_count(self) -> int:
@@ -204,7 +204,7 @@ class Cifar100Config(DownloadedConfig):
 class FeaturesConfig(StoredConfig):
     """``dataset=features``: a file of features and labels."""
 
-    path: str = place("of a file as nc-features writes it; see docs/data.md")
+    path: str = unsigned("of a file as nc-features writes it; see docs/data.md")
     classes: int = shape("number of classes q, as the file has it")
     digest: str = shape("SHA-256 of the file, which makes what it holds a part of the run")
 
@@ -237,8 +237,8 @@ class WidthConfig:
 class SeparationConfig:
     """Group ``separation``: the knob that the synthetic data sets read."""
 
-    margin: float = place("τ of dataset=separable, read by dataset.margin")
-    distance: float = place("of dataset=gaussian, read by dataset.distance")
+    margin: float = unsigned("τ of dataset=separable, read by dataset.margin")
+    distance: float = unsigned("of dataset=gaussian, read by dataset.distance")
 
 
 @dataclass
@@ -308,7 +308,7 @@ class StepSizeChange:
 class DynamicsConfig:
     """Keys that every way of training has."""
 
-    name: str = place("what moves the network, which the network decides")
+    name: str = unsigned("what moves the network, which the network decides")
     batch_size: int | None = shape("samples a step; null: all")
     step_size: float = per_run("η: a particle moves by η times its mean-field gradient; the learning rate of momentum")
     schedule: list[StepSizeChange] = shape("changes of the step size, [{after, step_size}, …]")
@@ -363,14 +363,14 @@ class MetricsConfig:
 class ComputeConfig:
     """Group ``compute``: on what it runs."""
 
-    accelerator: str = place("as Lightning's Trainer: auto, cpu, gpu, …")
-    devices: int = place("devices of a node over which the particles of a run are spread, a process each")
-    nodes: int = place("nodes over whose devices they are spread; see docs/concepts.md")
+    accelerator: str = unsigned("as Lightning's Trainer: auto, cpu, gpu, …")
+    devices: int = unsigned("devices of a node over which the particles of a run are spread, a process each")
+    nodes: int = unsigned("nodes over whose devices they are spread; see docs/concepts.md")
     precision: str = shape(f"as Lightning's Trainer: {', '.join(PRECISIONS)}")
-    threads: int = place("CPU threads of a process; 0: all cores given to it")
-    memory: float | None = place("GiB that this process may take, to which ensembles are cut; null: what is free")
-    checkpoint_seconds: float = place("least time between two checkpoints of a run")
-    lease_seconds: float = place("silence of a process after which others may take its runs over")
+    threads: int = unsigned("CPU threads of a process; 0: all cores given to it")
+    memory: float | None = unsigned("GiB that this process may take, to which ensembles are cut; null: what is free")
+    checkpoint_seconds: float = unsigned("least time between two checkpoints of a run")
+    lease_seconds: float = unsigned("silence of a process after which others may take its runs over")
 
     @property
     def processes(self) -> int:
@@ -382,32 +382,32 @@ class ComputeConfig:
 class TrackingConfig:
     """Group ``tracking``: where runs are published, besides the store."""
 
-    name: str = place(f"{', '.join(TRACKER_NAMES)}: what follows the runs while they train")
-    mode: str = place(f"{', '.join(TRACKING_MODES)}; auto: online where there is an API key")
-    project: str = place("of Weights & Biases")
-    entity: str | None = place("user or team of Weights & Biases; null: the API key's default")
-    job_type: str = place("job type of the W&B runs")
-    tags: list[str] = place("tags of the W&B runs")
-    model: bool = place("publish the final state of a run as an artifact, too")
+    name: str = unsigned(f"{', '.join(TRACKER_NAMES)}: what follows the runs while they train")
+    mode: str = unsigned(f"{', '.join(TRACKING_MODES)}; auto: online where there is an API key")
+    project: str = unsigned("of Weights & Biases")
+    entity: str | None = unsigned("user or team of Weights & Biases; null: the API key's default")
+    job_type: str = unsigned("job type of the W&B runs")
+    tags: list[str] = unsigned("tags of the W&B runs")
+    model: bool = unsigned("publish the final state of a run as an artifact, too")
 
 
 @dataclass
 class FigureConfig:
     """Group ``figure``: the picture at the end of a sweep."""
 
-    x: str = place("time or epoch (along training), or the key against which last values are drawn")
-    y: list[str] = place("metrics")
+    x: str = unsigned("time or epoch (along training), or the key against which last values are drawn")
+    y: list[str] = unsigned("metrics")
 
 
 @dataclass
 class RunConfig:
     """One run: a point of a sweep."""
 
-    name: str = place("of the sweep; names its folder")
+    name: str = unsigned("of the sweep; names its folder")
     seed: int = per_run("of initialisation, noise and mini-batches, ≥ 0")
-    optimized_metric: str = place("what nc-train returns to a Hydra sweeper")
-    output_dir: str = place("folder of all sweeps")
-    data_dir: str = place("folder of downloaded data sets")
+    optimized_metric: str = unsigned("what nc-train returns to a Hydra sweeper")
+    output_dir: str = unsigned("folder of all sweeps")
+    data_dir: str = unsigned("folder of downloaded data sets")
     dataset: Any = _key("group", "the data set")
     width: WidthConfig = _key("group", "the number of particles")
     separation: SeparationConfig = _key("group", "how far apart the classes are")

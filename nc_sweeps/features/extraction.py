@@ -15,7 +15,7 @@ from nc_sweeps.data import Dataset, Split
 from nc_sweeps.data.features import serialised
 from nc_sweeps.errors import DataError, UserError
 from nc_sweeps.features.backbone import Backbone
-from nc_sweeps.tracking import files
+from nc_sweeps.store import files
 
 
 class Extraction:

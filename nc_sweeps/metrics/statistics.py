@@ -90,6 +90,11 @@ def class_statistics(H: Float[Tensor, "*run n p"], Y: Float[Tensor, "*run n q"])
     )
 
 
+def one_hot(labels: Int[Tensor, "run n"], classes: int, dtype: torch.dtype) -> Float[Tensor, "run n q"]:
+    """Targets Y, one row a sample."""
+    return torch.nn.functional.one_hot(labels, classes).to(dtype)
+
+
 def stack(several: Sequence[ClassStatistics]) -> ClassStatistics:
     """Statistics of several sets of samples of one shape along a new leading axis."""
     return ClassStatistics(*map(torch.stack, zip(*(statistics.parts for statistics in several), strict=True)))

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nc_sweeps import kernels
-from nc_sweeps.models.activations import Activation
+from nc_sweeps.activations import Activation
 from nc_sweeps.models.shard import Shard
 
 #: Elements of a (run, particle, sample) block of activations: few enough to stay in a core's cache, …

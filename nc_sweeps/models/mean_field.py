@@ -10,11 +10,11 @@ with :math:`\rho` the empirical measure of N particles, of which a process holds
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from nc_sweeps.activations import Activation
 from nc_sweeps.counters import Stream, normals
-from nc_sweeps.models.activations import Activation
 from nc_sweeps.models.first_layer import FirstLayer
 from nc_sweeps.models.shard import Shard
 from nc_sweeps.models.truncation import Truncation
@@ -147,8 +147,3 @@ def _orthonormal(Z: Float[Tensor, "run p q"]) -> Float[Tensor, "run p q"]:
 
 def _column(values: Sequence[float]) -> Float[Tensor, "run 1 1"]:
     return torch.tensor(list(values), dtype=torch.float64)[:, None, None]
-
-
-def one_hot(labels: Int[Tensor, "run n"], classes: int, dtype: torch.dtype) -> Float[Tensor, "run n q"]:
-    """Targets Y, one row a sample."""
-    return nn.functional.one_hot(labels, classes).to(dtype)

@@ -14,9 +14,9 @@ import polars as pl
 from nc_sweeps.errors import ConfigError, StoreError
 from nc_sweeps.metrics.catalogue import METRICS
 from nc_sweeps.report.axes import axes, independent, short_names
-from nc_sweeps.tracking import manifest
-from nc_sweeps.tracking.lease import held
-from nc_sweeps.tracking.store import is_measured, read_config, read_metrics, read_summary, run_directories
+from nc_sweeps.store import manifest
+from nc_sweeps.store.leases import held
+from nc_sweeps.store.runs import is_measured, read_config, read_metrics, read_summary, run_directories
 
 #: Rows of curves that a report holds at most, all runs together; each run keeps at least ``_LEAST_POINTS``.
 _MOST_ROWS = 40_000

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from nc_sweeps import cache
 from nc_sweeps.report.charts import DATA, all_charts, theme
 from nc_sweeps.report.digest import Digest
-from nc_sweeps.tracking import files
+from nc_sweeps.store import files
 
 #: Differing values of a key that are listed.
 _LISTED = 8

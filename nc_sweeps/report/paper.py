@@ -8,7 +8,7 @@ import vl_convert
 
 from nc_sweeps.report.charts import DATA, Chart, all_charts, theme
 from nc_sweeps.report.digest import Digest
-from nc_sweeps.tracking import files
+from nc_sweeps.store import files
 
 #: Width of the plot in pixels of 1/96 inch: with axis and legend a column of 3.3 inches.
 _WIDTH = 190

@@ -16,7 +16,7 @@ from nc_sweeps.errors import StoreError
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
 from nc_sweeps.report.digest import QUANTITIES
 from nc_sweeps.report.table import number
-from nc_sweeps.tracking.store import is_measured, load_runs, read_config, read_metrics, read_summary
+from nc_sweeps.store.runs import is_measured, load_runs, read_config, read_metrics, read_summary
 
 _SHOWN = [quantity.name for quantity in QUANTITIES]
 _BLOCKS = "▁▂▃▄▅▆▇█"

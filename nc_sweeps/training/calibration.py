@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
+from nc_sweeps.activations import ACTIVATIONS
 from nc_sweeps.dynamics.flow import Flow, Hyperparameters
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
-from nc_sweeps.models.activations import ACTIVATIONS
-from nc_sweeps.models.mean_field import initial_ensemble, one_hot
+from nc_sweeps.metrics.statistics import one_hot
+from nc_sweeps.models.mean_field import initial_ensemble
 from nc_sweeps.training.cost import FlowSize, Speed
 from nc_sweeps.training.measurements import MEASUREMENTS, measure
 from nc_sweeps.training.references import References

@@ -18,6 +18,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from nc_sweeps.activations import ACTIVATIONS
 from nc_sweeps.config import RunConfig, selected_metrics
 from nc_sweeps.data import Dataset
 from nc_sweeps.dynamics.flow import NEVER, Flow, Hyperparameters
@@ -25,9 +26,9 @@ from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Schedule
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.interruption import InterruptedTraining, Interruption
-from nc_sweeps.models.activations import ACTIVATIONS
+from nc_sweeps.metrics.statistics import one_hot
 from nc_sweeps.models.deep import initialised
-from nc_sweeps.models.mean_field import MeanFieldEnsemble, initial_ensemble, one_hot
+from nc_sweeps.models.mean_field import MeanFieldEnsemble, initial_ensemble
 from nc_sweeps.models.shard import Shard
 from nc_sweeps.models.truncation import Truncation
 from nc_sweeps.training import crew

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nc_sweeps.metrics import collapse
 from nc_sweeps.metrics.balancedness import balancedness
-from nc_sweeps.metrics.errors import balanced_error, mean_square_loss
+from nc_sweeps.metrics.prediction import balanced_error, mean_square_loss
 from nc_sweeps.theory import paper_bounds
 from nc_sweeps.theory.imbalance import stationary_residual
 from nc_sweeps.training.snapshot import Snapshot

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nc_sweeps.activations import ACTIVATIONS
 from nc_sweeps.config import RunConfig
 from nc_sweeps.data import Dataset
-from nc_sweeps.models.activations import ACTIVATIONS
-from nc_sweeps.models.mean_field import one_hot
-from nc_sweeps.theory.dual import GibbsProblem, OracleError
-from nc_sweeps.theory.gibbs import GibbsOracle, gibbs_oracle
+from nc_sweeps.metrics.statistics import one_hot
+from nc_sweeps.oracle.dual import GibbsProblem, OracleError
+from nc_sweeps.oracle.gibbs import GibbsOracle, gibbs_oracle
 
 
 class References:

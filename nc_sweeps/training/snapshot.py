@@ -12,14 +12,14 @@ from torch import Tensor
 from nc_sweeps.dynamics.flow import Flow
 from nc_sweeps.dynamics.gradients import Linearisation, linearisation
 from nc_sweeps.metrics.centring import square_norm
-from nc_sweeps.metrics.errors import mean_square_loss
+from nc_sweeps.metrics.prediction import mean_square_loss
 from nc_sweeps.metrics.statistics import ClassStatistics, class_statistics, stack
 from nc_sweeps.metrics.streaming import measures
 from nc_sweeps.models.mean_field import MeanFieldEnsemble
+from nc_sweeps.oracle.dual import OracleError
+from nc_sweeps.oracle.gibbs import GibbsOracle
 from nc_sweeps.theory import free_energy, paper_bounds
 from nc_sweeps.theory.certificate import Certificate, certificate_of_statistics
-from nc_sweeps.theory.dual import OracleError
-from nc_sweeps.theory.gibbs import GibbsOracle
 from nc_sweeps.theory.imbalance import imbalance
 from nc_sweeps.theory.stationarity import kernel_gradient_discrepancy
 from nc_sweeps.training.references import References

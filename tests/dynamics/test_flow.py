@@ -9,7 +9,7 @@ from nc_sweeps.dynamics.flow import NEVER, Flow, Hyperparameters
 from nc_sweeps.dynamics.gradients import loss_gradients
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
-from nc_sweeps.models.mean_field import one_hot
+from nc_sweeps.metrics.statistics import one_hot
 from tests.models.test_mean_field import ensemble_of
 
 

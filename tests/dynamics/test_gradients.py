@@ -4,10 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nc_sweeps import kernels
+from nc_sweeps.activations import ACTIVATIONS
 from nc_sweeps.dynamics.gradients import linearisation, loss_gradients
+from nc_sweeps.metrics.statistics import one_hot
 from nc_sweeps.models import first_layer
-from nc_sweeps.models.activations import ACTIVATIONS
-from nc_sweeps.models.mean_field import MeanFieldEnsemble, one_hot
+from nc_sweeps.models.mean_field import MeanFieldEnsemble
 from nc_sweeps.models.truncation import Truncation
 from tests.models.test_mean_field import REFERENCE
 

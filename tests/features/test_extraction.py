@@ -19,7 +19,7 @@ from nc_sweeps.data import load
 from nc_sweeps.errors import UserError
 from nc_sweeps.features.backbone import Backbone
 from nc_sweeps.features.command import features
-from nc_sweeps.tracking.store import read_summary
+from nc_sweeps.store.runs import read_summary
 from tests.conftest import config_of
 from tests.data import formats
 

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nc_sweeps import kernels
+from nc_sweeps.activations import ACTIVATIONS
 from nc_sweeps.counters import Stream, normals
 from nc_sweeps.dynamics.flow import NEVER, Flow, Hyperparameters
 from nc_sweeps.dynamics.gradients import linearisation
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
-from nc_sweeps.models.activations import ACTIVATIONS
-from nc_sweeps.models.mean_field import one_hot
+from nc_sweeps.metrics.statistics import one_hot
 from nc_sweeps.models.truncation import Truncation
 from tests.models.test_mean_field import ensemble_of
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-from nc_launch.places import Slurm, ThisMachine
+from nc_launch.backends import LocalBackend, SlurmBackend
 from nc_launch.plan import in_turn
 
 from nc_sweeps.config import ensemble_key
-from nc_sweeps.job import Job
+from nc_sweeps.run_spec import RunSpec
 from tests.conftest import tiny
 
 WIDTHS = {width: tiny(f"width.particles={width}") for width in (12, 24, 48)}
@@ -17,7 +17,7 @@ WIDTHS = {width: tiny(f"width.particles={width}") for width in (12, 24, 48)}
 
 @given(st.lists(st.sampled_from(sorted(WIDTHS)), min_size=1, max_size=12), st.none() | st.integers(1, 5))
 def test_a_single_worker_gets_every_run_once_and_shapes_together(widths, most):
-    jobs = [Job(WIDTHS[width], [], Path(str(number))) for number, width in enumerate(widths)]
+    jobs = [RunSpec(WIDTHS[width], [], Path(str(number))) for number, width in enumerate(widths)]
     packs = in_turn(jobs, most)
     in_order = list(chain.from_iterable(packs))
     assert sorted(int(job.directory.name) for job in in_order) == list(range(len(jobs)))
@@ -29,10 +29,10 @@ def test_a_single_worker_gets_every_run_once_and_shapes_together(widths, most):
 
 def test_a_device_has_one_worker_and_a_cluster_a_process_for_each_pack(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    here = ThisMachine({"devices": 1})
+    here = LocalBackend({"devices": 1})
     assert here.dealt(range(5)) == [(0, 2, 4), (1, 3)]
     assert here.dealt([3]) == [(3,)]
-    assert ThisMachine({"devices": 2}).dealt(range(3)) == [(0, 1, 2)]
+    assert LocalBackend({"devices": 2}).dealt(range(3)) == [(0, 1, 2)]
     cluster = {"devices": 1, "device_nodes": 1, "gpus_per_node": 2, "nodes": 1}
-    assert Slurm(cluster).dealt(range(5)) == [(0, 1), (2, 3), (4,)]
-    assert Slurm(cluster | {"devices": 2}).dealt(range(2)) == [(0,), (1,)]
+    assert SlurmBackend(cluster).dealt(range(5)) == [(0, 1), (2, 3), (4,)]
+    assert SlurmBackend(cluster | {"devices": 2}).dealt(range(2)) == [(0,), (1,)]

@@ -16,7 +16,7 @@ from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, Inte
 from polars.testing import assert_frame_equal
 
 import nc_sweeps
-from nc_sweeps.tracking.store import read_summary
+from nc_sweeps.store.runs import read_summary
 from tests.conftest import PATIENCE, TINY
 from tests.slurm.cluster import NODES
 

@@ -15,7 +15,7 @@ from nc_launch.submission import submissions
 from polars.testing import assert_frame_equal
 
 import nc_sweeps
-from nc_sweeps.tracking.store import environment, read_summary
+from nc_sweeps.store.runs import environment, read_summary
 from tests.conftest import PATIENCE, TINY
 
 SWEEP = [

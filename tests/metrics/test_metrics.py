@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nc_sweeps.metrics.balancedness import balancedness
 from nc_sweeps.metrics.centring import centred, square_norm, within_class
-from nc_sweeps.metrics.errors import balanced_error, mean_square_loss
+from nc_sweeps.metrics.prediction import balanced_error, mean_square_loss
 
 
 @st.composite

@@ -4,9 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nc_sweeps import kernels
+from nc_sweeps.activations import ACTIVATIONS
+from nc_sweeps.metrics.statistics import one_hot
 from nc_sweeps.models import first_layer
-from nc_sweeps.models.activations import ACTIVATIONS
-from nc_sweeps.models.mean_field import initial_ensemble, one_hot
+from nc_sweeps.models.mean_field import initial_ensemble
 
 REFERENCE = {
     "tanh": torch.tanh,

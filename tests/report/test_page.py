@@ -11,25 +11,25 @@ from playwright.sync_api import Page, sync_playwright
 
 from nc_sweeps.config import signature
 from nc_sweeps.errors import ConfigError, StoreError
-from nc_sweeps.job import Job
 from nc_sweeps.pack import Pack
 from nc_sweeps.report.charts import all_charts
 from nc_sweeps.report.digest import digest
 from nc_sweeps.report.page import write_report
 from nc_sweeps.report.paper import write_figures
-from nc_sweeps.tracking import manifest
-from nc_sweeps.tracking.lease import Worker
-from nc_sweeps.tracking.store import RunStore, environment, last_value
+from nc_sweeps.run_spec import RunSpec
+from nc_sweeps.store import manifest
+from nc_sweeps.store.leases import Worker
+from nc_sweeps.store.runs import RunStore, environment, last_value
 from tests.conftest import PATIENCE, Silence, tiny
 
 ATTACK = "</script><script>alert(1)</script>"
 WIDTHS, MARGINS, SEEDS = (8, 12), (-0.1, 0.05, 0.2), (0, 1)
 
 
-def job(sweep: Path, *overrides: str) -> Job:
+def job(sweep: Path, *overrides: str) -> RunSpec:
     config = tiny("dynamics.beta=1e4", *overrides)
     config.name = ATTACK
-    return Job(config, list(overrides), sweep / signature(config))
+    return RunSpec(config, list(overrides), sweep / signature(config))
 
 
 @pytest.fixture(scope="module")

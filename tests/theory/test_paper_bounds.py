@@ -8,12 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nc_sweeps.activations import ACTIVATIONS
 from nc_sweeps.dynamics.gradients import loss_gradients
 from nc_sweeps.metrics.collapse import nc1
-from nc_sweeps.metrics.errors import mean_square_loss
-from nc_sweeps.metrics.statistics import class_statistics
-from nc_sweeps.models.activations import ACTIVATIONS
-from nc_sweeps.models.mean_field import one_hot
+from nc_sweeps.metrics.prediction import mean_square_loss
+from nc_sweeps.metrics.statistics import class_statistics, one_hot
 from nc_sweeps.theory import paper_bounds
 from nc_sweeps.theory.certificate import centred_head_bound, certificate
 from tests.models.test_mean_field import ensemble_of

@@ -9,14 +9,14 @@ import torch
 import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile
 
+from nc_sweeps.activations import ACTIVATIONS
 from nc_sweeps.dynamics.flow import Flow, Hyperparameters
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
-from nc_sweeps.job import Job
-from nc_sweeps.models.activations import ACTIVATIONS
 from nc_sweeps.models.mean_field import initial_ensemble
 from nc_sweeps.pack import Pack
-from nc_sweeps.tracking.store import RunStore
+from nc_sweeps.run_spec import RunSpec
+from nc_sweeps.store.runs import RunStore
 from nc_sweeps.train import main
 from tests.conftest import TINY, Silence, tiny
 from tests.training.test_statements import SMALL_STAGE_ONE
@@ -40,9 +40,9 @@ STOPPED = "stopped"
 BY_COMMAND = "batches"
 
 
-def job(name: str, devices: int, directory: Path, *overrides: str) -> Job:
+def job(name: str, devices: int, directory: Path, *overrides: str) -> RunSpec:
     """One of the runs, over so many processes."""
-    return Job(tiny(*RUNS[name], f"compute.devices={devices}", *overrides), [], directory)
+    return RunSpec(tiny(*RUNS[name], f"compute.devices={devices}", *overrides), [], directory)
 
 
 def start(particles: int, processes: int, dtype: torch.dtype = torch.float64):

@@ -13,7 +13,6 @@ from nc_sweeps.config import signature
 from nc_sweeps.counters import Stream, permutations
 from nc_sweeps.data import load
 from nc_sweeps.errors import ConfigError
-from nc_sweeps.job import Job
 from nc_sweeps.metrics import collapse
 from nc_sweeps.metrics.balancedness import balancedness
 from nc_sweeps.metrics.statistics import class_statistics
@@ -22,8 +21,9 @@ from nc_sweeps.pack import Pack
 from nc_sweeps.report.digest import digest
 from nc_sweeps.report.page import render
 from nc_sweeps.report.runs import run_view
+from nc_sweeps.run_spec import RunSpec
+from nc_sweeps.store.runs import load_sweep, read_metrics, read_summary
 from nc_sweeps.theory.certificate import certificate
-from nc_sweeps.tracking.store import load_sweep, read_metrics, read_summary
 from nc_sweeps.training.cost import Size
 from nc_sweeps.training.engine import Run, Solo
 from tests.conftest import Silence, config_of, refusal, tiny
@@ -57,7 +57,7 @@ def trained(config, record=None, **state):
 
 
 def job(sweep, config):
-    return Job(config, [], sweep / signature(config))
+    return RunSpec(config, [], sweep / signature(config))
 
 
 @pytest.fixture(scope="module")

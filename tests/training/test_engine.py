@@ -13,9 +13,9 @@ from polars.testing import assert_frame_equal
 from nc_sweeps.config import ensemble_key, signature
 from nc_sweeps.data import load
 from nc_sweeps.errors import ConfigError
-from nc_sweeps.job import Job
 from nc_sweeps.pack import Pack
-from nc_sweeps.tracking.store import read_metrics
+from nc_sweeps.run_spec import RunSpec
+from nc_sweeps.store.runs import read_metrics
 from nc_sweeps.training import engine
 from nc_sweeps.training.engine import Ensemble, Run
 from nc_sweeps.training.measurements import MEASUREMENTS, measure
@@ -274,7 +274,7 @@ def test_gradient_norms_are_those_of_the_regularised_objective():
 def test_a_pack_mixes_shapes_skips_what_is_done_and_goes_on_with_the_rest(tmp_path: Path, capsys):
     def job(*overrides):
         config = tiny("compute.checkpoint_seconds=0", *overrides)
-        return Job(config, list(overrides), tmp_path / signature(config))
+        return RunSpec(config, list(overrides), tmp_path / signature(config))
 
     jobs = [job("seed=0"), job("width.particles=5"), job("seed=1"), job("seed=0")]
     values = Pack(jobs, max_runs_per_ensemble=1).train(Silence())

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 
 from nc_sweeps.config import signature
 from nc_sweeps.errors import ConfigError
-from nc_sweeps.job import Job
 from nc_sweeps.models.shard import Shard
 from nc_sweeps.pack import Pack
-from nc_sweeps.tracking import manifest
-from nc_sweeps.tracking.store import read_metrics, read_summary
+from nc_sweeps.run_spec import RunSpec
+from nc_sweeps.store import manifest
+from nc_sweeps.store.runs import read_metrics, read_summary
 from tests.conftest import PATIENCE, Silence, tiny
 from tests.training.spread import BY_COMMAND, RUNS, STOPPED, job, start
 
@@ -145,11 +145,11 @@ def test_processes_that_torchrun_started_do_and_say_nothing_twice(alone, pair):
 )
 def test_processes_that_cannot_be_had_are_refused(tmp_path, overrides, message):
     with pytest.raises(ConfigError, match=message):
-        Pack([Job(tiny(*overrides), [], tmp_path / "run")]).train(Silence())
+        Pack([RunSpec(tiny(*overrides), [], tmp_path / "run")]).train(Silence())
     assert os.listdir(tmp_path) == []
 
 
 def test_runs_of_one_process_are_spread_alike(tmp_path):
-    different = [Job(tiny(f"compute.devices={count}"), [], tmp_path / str(count)) for count in (1, 2)]
+    different = [RunSpec(tiny(f"compute.devices={count}"), [], tmp_path / str(count)) for count in (1, 2)]
     with pytest.raises(ConfigError, match="must be the same for all runs"):
         Pack(different).train(Silence())

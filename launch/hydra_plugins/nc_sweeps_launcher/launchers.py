@@ -17,7 +17,7 @@ from hydra_plugins.nc_sweeps_launcher.composer import SweepComposer, copies
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 if TYPE_CHECKING:
-    from nc_sweeps.job import Job
+    from nc_sweeps.run_spec import RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -116,19 +116,19 @@ class _PackLauncher(Launcher):
         for key in ("runs_per_gpu", "max_runs_per_pack"):
             if self.settings[key] is not None and self.settings[key] < 1:
                 raise HydraException(f"hydra.launcher.{key}={self.settings[key]}: must be at least 1, or null")
-        from nc_sweeps.job import Job
+        from nc_sweeps.run_spec import RunSpec
 
         jobs = []
         for overrides in job_overrides:
             run, directory = self.composer.run(overrides)
-            jobs.append(Job(run, list(overrides), directory))
+            jobs.append(RunSpec(run, list(overrides), directory))
         self._train(jobs)
         return [
             self._job_return(overrides, initial_job_idx + number, job)
             for number, (overrides, job) in enumerate(zip(job_overrides, jobs, strict=True))
         ]
 
-    def _train(self, jobs: "list[Job]") -> None:
+    def _train(self, jobs: "list[RunSpec]") -> None:
         from nc_launch.launching import launch
         from rich.console import Console
 
@@ -139,8 +139,8 @@ class _PackLauncher(Launcher):
         }
         launch(jobs, self.place, self.settings, invocation, Console(stderr=True))
 
-    def _job_return(self, overrides: Sequence[str], index: int, job: "Job") -> JobReturn:
-        from nc_sweeps.tracking.store import last_value
+    def _job_return(self, overrides: Sequence[str], index: int, job: "RunSpec") -> JobReturn:
+        from nc_sweeps.store.runs import last_value
 
         assert self.composer is not None
         config = self.composer.compose(overrides)
@@ -219,12 +219,14 @@ class SlurmLauncher(_PackLauncher):
 
     def launch_others(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """One task of an array each."""
-        from nc_launch.places import Slurm
+        from nc_launch.backends import SlurmBackend
 
         directory = Path(str(self.config.hydra.sweep.dir)).absolute()
         directory.mkdir(parents=True, exist_ok=True)
         configs = self._configs(job_overrides, initial_job_idx)
-        with Slurm(self.settings | {"devices": 1, "device_nodes": 1}).executor(directory / ".submitit") as executor:
+        with SlurmBackend(self.settings | {"devices": 1, "device_nodes": 1}).executor(
+            directory / ".submitit"
+        ) as executor:
             jobs = [
                 executor.submit(_run, config, self.task_function, self.hydra_context, Singleton.get_state())
                 for config in configs

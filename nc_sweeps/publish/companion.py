@@ -1,0 +1,157 @@
+"""The companion of a training process: publishes the runs that it trains, from the store.
+
+A process of its own, at a low priority: training never waits for Weights & Biases, except at its end, and there
+for a bounded time. Whatever becomes of the companion, the store knows nothing of it, and ``nc-sweep sync`` publishes
+what it did not.
+"""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from nc_sweeps.errors import UserError
+from nc_sweeps.interruption import SIGNALS
+from nc_sweeps.publish.published import is_current, note_unpublished
+from nc_sweeps.run_spec import RunSpec
+
+if TYPE_CHECKING:
+    from nc_sweeps.publish.weights_and_biases import Publication
+
+#: Seconds between two looks at the store.
+_LOOK = 2.0
+#: Runs that are sent to the server at a time.
+_AT_ONCE = 8
+#: Added to the niceness of the process: training comes first, but when it is over something has to be left.
+_NICE = 10
+#: Seconds that training waits for its companion when all runs are done: in any case, and more for each run.
+_PATIENCE, _PATIENCE_A_RUN = 20.0, 1.0
+#: Seconds that it waits when it was interrupted and has to go.
+_PATIENCE_INTERRUPTED = 3.0
+
+
+@contextmanager
+def following(jobs: Sequence[RunSpec]) -> Iterator[None]:
+    """Have the runs that are tracked published while the block trains them; where there are none, there is no
+    companion.
+    """
+    tracked = [job for job in jobs if job.config.tracking.name == "wandb"]
+    if not tracked:
+        yield
+        return
+    runs, mode = [job.directory for job in tracked], tracked[0].config.tracking.mode
+    with TemporaryDirectory(prefix="nc-sweeps-wandb-", ignore_cleanup_errors=True) as scratch:
+        command = [sys.executable, "-m", __name__, mode, *(str(run.absolute()) for run in runs)]
+        environment = os.environ | {"TMPDIR": scratch}  # of wandb, which may be killed
+        # Signals are for the training process; the end of its standard input tells the companion that training is over.
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, env=environment
+        )
+        patience = _PATIENCE_INTERRUPTED
+        try:
+            yield
+            patience = _PATIENCE + _PATIENCE_A_RUN * len(runs)
+        finally:
+            try:
+                assert process.stdin is not None
+                process.stdin.close()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(patience)
+            finally:
+                process.kill()
+                process.wait()
+    note_unpublished(runs)
+
+
+class Companion:
+    """Publishes runs as they grow (online) or when they have ended (offline).
+
+    Args:
+        runs: their folders.
+        mode: ``tracking.mode``.
+    """
+
+    def __init__(self, runs: Sequence[Path], mode: str) -> None:
+        from nc_sweeps.publish.weights_and_biases import obstacle
+
+        self.waiting = list(runs)
+        self.obstacle = obstacle(mode)
+        self._open: dict[Path, Publication] = {}
+        self._seen: dict[Path, int] = {}
+
+    def look(self, over: bool) -> None:
+        """Publish what is new.
+
+        Args:
+            over: nobody trains the runs any more.
+        """
+        changed = [run for run in self.waiting if self._has_changed(run, over)]
+        # Servers take their time; offline, the processor is what there is to wait for.
+        with ThreadPoolExecutor(_AT_ONCE if self.obstacle is None else 1) as pool:
+            settled = list(pool.map(lambda run: self._settle(run, over), changed))
+        done = {run for run, is_settled in zip(changed, settled, strict=True) if is_settled}
+        self.waiting = [run for run in self.waiting if run not in done]
+
+    def _has_changed(self, run: Path, over: bool) -> bool:
+        try:
+            stamp = (run / "summary.json").stat().st_mtime_ns
+        except FileNotFoundError:
+            return False
+        is_new, self._seen[run] = stamp != self._seen.get(run), stamp
+        return is_new or over
+
+    def _settle(self, run: Path, over: bool) -> bool:
+        """Publish what is new of a run; return whether there is nothing more to come."""
+        from nc_sweeps.publish.weights_and_biases import PublishingError, publish
+        from nc_sweeps.store.runs import read_summary
+
+        try:
+            ended = bool(read_summary(run)["status"] != "running")
+            if is_current(run, online=False):
+                return ended
+            try:
+                if self.obstacle is None:
+                    return self._send(run, ended or over)
+            except PublishingError as error:
+                self.obstacle = str(error)
+            if ended:
+                publish(run, self.obstacle)
+        except UserError as error:
+            print(f"{error}; nc-sweep sync {run.parent} publishes it", file=sys.stderr)
+            return True
+        return ended
+
+    def _send(self, run: Path, is_last: bool) -> bool:
+        from nc_sweeps.publish.weights_and_biases import Publication
+
+        if run not in self._open:
+            self._open[run] = Publication(run, None)
+        self._open[run].update()
+        if is_last:
+            self._open.pop(run).close()
+        return is_last
+
+
+def main() -> None:
+    """Publish the runs of the command line until standard input ends, and then the rest."""
+    os.nice(_NICE)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    companion = Companion([Path(run) for run in sys.argv[2:]], sys.argv[1])
+    over = False
+    while companion.waiting and not over:
+        over = bool(select.select([sys.stdin], [], [], _LOOK)[0])
+        companion.look(over)
+    # Whatever wandb still waits for is published by nc-sweep sync.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

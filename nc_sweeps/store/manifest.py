@@ -1,0 +1,111 @@
+"""The manifest of a sweep: what was asked for, by every command, before anything is trained.
+
+Each command leaves one file, ``<sweep>/manifest/<time>-<id>.json``, which nobody touches again: its overrides, how it
+was launched, its environment, and its runs as differences from the first of each kind.
+"""
+
+import json
+import uuid
+from collections.abc import Collection, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from nc_sweeps.config import Variations, leaves, signature
+from nc_sweeps.errors import ConfigError, StoreError
+from nc_sweeps.run_spec import RunSpec
+from nc_sweeps.store import files
+
+_FOLDER = "manifest"
+_KEYS = {"time", "invocation", "environment", "bases", "runs"}
+
+
+def write(sweep: Path, jobs: Sequence[RunSpec], invocation: dict[str, Any], environment: dict[str, Any]) -> Path:
+    """Add what one command asks for.
+
+    Args:
+        sweep: folder of the runs.
+        jobs: the runs.
+        invocation: overrides of the command, and how it is launched; JSON.
+        environment: versions, commit and host; JSON.
+
+    Returns:
+        The file.
+    """
+    bases: list[dict[str, Any]] = []
+    kinds: dict[tuple[str, ...], tuple[int, dict[str, Any]]] = {}
+    runs = []
+    for job in jobs:
+        values = {name: value for name, value, _ in leaves(job.config)}
+        kind = (job.config.dataset.name, *values)
+        if kind not in kinds:
+            kinds[kind] = len(bases), values
+            bases.append(files.plain(OmegaConf.to_container(OmegaConf.structured(job.config))))
+        number, base = kinds[kind]
+        runs.append(
+            {
+                "directory": job.directory.name,
+                "signature": signature(job.config),
+                "overrides": job.overrides,
+                "base": number,
+                "changes": {name: files.plain(value) for name, value in values.items() if value != base[name]},
+            }
+        )
+    now = datetime.now(UTC)
+    path = sweep / _FOLDER / f"{now:%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:6]}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"time": now.isoformat(timespec="seconds"), "invocation": invocation, "environment": environment}
+    files.write(path, json.dumps(content | {"bases": bases, "runs": runs}, allow_nan=False).encode())
+    return path
+
+
+def invocations(sweep: Path) -> list[dict[str, Any]]:
+    """What every command asked for, in the order of time.
+
+    Raises:
+        StoreError: a file cannot be read.
+    """
+    return [files.read_json(path, _KEYS) for path in paths(sweep)]
+
+
+def paths(sweep: Path) -> list[Path]:
+    """The files of the manifest in the order of time."""
+    return sorted((sweep / _FOLDER).glob("*.json"))
+
+
+def jobs_of(sweep: Path, only: Path | None = None, names: Collection[str] | None = None) -> list[RunSpec]:
+    """The runs that were asked for, each once.
+
+    Args:
+        sweep: folder of the runs.
+        only: one file of the manifest; None: all.
+        names: folders of the runs that are wanted; None: all.
+
+    Raises:
+        StoreError: a file cannot be read, or holds a run that is not what its signature says.
+    """
+    found: dict[str, RunSpec] = {}
+    for path in [only] if only else paths(sweep):
+        for job in _jobs(path, sweep, names):
+            found.setdefault(job.directory.name, job)
+    return list(found.values())
+
+
+def _jobs(path: Path, sweep: Path, names: Collection[str] | None) -> Iterator[RunSpec]:
+    content = files.read_json(path, _KEYS)
+    variations: dict[tuple[Any, ...], Variations] = {}
+    for run in content["runs"]:
+        if names is not None and run["directory"] not in names:
+            continue
+        key = (run["base"], *run["changes"])
+        try:
+            if key not in variations:
+                variations[key] = Variations(OmegaConf.create(content["bases"][run["base"]]))
+            config = variations[key].parse(run["changes"])
+        except ConfigError as error:
+            raise StoreError(f"{path}: run {run['directory']}: {error}") from error
+        if signature(config) != run["signature"]:
+            raise StoreError(f"{path}: run {run['directory']} is not what its signature says")
+        yield RunSpec(config, run["overrides"], sweep / run["directory"])

@@ -1,0 +1,1 @@
+"""The callback that measures neural collapse in any Lightning module while Lightning trains it."""

@@ -1,0 +1,196 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+import conf
+from nc_sweeps.activations import ACTIVATIONS
+from nc_sweeps.config import (
+    DATASETS,
+    DYNAMICS,
+    MODELS,
+    declared_keys,
+    ensemble_key,
+    leaves,
+    parse,
+    schema,
+    selected_metrics,
+    signature,
+)
+from nc_sweeps.data import LOADERS
+from nc_sweeps.dynamics.integrators import INTEGRATORS
+from nc_sweeps.errors import ConfigError
+from nc_sweeps.metrics.catalogue import METRICS
+from nc_sweeps.training.measurements import MEASUREMENTS
+from tests.conftest import config_of, refusal, tiny
+
+CONF = Path(conf.__file__).parent
+GROUPS = ("dataset", "width", "separation", "model", "dynamics", "metrics", "tracking")
+
+
+def test_names_in_the_configuration_are_the_names_in_the_tables():
+    assert tuple(ACTIVATIONS) == schema.ACTIVATION_NAMES
+    assert tuple(INTEGRATORS) == schema.INTEGRATOR_NAMES
+    assert tuple(LOADERS) == tuple(DATASETS)
+    assert tuple(MEASUREMENTS) == tuple(name for name, metric in METRICS.items() if metric.of != "parameters")
+
+
+OPTIONS = [path for group in GROUPS for path in sorted(CONF.glob(f"{group}/*.yaml"))]
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=lambda path: path.stem)
+def test_every_option_composes_and_gives_every_key(path):
+    needed = {
+        "cifar100": ["model.features=100"],
+        "cifar100_superclasses": ["model.features=20"],
+        "features": ["dataset.classes=3", "dataset.digest=none"],
+        "momentum": ["model=mlp"],
+    }
+    overrides = [f"{path.parent.name}={path.stem}", *needed.get(path.stem, [])]
+    config = config_of(*overrides)
+    with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
+        composed = compose("config", overrides=overrides)
+    written = composed[path.parent.name]
+    assert set(written) == {field.name for field in dataclasses.fields(getattr(config, path.parent.name))}
+
+
+def test_every_key_has_one_role_and_an_explanation():
+    for name, role, text in declared_keys():
+        assert role in {"shape", "per_run", "unsigned"}, name
+        assert len(text) > 3, name
+
+
+def test_signature_is_stable_and_sees_only_what_decides_the_numbers():
+    base = signature(tiny())
+    assert signature(tiny("output_dir=elsewhere", "name=other", "compute.threads=1", "data_dir=x")) == base
+    assert signature(tiny("tracking=wandb", "tracking.mode=offline", "tracking.tags=[a]")) == base
+    assert signature(tiny("separation.distance=1.5")) == base  # not read by dataset=separable
+    assert signature(tiny("seed=1", "separation.margin=0.2")) == signature(tiny("separation.margin=0.2", "seed=1"))
+    changes = ["seed=1", "separation.margin=0.2", "width.particles=13", "dynamics.beta=5", "compute.precision=64-true"]
+    assert len({signature(tiny(change)) for change in changes} | {base}) == len(changes) + 1
+    assert signature(tiny("dynamics.beta=5")) == signature(tiny("dynamics.beta=5.0"))
+
+
+def test_ensemble_key_splits_by_shape_alone():
+    base = ensemble_key(tiny())
+    for change in ("seed=7", "separation.margin=0.1", "dynamics.step_size=0.1", "dynamics.beta=3", "model.gamma=2",
+                   "dataset.label_noise=0.1"):  # fmt: skip
+        assert ensemble_key(tiny(change)) == base, change
+    for change in (
+        "width.particles=5",
+        "model.features=5",
+        "dynamics.horizon=31",
+        "model.activation=relu",
+        "dataset.imbalance=2",
+    ):
+        assert ensemble_key(tiny(change)) != base, change
+    # With a horizon in time the number of steps depends on the step size.
+    timed = ("dynamics.horizon_unit=time", "dynamics.horizon=3")
+    assert ensemble_key(tiny(*timed)) != ensemble_key(tiny(*timed, "dynamics.step_size=0.1"))
+
+
+def test_every_key_is_a_leaf():
+    names = {name for name, _, _ in leaves(config_of())}
+    chosen = {"dataset": DATASETS["separable"], "model": MODELS["mean_field"], "dynamics": DYNAMICS["flow"]}
+    assert names == {name for name, _, _ in declared_keys() if name.partition(".")[0] not in chosen} | {
+        f"{group}.{field.name}" for group, schema in chosen.items() for field in dataclasses.fields(schema)
+    }
+
+
+def test_weight_decay_follows_beta_where_the_paper_couples_them():
+    dynamics = config_of("dynamics=noisy_gradient_flow", "dynamics.beta=250").dynamics
+    assert (dynamics.lambda_rho, dynamics.lambda_w) == (1 / 250, 1 / 250)
+
+
+def test_metrics_are_chosen_by_pattern():
+    config = config_of("metrics.include=[nc1/*,loss/train]", "optimized_metric=loss/train")
+    nc1 = tuple(name for name in METRICS if name.startswith("nc1/"))
+    assert selected_metrics(config) == ("loss/train", *nc1)
+    some = config_of(
+        "metrics.include=[nc1/*,loss/train]", "metrics.exclude=[nc1/*/*,loss/*]", "optimized_metric=nc1/test"
+    )
+    assert selected_metrics(some) == ("nc1/train", "nc1/test")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["width.particles=0"], "width.particles=0: must be at least 1"),
+        (["compute.devices=0"], "compute.devices=0: must be at least 1"),
+        (["compute.nodes=0"], "compute.nodes=0: must be at least 1"),
+        (
+            ["width.particles=7", "compute.devices=2", "compute.nodes=4"],
+            "compute.devices=2: 8 processes for 7 particles",
+        ),
+        (["width.particles=7", "compute.nodes=8"], "compute.nodes=8: 8 processes for 7 particles"),
+        (["model.features=2"], "model.features=2: must be at least the number of classes, 3"),
+        (["separation.margin=0.6"], "dataset.margin=0.6: must lie between -1 and 1/√q = 0.5774 for q = 3"),
+        (["separation.margin=-1"], "dataset.margin=-1.0: must lie between"),
+        (["dynamics.step_size=-1"], "dynamics.step_size=-1.0: must be positive"),
+        (["dynamics.step_size=nan"], "dynamics.step_size=nan: must be positive"),
+        (["dynamics=two_stage", "dynamics.stage_one=4000"], "dynamics.stage_one=4000.0: must be at least 0 and below"),
+        (["dynamics=two_stage", "dynamics.stage_one=1.5"], "dynamics.stage_one=1.5: must be a whole number of steps"),
+        (["dynamics=two_stage", "model.train_head=false"], "has no effect with model.train_head=false"),
+        (["dynamics.stage_one_distance=0.1"], "dynamics.stage_one_distance=0.1: needs a stage 1"),
+        (
+            ["dynamics=two_stage", "dynamics.stage_one_distance=0.1", "model.truncation=5"],
+            "dynamics.stage_one_distance=0.1: the optimum is known for finite beta, lambda_rho > 0 and",
+        ),
+        (["model.truncation=1"], "model.truncation=1.0: must be at least 2, or inf for none"),
+        (["model.truncation=3", "model.truncation_c0=2"], "model.truncation_c0=2.0: must lie between 1 and half of"),
+        (["metrics.exclude=[nc9/*]"], "metrics.exclude=nc9/*: no such metric"),
+        (["metrics.exclude=['*']"], "must name at least one metric that the network has and"),
+        (["figure.x=width"], "figure.x=width: did you mean"),
+        (["figure.y=[nc1/tain]"], "figure.y=nc1/tain: no such metric; did you mean nc1/train?"),
+        (["dynamics.beta=0"], "dynamics.beta=0.0: must be positive"),
+        (["dynamics.lambda_rho=-0.1"], "dynamics.lambda_rho=-0.1: must be at least 0"),
+        (["dynamics.lambda_w=-0.1"], "dynamics.lambda_w=-0.1: must be at least 0"),
+        (["dynamics.horizon=0"], "dynamics.horizon=0.0: must be positive"),
+        (["dynamics.horizon=2.5"], "dynamics.horizon=2.5: must be a whole number of steps"),
+        (["dynamics.horizon_unit=weeks"], "dynamics.horizon_unit=weeks: must be one of steps, time, epochs"),
+        (["dynamics.batch_size=0"], "dynamics.batch_size=0: must be at least 1"),
+        (["dynamics.integrator=exponentail"], "(did you mean exponential?)"),
+        (["dynamics.schedule=[{after:1.5,step_size:0.1}]"], "dynamics.schedule.0.after=1.5: must lie between 0 and 1"),
+        (["dynamics.schedule=[{after:0.5,step_size:0}]"], "dynamics.schedule.0.step_size=0.0: must be positive"),
+        (["dynamics.schedule=[{after:0.5,step_siz:1}]"], "step_siz"),
+        (
+            ["model.activation=tan"],
+            "model.activation=tan: must be one of tanh, erf, sigmoid, relu, softplus (did you mean tanh?)",
+        ),
+        (["width.particles=99999999999"], "width.particles=99999999999: must be at most 2147483647"),
+        (["metrics.points=100000000"], "metrics.points=100000000: must lie between 2 and 100000"),
+        (["compute.threads=5000"], "compute.threads=5000: must lie between 0"),
+        (["model.initial_scale_u=1e300"], "model.initial_scale_u=1e+300: must be at least 0 and at most 1e+12"),
+        (["model.gamma=1e300"], "model.gamma=1e+300: must be positive and at most 1e+12"),
+        (["model.gamma=0"], "model.gamma=0.0: must be positive"),
+        (["dataset.dimension=2"], "dataset.dimension=2: must be at least the number of classes, 3"),
+        (["dataset.classes=1"], "dataset.classes=1: must be at least 2"),
+        (["dataset.train_per_class=0"], "dataset.train_per_class=0: must be at least 1"),
+        (["dataset.imbalance=0.5"], "dataset.imbalance=0.5: must lie between 1 and 1e+12"),
+        (["dataset.label_noise=1"], "dataset.label_noise=1.0: must be at least 0 and below 1"),
+        (["dataset.name=imagenet"], "dataset.name=imagenet: must be one of separable, gaussian, digits, mnist"),
+        (["dataset=mnist_mod3", "dataset.modulus=1"], "dataset.modulus=1: must lie in 2 … 10"),
+        (["dataset=digits", "separation.margin=0.1"], "separation.margin has no effect on dataset=digits"),
+        (["dataset=digits", "separation=overlapping"], "separation has no effect on dataset=digits"),
+        (["metrics.include=[nc2]"], "metrics.include=nc2: no such metric"),
+        (["metrics.points=1"], "metrics.points=1: must lie between 2 and"),
+        (["optimized_metric=nc1/tst"], "optimized_metric=nc1/tst: did you mean nc1/test?"),
+        (["seed=-1"], "seed=-1: must be at least 0"),
+        (["compute.precision=16-true"], "compute.precision=16-true: must be one of 32-true, 64-true, bf16-mixed"),
+        (["name=a/b"], "name=a/b: must be a plain folder name"),
+        (["width.particles=many"], "width.particles: Value 'many' of type 'str' could not be converted to Integer"),
+    ],
+)
+def test_a_bad_value_is_one_line(overrides, message):
+    assert message in refusal(*overrides)
+
+
+def test_an_unknown_key_in_a_file_is_found_too():
+    with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
+        composed = compose("config")
+    OmegaConf.set_struct(composed, False)
+    composed.model.activaton = "tanh"
+    with pytest.raises(ConfigError, match=r"unknown key 'model.activaton'; the nearest key is 'model.activation'"):
+        parse(composed)

@@ -1,0 +1,251 @@
+"""Sweeps on Weights & Biases, as wandb itself reads them back."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from omegaconf import OmegaConf
+
+from nc_sweeps.config import signature
+from nc_sweeps.publish import published
+from nc_sweeps.publish.weights_and_biases import plain_key
+from nc_sweeps.store.runs import RunStore, read_metrics, read_summary, run_directories
+from tests.conftest import PATIENCE, TINY, tiny
+from tests.publish.wandb_server import Server
+
+BIN = Path(sys.executable).parent
+KEY = "0123456789abcdef" * 3
+#: A run long enough to be killed while it trains.
+LONG = (*TINY, "dynamics.horizon=60000", "width.particles=60", "compute.checkpoint_seconds=0")
+TRACKED = ("tracking=wandb", "tracking.tags=[a,b]", "tracking.job_type=test", "tracking.model=true")
+
+
+def environment(**more):
+    """Of a user who never heard of W&B."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    return plain | {"NETRC": "/nonexistent", "COLUMNS": "200"} | more
+
+
+def start(folder, *command, **variables):
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([str(BIN / command[0]), *command[1:]], cwd=folder, env=environment(**variables), **streams)
+
+
+def run(folder, *command, **variables):
+    process = start(folder, *command, **variables)
+    said, told = process.communicate(timeout=PATIENCE)
+    return subprocess.CompletedProcess(command, process.returncode, said, told)
+
+
+def read_back(folder):
+    """Of an offline W&B run the records of each kind, in order."""
+    done = run(folder.parent, "wandb", "leet", "inspect", "--json", str(folder))
+    assert done.returncode == 0, done.stderr
+    records = {}
+    for line in done.stdout.splitlines():
+        record = json.loads(line)
+        records.setdefault(record["type"], []).append(record[record["type"]])
+    return records
+
+
+def same(value):
+    """Numbers as wandb's reader writes them."""
+    if value != value:
+        return "NaN"
+    return {float("inf"): "Infinity", -float("inf"): "-Infinity"}.get(value, value)
+
+
+def check_offline_run(directory):
+    """One W&B run is all of the run, and nothing else."""
+    (folder,) = published.offline_folders(directory)
+    records = read_back(folder)
+    (header,) = records["run"]
+    assert header["run_id"] == directory.name
+    assert header["run_group"] == directory.parent.name
+
+    rows = [{name: same(value) for name, value in row.items()} for row in read_metrics(directory).to_dicts()]
+    history = [entry["item"] for entry in records["history"]]
+    own = {"_runtime", "_step", "_timestamp"}
+    assert [{name: value for name, value in row.items() if name not in own} for row in history] == rows
+    assert [row["_step"] for row in history] == [row["step"] for row in rows]
+
+    config = OmegaConf.to_container(OmegaConf.load(directory / "config.yaml"))
+    assert config["dynamics"]["beta"] == float("inf")
+    sent = header["config"]["update"]
+    assert sent["dynamics"] == config["dynamics"] | {"beta": "inf"}
+    same_groups = config.keys() - {"dynamics", "model"}
+    assert {name: sent[name] for name in same_groups} == {name: config[name] for name in same_groups}
+
+    final = {}
+    for entry in records["summary"]:
+        final |= entry["update"]
+    summary = read_summary(directory)
+    for name, entry in summary["metrics"].items():
+        best = "max" if "max" in final[name] else "min"
+        assert final[name] == {best if key == "best" else key: value for key, value in entry.items()}
+        assert final[plain_key(name)] == entry["last"]
+    plain = {name: final[name] for name in map(plain_key, ("width.particles", "seed", "dynamics.beta"))}
+    assert plain == {"end/width/particles": config["width"]["particles"], "end/seed": 0, "end/dynamics/beta": "inf"}
+    figures = [entry for record in records["config"] for entry in record["update"].items()]
+    assert [name for name, _ in figures] == ["_wandb.visualize.nc1_and_bound", "_wandb.visualize.tightness"]
+    assert all('{"name": "tableKey", "value": "certificate"}' in json.dumps(figure) for _, figure in figures)
+    assert (final["status"], final["reason"]) == (summary["status"], summary["reason"])
+    assert final["certificate"]["nrows"] == len(rows)
+    assert records["exit"][0].get("exit_code", 0) == (0 if summary["status"] == "completed" else 1)
+    definitions = {record.get("name") or record["glob_name"]: record for record in records["metric"]}
+    assert all(definitions[name]["step_metric"] == "time" for name in ("*", "certificate/tightness"))
+    assert definitions["*"]["summary"] == {"last": True, "min": True}
+    return header, records
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """A sweep of two packs, trained offline."""
+    folder = tmp_path_factory.mktemp("offline")
+    launcher = ("hydra/launcher=packed", "hydra.launcher.max_runs_per_pack=2")
+    runs = ("width.particles=10,12", "dynamics.step_size=0.5,1e6", "model.activation=relu")
+    done = run(folder, "nc-train", "-m", *launcher, *TRACKED, "tracking.mode=offline", *TINY, *runs)
+    assert done.returncode == 1  # the runs of the large step diverge
+    assert "W&B: 4 offline runs in results/sweep/wandb; nc-sweep sync results/sweep sends them" in done.stdout
+    return folder / "results" / "sweep"
+
+
+def test_a_packed_sweep_is_one_complete_run_a_run(sweep):
+    runs = run_directories(sweep)
+    assert {read_summary(directory)["status"] for directory in runs} == {"completed", "diverged"}
+    assert len(list((sweep / "wandb").iterdir())) == len(runs) == 4
+    for directory in runs:
+        header, records = check_offline_run(directory)
+        assert (header["job_type"], header["tags"]) == ("test", ["a", "b"])
+        has_model = any(artifact["type"] == "model" for artifact in records["artifact"])
+        assert has_model == (directory / "checkpoint.safetensors").exists()
+
+
+def test_sync_writes_what_is_new_and_nothing_else(sweep):
+    def stamps():
+        return {path: path.stat().st_mtime_ns for path in sorted(sweep.rglob("*")) if path.is_file()}
+
+    before = stamps()
+    done = run(sweep.parent.parent, "nc-sweep", "sync", "results/sweep")
+    assert done.returncode == 0, done.stderr
+    assert "wandb sync results/sweep/wandb/offline-run-*" in done.stdout
+    assert stamps() == before
+
+    lost, *others = run_directories(sweep)
+    for path in sorted((sweep / "wandb").glob(f"*{lost.name}/**/*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    published.offline_folders(lost)[0].rmdir()
+    assert run(sweep.parent.parent, "nc-sweep", "sync", "results/sweep").returncode == 0
+    check_offline_run(lost)
+    after = stamps()
+    for other in others:
+        assert all(after[path] == before[path] for path in before if path.is_relative_to(other))
+
+
+def wait_for(condition, seconds=PATIENCE):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def companions(process):
+    return [
+        child for child in psutil.Process(process.pid).children() if "nc_sweeps.publish.companion" in child.cmdline()
+    ]
+
+
+def test_a_killed_and_resumed_run_is_one_run_even_if_the_companion_is_killed(tmp_path):
+    command = ("nc-train", *LONG, *TRACKED, "tracking.mode=offline", "tracking.model=false")
+    first = start(tmp_path, *command)
+    wait_for(lambda: list(tmp_path.glob("results/sweep/*/checkpoint.safetensors")))
+    (companion,) = companions(first)
+    first.kill()
+    first.communicate()
+    companion.wait(PATIENCE)  # nobody needs to look after it
+    (directory,) = run_directories(tmp_path / "results" / "sweep")
+    assert read_summary(directory)["status"] == "running"
+    assert not published.offline_folders(directory)
+
+    second = start(tmp_path, *command)
+    wait_for(lambda: companions(second))
+    for companion in companions(second):
+        companion.kill()
+    said, told = second.communicate(timeout=PATIENCE)
+    assert second.returncode == 0, told
+    assert "W&B: 1 run could not be published in time; nc-sweep sync results/sweep publishes them" in said
+    assert read_summary(directory)["status"] == "completed"
+    assert not published.offline_folders(directory)
+
+    assert run(tmp_path, "nc-sweep", "sync", "results/sweep").returncode == 0
+    check_offline_run(directory)
+
+
+def test_a_server_that_never_answers_costs_nothing(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server = {"WANDB_BASE_URL": f"http://127.0.0.1:{silent.getsockname()[1]}", "WANDB_API_KEY": KEY}
+        done = run(tmp_path, "nc-train", *TINY, *TRACKED, "tracking.mode=online", **server)
+        assert done.returncode == 0, done.stderr
+        (directory,) = run_directories(tmp_path / "results" / "sweep")
+        check_offline_run(directory)
+
+        synced = run(tmp_path, "nc-sweep", "sync", "results/sweep", **server)
+        assert synced.returncode == 1
+        assert synced.stderr.startswith("nc-sweep: no answer from http://127.0.0.1:")
+        assert len(synced.stderr.splitlines()) == 1
+    told = done.stdout + done.stderr
+    assert told.count("no answer from http://127.0.0.1:") == told.count("W&B") == 1
+    assert KEY not in told + synced.stdout + synced.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+
+
+def test_what_cannot_be_published_is_one_line(tmp_path):
+    done = run(tmp_path, "nc-sweep", "sync", "nowhere")
+    assert done.returncode == 1
+    assert done.stderr.startswith("nc-sweep: nowhere: no runs here")
+    assert len(done.stderr.splitlines()) == 1
+    refused = run(tmp_path, "nc-train", "tracking=wandb", "tracking.project=a/b")
+    assert refused.stderr.startswith("nc-train: tracking.project=a/b: must have 1 to 128 characters")
+
+
+def test_online_a_run_goes_on_where_it_was_and_is_published_once(tmp_path):
+    sweep = tmp_path / "results" / "sweep"
+    store = RunStore(sweep / signature(tiny()), tiny(), [])
+
+    def measure(*steps):
+        for step in steps:
+            clocks = {"step": step, "time": 0.5 * step, "epoch": float(step), "seconds": 0.1 * step}
+            store.append(clocks | {"nc1/train": 1 / (1 + step)})
+        store.flush()
+
+    with Server() as server:
+        online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
+        measure(0, 1, 4)
+        assert run(tmp_path, "nc-sweep", "sync", "results/sweep").returncode == 0
+        (offline,) = published.offline_folders(store.directory)
+        first = run(tmp_path, "nc-sweep", "sync", "results/sweep", **online)
+        assert first.returncode == 0, first.stderr
+        assert not offline.exists()  # the server has it
+        (sent,) = server.runs.values()
+        assert (sent["name"], sent["groupName"], sent["exit_code"]) == (store.directory.name, "sweep", 1)
+        assert [row["_step"] for row in sent["history"]] == [0, 1, 4]
+
+        measure(9, 11)
+        store.finish("completed")
+        again = run(tmp_path, "nc-sweep", "sync", "results/sweep", **online)
+        assert again.stdout == f"W&B: 1 run at {server.url}/me/nc-sweeps\n"
+        history = [{name: row[name] for name in ("step", "time", "nc1/train")} for row in sent["history"]]
+        assert history == read_metrics(store.directory).select("step", "time", "nc1/train").to_dicts()
+        assert sent["exit_code"] == 0
+        assert sent["summary"]["nc1/train"]["last"] == sent["summary"]["nc1/train"]["min"] == 1 / 12
+
+        requests = server.requests
+        assert run(tmp_path, "nc-sweep", "sync", "results/sweep", **online).stdout == again.stdout
+        assert server.requests == requests
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
