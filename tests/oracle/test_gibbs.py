@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from nc_sweeps.activations import ACTIVATIONS
 from nc_sweeps.dynamics.flow import NEVER, Flow
 from nc_sweeps.dynamics.integrators import INTEGRATORS
+from nc_sweeps.oracle import gibbs
 from nc_sweeps.oracle.dual import Dual, GibbsProblem, OracleError
 from nc_sweeps.oracle.gibbs import gibbs_oracle, head_fluctuation, range_fluctuation
 from nc_sweeps.oracle.nodes import CELL, lattice, scrambled_sobol
-from nc_sweeps.theory import gibbs
 from tests.dynamics.test_flow import hyperparameters
 from tests.models.test_mean_field import ensemble_of
 

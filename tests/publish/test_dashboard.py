@@ -13,8 +13,8 @@ from nc_sweeps.publish.dashboard import Dashboard
 from nc_sweeps.publish.weights_and_biases import plain_key
 from nc_sweeps.store.runs import RunStore, last_value, read_config, run_directories
 from tests.conftest import tiny
+from tests.publish.test_weights_and_biases import KEY, run
 from tests.publish.wandb_server import Server
-from tests.tracking.test_weights_and_biases import KEY, run
 
 METRICS = ("nc1/train", "certificate/nc1_bound", "loss/train", "gradient_norm/a", "balancedness", "error/test")
 
