@@ -13,8 +13,8 @@ from benchmarks.neighbours import wait_for_quiet
 from benchmarks.report import promise, table
 from nc_sweeps.config import RunConfig, parse
 from nc_sweeps.data import load_all
-from nc_sweeps.training.calibration import measured_speed
-from nc_sweeps.training.engine import Ensemble, Run
+from nc_sweeps.training.calibration import measure_speed
+from nc_sweeps.training.ensembles import FlowEnsemble, LoadedRun
 
 #: Runs of an ensemble and what each of them is, besides its seed.
 ENSEMBLES: tuple[tuple[int, tuple[str, ...]], ...] = (
@@ -53,9 +53,9 @@ def main(quick: bool) -> None:
         ratios, taken = [], []
         for _ in range(1 if quick else _REPEATS):
             wait_for_quiet()
-            members = [Run(config, own, Nowhere()) for config, own in zip(configs, data, strict=True)]
-            ensemble = Ensemble(members)
-            predicted = measured_speed().seconds(ensemble.size, runs)
+            members = [LoadedRun(config, own, Nowhere()) for config, own in zip(configs, data, strict=True)]
+            ensemble = FlowEnsemble(members)
+            predicted = measure_speed().seconds(ensemble.size, runs)
             begin = time.perf_counter()
             ensemble.train()
             taken.append(time.perf_counter() - begin)

@@ -22,7 +22,7 @@ from nc_sweeps.wording import format_count
 if TYPE_CHECKING:
     from nc_sweeps.store.leases import Worker
     from nc_sweeps.store.runs import RunStore
-    from nc_sweeps.training.engine import Run
+    from nc_sweeps.training.ensembles import LoadedRun
 
 log = logging.getLogger(__name__)
 
@@ -172,21 +172,21 @@ class Pack:
 
         # Here and not above: neither a pack that is done nor an error in the data need wait for Lightning.
         with _without_collection():
-            from nc_sweeps.training.engine import Run, trainings_of
+            from nc_sweeps.training.ensembles import LoadedRun, cut_into_ensembles
 
-        runs = [Run(store.config, own, store, *store.resume()) for store, own in zip(stores, data, strict=True)]
+        runs = [LoadedRun(store.config, own, store, *store.resume()) for store, own in zip(stores, data, strict=True)]
         for run, store in zip(runs, stores, strict=True):
             store.steps = run.schedule.total
-        parts = [part for group in _groups(runs) for part in trainings_of(group, self.max_runs_per_ensemble)]
+        parts = [part for group in _groups(runs) for part in cut_into_ensembles(group, self.max_runs_per_ensemble)]
         training.listener.begin(len(runs), sum(part.work for part in parts))
         for part in parts:
             training.train(part, training.interruption, training.listener.advance)
             training.listener.finished(len(part.runs))
 
 
-def _groups(runs: "Sequence[Run]") -> "Iterable[list[Run]]":
+def _groups(runs: "Sequence[LoadedRun]") -> "Iterable[list[LoadedRun]]":
     """Runs of equal shape that stand at the same step, in the order in which they were asked for."""
-    groups: dict[tuple[str, int], list[Run]] = {}
+    groups: dict[tuple[str, int], list[LoadedRun]] = {}
     for run in runs:
         groups.setdefault((ensemble_key(run.config), run.step), []).append(run)
     return groups.values()

@@ -23,7 +23,7 @@ from nc_sweeps.config import explain, parse, signature
 from nc_sweeps.errors import UserError, is_out_of_memory, reason
 from nc_sweeps.pack import Pack
 from nc_sweeps.run_spec import RunSpec
-from nc_sweeps.training.crew import leads
+from nc_sweeps.training.processes import is_leader
 
 
 def _overrides(config: DictConfig) -> list[str]:
@@ -63,12 +63,12 @@ def train(config: DictConfig) -> float:
     from rich.console import Console
 
     from nc_sweeps.publish.companion import following
-    from nc_sweeps.report.progress import PackProgress
+    from nc_sweeps.report.progress import ProgressBar
 
-    leading = leads(job.config.compute.processes)
+    leading = is_leader(job.config.compute.processes)
     is_new = not (job.directory / "summary.json").exists()
     try:
-        with following([job] if leading else []), PackProgress(Console(stderr=True)) as progress:
+        with following([job] if leading else []), ProgressBar(Console(stderr=True)) as progress:
             return Pack([job]).train(progress)[0]
     except Exception as error:
         _remove_if_empty(job.directory)
@@ -108,7 +108,7 @@ class SweepCallback(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Remember which runs this command asked for."""
         directory = Path(config.hydra.runtime.output_dir)
-        if leads(config.compute.devices * config.compute.nodes) and (directory / "summary.json").exists():
+        if is_leader(config.compute.devices * config.compute.nodes) and (directory / "summary.json").exists():
             self.directories.append(directory)
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -144,28 +144,28 @@ def show_results(directories: Sequence[Path], x: str, y: Sequence[str]) -> bool:
     from rich.console import Console
 
     from nc_sweeps.publish import published
-    from nc_sweeps.report.table import sweep_table
+    from nc_sweeps.report.table import tabulate_sweep
     from nc_sweeps.store.runs import is_measured, load_runs, read_summary
 
     sweep = directories[0].parent
     measured = [directory for directory in directories if is_measured(directory)]
     if measured:
         table = load_runs(measured)
-        Console().print(sweep_table(table))
+        Console().print(tabulate_sweep(table))
     bad = [(run, s) for run in directories if (s := read_summary(run))["status"] in {"diverged", "failed"}]
     for run, summary in bad:
         log = f" (log: {_shown(Path(summary['log']))})" if summary.get("log") else ""
         print(f"{summary['status']}: {_shown(run)}: {summary['reason']}{log}")
     if len(measured) > 1:
-        from nc_sweeps.report.figures import sweep_figure
+        from nc_sweeps.report.figures import draw_sweep
 
-        sweep_figure(table, x, list(y)).save(sweep / "figure.svg")
+        draw_sweep(table, x, list(y)).save(sweep / "figure.svg")
         print(f"picture: {_shown(sweep / 'figure.svg')}")
     if len(directories) > 1:
-        from nc_sweeps.report.digest import digest
+        from nc_sweeps.report.digest import digest_sweep
         from nc_sweeps.report.page import write_report
 
-        print(f"report: {_shown(write_report(digest(sweep)))}")
+        print(f"report: {_shown(write_report(digest_sweep(sweep)))}")
     for line in published.told(directories):
         print(line)
     print(f"results: {_shown(sweep if len(directories) > 1 else directories[0])}")

@@ -15,7 +15,7 @@ from nc_sweeps.pack import Pack
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store.leases import Worker
 from nc_sweeps.store.runs import read_metrics, read_summary
-from nc_sweeps.training import engine
+from nc_sweeps.training import ensembles
 from tests.conftest import PATIENCE, Silence, tiny
 
 
@@ -42,7 +42,7 @@ def test_a_run_that_cannot_be_trained_fails_alone(tmp_path):
 
 def test_what_is_too_much_at_once_is_trained_in_halves(tmp_path, monkeypatch):
     """The allocator of torch is told to have no memory whenever more than two runs train at once."""
-    whole = engine.Ensemble.train
+    whole = ensembles.FlowEnsemble.train
     sizes = []
 
     def train(ensemble, *arguments):
@@ -51,7 +51,7 @@ def test_what_is_too_much_at_once_is_trained_in_halves(tmp_path, monkeypatch):
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
         whole(ensemble, *arguments)
 
-    monkeypatch.setattr(engine.Ensemble, "train", train)
+    monkeypatch.setattr(ensembles.FlowEnsemble, "train", train)
     jobs = [job(tmp_path, f"seed={seed}") for seed in range(5)]
     Pack(jobs, isolate=True).train(Silence())
     assert [status(one)[0] for one in jobs] == ["completed"] * 5

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.run_spec import RunSpec
-from nc_sweeps.training.crew import is_one_of_several
+from nc_sweeps.training.processes import was_started_with_others
 from nc_sweeps.wording import format_count
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _placement(jobs: Sequence[RunSpec], place: str) -> dict[str, int]:
     if len(spread) > 1:
         raise ConfigError("compute.devices, compute.nodes: must be the same for all runs of a multirun")
     ((devices, nodes),) = spread
-    if devices * nodes > 1 and is_one_of_several():
+    if devices * nodes > 1 and was_started_with_others():
         raise ConfigError(f"hydra/launcher={place}: starts the processes of a run itself; leave out srun or torchrun")
     return {"devices": devices, "device_nodes": nodes}
 

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nc_sweeps.config import ComputeConfig
 from nc_sweeps.errors import ConfigError, UserError
 from nc_sweeps.interruption import Interruption
+from nc_sweeps.training.processes import find_cluster, find_device
 
 if TYPE_CHECKING:
-    import torch
     from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
-    from nc_sweeps.training.engine import Training
+    from nc_sweeps.training.ensembles import Ensemble
 
 _FOLLOW = "from nc_sweeps.training.crew import follow_starter; follow_starter()"
 #: Seconds that a process may take to end after its connections have broken.
@@ -36,7 +36,7 @@ _ENDING = 1.0
 
 Report = Callable[[int, dict[str, list[float]]], None]
 #: Trains runs, until they are done or interrupted, and reports.
-Train = Callable[["Training", Interruption, Report], None]
+Train = Callable[["Ensemble", Interruption, Report], None]
 Result = TypeVar("Result")
 
 
@@ -60,71 +60,16 @@ def in_crew(compute: ComputeConfig, lead: Callable[[Train], Result]) -> Result:
     """
     if compute.processes == 1:
         return lead(lambda training, interruption, report: training.train(interruption, report))
-    if (cluster := _cluster()) is not None:
+    if (cluster := find_cluster()) is not None:
         _join(cluster, compute)
         return _lead(compute, lead) if cluster.global_rank() == 0 else _follow()
     with _Started(compute) as started:
         return _lead(compute, lead, started.meet)
 
 
-def leads(processes: int) -> bool:
-    """Whether this process is the first of its crew of so many."""
-    cluster = _cluster() if processes > 1 else None
-    return cluster is None or cluster.global_rank() == 0
-
-
-def is_one_of_several() -> bool:
-    """Whether srun or torchrun started this process together with others."""
-    return _cluster() is not None
-
-
-def sharing(compute: ComputeConfig) -> int:
-    """Number of processes that use the cores given to this one. srun gives every process cores of its own."""
-    return 1 if _started_by_srun() else compute.devices
-
-
-def device(compute: ComputeConfig) -> "torch.device":
-    """Device of this process.
-
-    Raises:
-        ConfigError: there are too few, or particles cannot be spread over devices of this kind.
-    """
-    import torch
-    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-
-    kind, visible = compute.accelerator, torch.cuda.device_count()
-    if kind not in {"auto", "cpu", "gpu", "cuda"} or (kind in {"gpu", "cuda"} and not visible):
-        raise ConfigError(f"compute.accelerator={kind}: there is none over which particles can be spread")
-    if kind == "cpu" or not visible:
-        return torch.device("cpu")
-    cluster = _cluster()
-    if cluster is None and visible < compute.devices:
-        raise ConfigError(f"compute.devices={compute.devices}: this machine has {visible}")
-    # A launcher may show every process its own device alone.
-    return torch.device("cuda", (cluster or LightningEnvironment()).local_rank() % visible)
-
-
-def _started_by_srun() -> bool:
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
-
-
-def _cluster() -> "ClusterEnvironment | None":
-    """What started several processes, None where this one stands alone."""
-    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    if not by_torchrun and not _started_by_srun():
-        return None
-    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-
-    try:
-        return TorchElasticEnvironment() if by_torchrun else SLURMEnvironment(auto_requeue=False)
-    except RuntimeError as error:  # tasks were not asked for by node
-        raise ConfigError(f"srun: {str(error).splitlines()[0]}") from error
-
-
 def _backend(compute: ComputeConfig) -> str:
     """What is in main memory always goes by Gloo, checkpoints for one."""
-    return "cpu:gloo,cuda:nccl" if device(compute).type == "cuda" else "gloo"
+    return "cpu:gloo,cuda:nccl" if find_device(compute).type == "cuda" else "gloo"
 
 
 def _join(cluster: "ClusterEnvironment", compute: ComputeConfig) -> None:
@@ -228,7 +173,7 @@ def follow_starter() -> None:
     import torch.distributed as dist
     from torch.distributed import FileStore  # type: ignore[attr-defined]
 
-    import nc_sweeps.training.engine  # noqa: F401 (all that takes long, while the starter prepares what is to train)
+    import nc_sweeps.training.ensembles  # noqa: F401 (all that takes long, while the starter prepares what is to train)
 
     rank, size, path, backend = json.loads(_line_of_stdin())
     threading.Thread(target=_end_with_starter, daemon=True).start()
@@ -270,7 +215,7 @@ def _lead(
 
         dist.send_object_list([message], dst=rank, device=torch.device("cpu"))
 
-    def train(training: "Training", interruption: Interruption, report: Report) -> None:
+    def train(training: "Ensemble", interruption: Interruption, report: Report) -> None:
         nonlocal listening
         if meet:
             meet()
@@ -295,12 +240,12 @@ def _follow() -> Any:
     import torch
     import torch.distributed as dist
 
-    from nc_sweeps.training.engine import Training
+    from nc_sweeps.training.ensembles import Ensemble
 
     while True:
         message: list[Any] = [None]
         dist.recv_object_list(message, src=0, device=torch.device("cpu"))
-        if not isinstance(message[0], Training):
+        if not isinstance(message[0], Ensemble):
             break
         # Signals are the leader's affair, who has all stop at the same step.
         with (

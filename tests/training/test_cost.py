@@ -10,7 +10,7 @@ import pytest
 
 from nc_sweeps.data import load
 from nc_sweeps.dynamics.schedule import Schedule
-from nc_sweeps.training.calibration import measured_speed
+from nc_sweeps.training.calibration import measure_speed
 from nc_sweeps.training.cost import STOPS, Size, available_bytes
 from tests.conftest import PATIENCE, TINY, config_of
 
@@ -19,16 +19,16 @@ _MEASURE = """
 import gc, json, sys
 from pathlib import Path
 from nc_sweeps.data import load
-from nc_sweeps.training.engine import Run, trainings_of
+from nc_sweeps.training.ensembles import LoadedRun, cut_into_ensembles
 from tests.conftest import config_of
-from tests.training.test_engine import Memory
+from tests.training.test_ensembles import Memory
 
 def resident(field):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
 
 def training(*configs):
-    (found,) = trainings_of([Run(config, load(config.dataset), Memory()) for config in configs], None)
+    (found,) = cut_into_ensembles([LoadedRun(config, load(config.dataset), Memory()) for config in configs], None)
     return found
 
 for count, *overrides in json.loads(sys.argv[1]):
@@ -127,7 +127,7 @@ def test_there_is_memory():
 
 
 def test_speed_is_measured_and_adds_up():
-    speed = measured_speed()
+    speed = measure_speed()
     assert speed.work > 0
     assert min(vars(speed).values()) >= 0
     assert speed.gathered > 0

@@ -16,18 +16,18 @@ from nc_sweeps.errors import ConfigError
 from nc_sweeps.metrics import collapse
 from nc_sweeps.metrics.balancedness import balancedness
 from nc_sweeps.metrics.statistics import class_statistics
-from nc_sweeps.models.deep import deep_network, initialised
+from nc_sweeps.models.deep import deep_network, initialise
 from nc_sweeps.pack import Pack
-from nc_sweeps.report.digest import digest
+from nc_sweeps.report.digest import digest_sweep
 from nc_sweeps.report.page import render
-from nc_sweeps.report.runs import run_view
+from nc_sweeps.report.runs import describe_run
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store.runs import load_sweep, read_metrics, read_summary
 from nc_sweeps.theory.certificate import certificate
 from nc_sweeps.training.cost import Size
-from nc_sweeps.training.engine import Run, Solo
+from nc_sweeps.training.ensembles import DeepEnsemble, LoadedRun
 from tests.conftest import Silence, config_of, refusal, tiny
-from tests.training.test_engine import Memory
+from tests.training.test_ensembles import Memory
 
 #: 30 digits of 8×8 pixels, six steps.
 FEW = (
@@ -47,11 +47,11 @@ def deep(model, *overrides):
 
 
 def run(config, record=None, **state):
-    return Run(config, load(config.dataset), record or Memory(), **state)
+    return LoadedRun(config, load(config.dataset), record or Memory(), **state)
 
 
 def trained(config, record=None, **state):
-    solo = Solo([run(config, record, **state)])
+    solo = DeepEnsemble([run(config, record, **state)])
     solo.train()
     return solo.runs[0].record
 
@@ -106,11 +106,11 @@ def test_every_network_learns_and_the_certificate_holds(sweep):
 
 def test_reports_show_deep_runs_beside_others(sweep):
     folder, jobs = sweep
-    condensed = digest(folder)
+    condensed = digest_sweep(folder)
     assert "model.name" in [axis.key for axis in condensed.axes]
     assert {"gradient_norm/parameters", "nc1/train"} <= {quantity.name for quantity in condensed.quantities}
     assert "resnet18" in render(condensed)
-    run_view(jobs["vgg11"].directory)
+    describe_run(jobs["vgg11"].directory)
 
 
 @pytest.mark.parametrize("model", ["mlp", "vgg11"])
@@ -120,7 +120,7 @@ def test_metrics_are_those_of_the_whole_data_set_at_once(model):
         model, "model.features=16", "compute.precision=64-true", "dataset.train_per_class=6", "dynamics.horizon=1",
         "metrics.points=2", "dataset.imbalance=2",
     )  # fmt: skip
-    solo = Solo([run(config)])
+    solo = DeepEnsemble([run(config)])
     module = solo._module()
     solo._module = lambda: module
     solo.train()
@@ -166,9 +166,9 @@ def test_steps_are_those_of_the_definition(loss):
         "mlp", "model.hidden=[7]", "compute.precision=64-true", f"dynamics.loss={loss}", "dynamics.momentum=0.8",
         "dynamics.weight_decay=0.01", "dynamics.schedule=[{after: 0.5, step_size: 0.003}]", "dynamics.step_size=0.01",
     )  # fmt: skip
-    solo = Solo([run(config)])
+    solo = DeepEnsemble([run(config)])
     module = solo._module()
-    network = initialised(deep_network("mlp", (1, 8, 8), 10, hidden=[7]), config.seed, torch.float64)
+    network = initialise(deep_network("mlp", (1, 8, 8), 10, hidden=[7]), config.seed, torch.float64)
     velocities = [torch.zeros_like(Z) for Z in network.parameters()]
     order = torch.cat([permutations(torch.tensor([config.seed]), Stream.BATCHES, epoch, 30)[0] for epoch in range(2)])
     batches = [order[start : min(start + 12, end)] for end in (30, 60) for start in range(end - 30, end, 12)]
@@ -207,7 +207,7 @@ def test_a_deep_run_that_diverges_says_when():
 
 def test_initial_weights_have_the_variance_that_keeps_signals_alive():
     network, other = (
-        initialised(deep_network("mlp", (1, 8, 8), 10, 50, hidden=[400, 300]), seed, torch.float32) for seed in (3, 4)
+        initialise(deep_network("mlp", (1, 8, 8), 10, 50, hidden=[400, 300]), seed, torch.float32) for seed in (3, 4)
     )
     wide = network.backbone[3].weight
     assert float(wide.var()) == pytest.approx(2 / 400, rel=0.02)  # 120,000 numbers: 0.4 % standard error

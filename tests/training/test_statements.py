@@ -9,10 +9,10 @@ import torch
 
 from nc_sweeps.data import load
 from nc_sweeps.data.separable import bayes_error
-from nc_sweeps.training.engine import Ensemble, Run
+from nc_sweeps.training.ensembles import FlowEnsemble, LoadedRun
 from nc_sweeps.training.measurements import measure
 from tests.conftest import tiny
-from tests.training.test_engine import Memory, train
+from tests.training.test_ensembles import Memory, train
 
 SMALL_STAGE_ONE = (
     "dynamics=two_stage", "dynamics.beta=100", "dynamics.step_size=1", "model.activation=sigmoid",
@@ -99,8 +99,8 @@ def test_stage_one_ends_at_a_certified_distance_and_a_resumed_run_knows():
     stopped, resumed = Memory(stop_at=start + 20), Memory()
     data = load(near.dataset)
     with pytest.raises(Memory.StoppedError):
-        Ensemble([Run(near, data, stopped)]).train()
-    Ensemble([Run(near, data, resumed, stopped.step, stopped.state)]).train()
+        FlowEnsemble([LoadedRun(near, data, stopped)]).train()
+    FlowEnsemble([LoadedRun(near, data, resumed, stopped.step, stopped.state)]).train()
     (alone,) = train(near)
     for name, value in alone.state.items():
         assert torch.equal(value, resumed.state[name]), name
@@ -108,7 +108,7 @@ def test_stage_one_ends_at_a_certified_distance_and_a_resumed_run_knows():
 
 def test_a_problem_too_large_for_the_oracle_is_told_once_and_is_undefined(capsys):
     config = tiny("dynamics=two_stage", "dynamics.stage_one=10", "metrics.exclude=[]", "dataset.train_per_class=1400")
-    module = Ensemble([Run(config, load(config.dataset), Memory())])._module()
+    module = FlowEnsemble([LoadedRun(config, load(config.dataset), Memory())])._module()
     found = measure(module.snapshot(), ["oracle/distance", "oracle/nc1"])
     assert capsys.readouterr().err.count("no Gibbs oracle for a run: 4200 samples × 3 classes are 12600 unknowns") == 1
     assert all(math.isnan(value) for (value,) in found.values())

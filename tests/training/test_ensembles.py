@@ -16,8 +16,8 @@ from nc_sweeps.errors import ConfigError
 from nc_sweeps.pack import Pack
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store.runs import read_metrics
-from nc_sweeps.training import engine
-from nc_sweeps.training.engine import Ensemble, Run
+from nc_sweeps.training import ensembles
+from nc_sweeps.training.ensembles import FlowEnsemble, LoadedRun
 from nc_sweeps.training.measurements import MEASUREMENTS, measure
 from tests.conftest import Silence, tiny
 
@@ -52,7 +52,7 @@ class Memory:
 
 def train(*configs):
     records = [Memory() for _ in configs]
-    Ensemble([Run(c, load(c.dataset), r) for c, r in zip(configs, records, strict=True)]).train()
+    FlowEnsemble([LoadedRun(c, load(c.dataset), r) for c, r in zip(configs, records, strict=True)]).train()
     return records
 
 
@@ -103,10 +103,10 @@ def test_a_resumed_run_is_bit_identical(name, precision):
     (whole,) = train(config)
     stopped = Memory(stop_at=13)
     with pytest.raises(Memory.StoppedError):
-        Ensemble([Run(config, data, stopped)]).train()
+        FlowEnsemble([LoadedRun(config, data, stopped)]).train()
     assert 13 <= stopped.step < 30
     resumed = Memory()
-    Ensemble([Run(config, data, resumed, stopped.step, stopped.state)]).train()
+    FlowEnsemble([LoadedRun(config, data, resumed, stopped.step, stopped.state)]).train()
     rows = [row for row in stopped.rows if row["step"] <= stopped.step] + resumed.rows
     assert_frame_equal(pl.DataFrame(rows).drop("seconds"), whole.frame(), check_exact=True)
     for layer, value in whole.state.items():
@@ -117,7 +117,7 @@ def test_a_run_stopped_after_its_last_step_is_closed():
     config = tiny()
     (whole,) = train(config)
     record = Memory()
-    Ensemble([Run(config, load(config.dataset), record, 30, whole.state)]).train()
+    FlowEnsemble([LoadedRun(config, load(config.dataset), record, 30, whole.state)]).train()
     assert record.status == ("completed", "")
     assert record.rows == []
 
@@ -125,8 +125,8 @@ def test_a_run_stopped_after_its_last_step_is_closed():
 def test_order_of_particles_and_rotation_of_features_change_no_metric():
     noise = ("dynamics=two_stage", "dynamics.beta=50", "dynamics.stage_one=10", "model.truncation=3")
     config = tiny("compute.precision=64-true", "dynamics.lambda_w=0.02", *noise)
-    run = Run(config, load(config.dataset), Memory())
-    module = Ensemble([run])._module()
+    run = LoadedRun(config, load(config.dataset), Memory())
+    module = FlowEnsemble([run])._module()
     before = measure(module.snapshot(), tuple(MEASUREMENTS))
     rotation, _ = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))
     order = torch.randperm(12)
@@ -236,7 +236,7 @@ def test_a_diverged_run_is_named_and_the_others_go_on():
 def test_an_ensemble_of_diverged_runs_stops():
     record, work = Memory(), []
     config = tiny("dynamics.step_size=1e6", "model.activation=relu", "dynamics.horizon=100000")
-    ensemble = Ensemble([Run(config, load(config.dataset), record)])
+    ensemble = FlowEnsemble([LoadedRun(config, load(config.dataset), record)])
     ensemble.train(report=lambda done, _: work.append(done))
     assert record.status[0] == "diverged"
     assert sum(work) < ensemble.work / 10
@@ -251,7 +251,7 @@ def test_only_what_is_asked_for_is_measured():
 def test_gradient_norms_are_those_of_the_regularised_objective():
     """By autograd: L_λ is differentiated through its definition; particles in the mean-field scaling."""
     config = tiny("compute.precision=64-true", "dynamics.lambda_rho=0.05", "dynamics.lambda_w=0.02", "model.gamma=1.7")
-    module = Ensemble([Run(config, load(config.dataset), Memory())])._module()
+    module = FlowEnsemble([LoadedRun(config, load(config.dataset), Memory())])._module()
     snapshot = module.snapshot()
     U, A, W = (Z.detach().clone().requires_grad_() for Z in (module.ensemble.U, module.ensemble.A, module.ensemble.W))
     N = U.shape[1]
@@ -291,12 +291,14 @@ def test_a_pack_mixes_shapes_skips_what_is_done_and_goes_on_with_the_rest(tmp_pa
 
 
 def test_ensembles_are_cut_to_the_memory_they_may_take(monkeypatch):
-    runs = [Run(config, load(config.dataset), Memory()) for config in (tiny(f"seed={seed}") for seed in range(10))]
+    runs = [
+        LoadedRun(config, load(config.dataset), Memory()) for config in (tiny(f"seed={seed}") for seed in range(10))
+    ]
     taken = [runs[0].size.peak_bytes(count, 1) for count in range(1, 11)]
 
     def sizes(budget, max_runs=None):
-        monkeypatch.setattr(engine, "budget_bytes", lambda _: budget)
-        return [len(ensemble.runs) for ensemble in engine.trainings_of(runs, max_runs)]
+        monkeypatch.setattr(ensembles, "budget_bytes", lambda _: budget)
+        return [len(ensemble.runs) for ensemble in ensembles.cut_into_ensembles(runs, max_runs)]
 
     assert sizes(taken[9]) == [10]
     assert sizes(taken[9], max_runs=4) == [4, 4, 2]
@@ -307,15 +309,15 @@ def test_ensembles_are_cut_to_the_memory_they_may_take(monkeypatch):
 def test_a_run_that_does_not_fit_into_the_memory_is_refused():
     config = tiny("compute.memory=0.001")
     with pytest.raises(ConfigError, match=r"compute.memory=0.001: a run of 12 particles needs .* GiB"):
-        engine.trainings_of([Run(config, load(config.dataset), Memory())], None)
+        ensembles.cut_into_ensembles([LoadedRun(config, load(config.dataset), Memory())], None)
 
 
 def test_runs_with_the_same_data_hold_it_once():
     configs = [tiny(f"seed={seed}", "dataset.seed=3") for seed in range(3)]
     data = load(configs[0].dataset)
-    shared = Ensemble([Run(config, data, Memory()) for config in configs])
+    shared = FlowEnsemble([LoadedRun(config, data, Memory()) for config in configs])
     assert shared._module().X.stride(0) == 0
-    own = Ensemble([Run(config, load(config.dataset), Memory()) for config in configs])
+    own = FlowEnsemble([LoadedRun(config, load(config.dataset), Memory()) for config in configs])
     shared.train()
     own.train()
     for one, other in zip(shared.runs, own.runs, strict=True):
@@ -336,6 +338,6 @@ def test_rows_are_written_as_they_are_made_where_that_is_cheap():
     quick, slow = Memory(), Slow()
     quick.flush = lambda: setattr(quick, "written", getattr(quick, "written", 0) + 1)
     for record in (quick, slow):
-        Ensemble([Run(config, load(config.dataset), record)]).train()
+        FlowEnsemble([LoadedRun(config, load(config.dataset), record)]).train()
     assert len(quick.rows) == len(slow.rows) == quick.written
     assert slow.written == 1  # the first row; the next would have come four seconds later

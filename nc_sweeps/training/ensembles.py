@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -31,11 +30,11 @@ from nc_sweeps.models.deep import initialised
 from nc_sweeps.models.mean_field import MeanFieldEnsemble, initial_ensemble
 from nc_sweeps.models.shard import Shard
 from nc_sweeps.models.truncation import Truncation
-from nc_sweeps.training import crew
 from nc_sweeps.training.callbacks import Progress, Record, RunRecord, Silent
 from nc_sweeps.training.cost import STOPS, Size, budget_bytes
 from nc_sweeps.training.deep import DeepModule, network_of
 from nc_sweeps.training.module import PARTICLES, FlowModule, RunsModule, Segments
+from nc_sweeps.training.processes import count_threads, find_device
 from nc_sweeps.training.references import References
 from nc_sweeps.training.strategy import ParticleParallelStrategy
 
@@ -44,7 +43,7 @@ _WORK_A_STOP = 10**10
 
 
 @dataclass(frozen=True)
-class Run:
+class LoadedRun:
     """A run that is ready to be trained.
 
     Args:
@@ -75,14 +74,14 @@ class Run:
         return Size.of(self.config, self.data, self.schedule, self.step)
 
 
-class Training(ABC):
+class Ensemble(ABC):
     """Runs that train at once, from a common step to the end.
 
     Args:
         runs: all at the same step.
     """
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[LoadedRun]) -> None:
         self.runs = runs
         self.config = runs[0].config
         self.begin = runs[0].step
@@ -136,7 +135,7 @@ class Training(ABC):
         return sorted({self.begin} | {step for step in {*measurements, *range(0, total, apart)} if step > self.begin})
 
     @abstractmethod
-    def part(self, rank: int) -> "Training":
+    def part(self, rank: int) -> "Ensemble":
         """What one of the processes of ``compute`` trains. Only the first keeps records.
 
         Args:
@@ -152,17 +151,17 @@ class Training(ABC):
         return torch.float64 if self.config.compute.precision == "64-true" else torch.float32
 
 
-class Ensemble(Training):
+class FlowEnsemble(Ensemble):
     """Networks of particles, of one :func:`~nc_sweeps.config.ensemble_key`, that train as one program."""
 
-    def part(self, rank: int) -> "Ensemble":
+    def part(self, rank: int) -> "FlowEnsemble":
         """Its particles; the runs' states are those of all of them."""
         own = Shard(self.config.width.particles, rank, self.config.compute.processes).own
 
         def cut(state: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: Z[own].clone() if name in PARTICLES else Z for name, Z in state.items()}
 
-        return Ensemble(
+        return FlowEnsemble(
             [
                 replace(run, record=Silent() if rank else run.record, state=run.state and cut(run.state))
                 for run in self.runs
@@ -233,10 +232,10 @@ class Ensemble(Training):
         return one_hot(labels, self.runs[0].data.classes, dtype)
 
 
-class Solo(Training):
+class DeepEnsemble(Ensemble):
     """A deep network."""
 
-    def part(self, rank: int) -> "Solo":
+    def part(self, rank: int) -> "DeepEnsemble":
         """All of it: it trains in one process."""
         return self
 
@@ -256,7 +255,7 @@ class Solo(Training):
         return module
 
 
-def trainings_of(runs: Sequence[Run], max_runs: int | None) -> Sequence[Training]:
+def cut_into_ensembles(runs: Sequence[LoadedRun], max_runs: int | None) -> Sequence[Ensemble]:
     """Cut runs of one shape and one step into what is trained at once and fits into the memory.
 
     Args:
@@ -267,7 +266,7 @@ def trainings_of(runs: Sequence[Run], max_runs: int | None) -> Sequence[Training
         ConfigError: not one run fits into ``compute.memory``, or the network is not for such samples or batches.
     """
     size, config = runs[0].size, runs[0].config
-    budget, threads = budget_bytes(config), _threads(config)
+    budget, threads = budget_bytes(config), count_threads(config.compute)
     limit = (max_runs or len(runs)) if config.model.has_particles else 1
     most = next((count for count in range(limit, 0, -1) if size.peak_bytes(count, threads) <= budget), 0)
     if most == 0 and config.compute.memory is not None:
@@ -278,22 +277,13 @@ def trainings_of(runs: Sequence[Run], max_runs: int | None) -> Sequence[Training
             "holds already"
         )
     if not config.model.has_particles:
-        return [Solo([run]) for run in runs]
+        return [DeepEnsemble([run]) for run in runs]
     most = max(most, 1)  # what is free is a guess: let a run that needs more than that try
-    return [Ensemble(runs[start : start + most]) for start in range(0, len(runs), most)]
-
-
-def _cores() -> int:
-    """Cores given to this process, where the system tells (Linux), else all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _threads(config: RunConfig) -> int:
-    return config.compute.threads or max(1, _cores() // crew.sharing(config.compute))
+    return [FlowEnsemble(runs[start : start + most]) for start in range(0, len(runs), most)]
 
 
 def _trainer(config: RunConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
-    torch.set_num_threads(_threads(config))
+    torch.set_num_threads(count_threads(config.compute))
     # Lightning announces hardware and hints at data loaders and loggers that are not in use here.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
@@ -302,7 +292,7 @@ def _trainer(config: RunConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
         accelerator = "cpu"  # the metrics need float64, which Apple's GPUs do not have
     spread: dict[str, Any] = {}
     if config.compute.processes > 1:
-        strategy = ParticleParallelStrategy(crew.device(config.compute), dist.get_rank())
+        strategy = ParticleParallelStrategy(find_device(config.compute), dist.get_rank())
         spread = {"strategy": strategy, "plugins": [LightningEnvironment()]}
     try:
         return pl.Trainer(
