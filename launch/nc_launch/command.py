@@ -29,9 +29,9 @@ def show(run: Annotated[Path, typer.Argument(help="folder of a run", metavar="RU
     """Show one run: its configuration, its curves, how it stands."""
     from rich.console import Console
 
-    from nc_sweeps.report.runs import run_view
+    from nc_sweeps.report.runs import describe_run
 
-    Console().print(run_view(run), highlight=False)
+    Console().print(describe_run(run), highlight=False)
 
 
 @app.command()
@@ -39,9 +39,9 @@ def compare(runs: Annotated[list[Path], typer.Argument(help="folders of runs", m
     """Show runs beside each other: what was asked differently, and where each ended."""
     from rich.console import Console
 
-    from nc_sweeps.report.runs import comparison
+    from nc_sweeps.report.runs import compare_runs
 
-    Console().print(comparison(runs), highlight=False)
+    Console().print(compare_runs(runs), highlight=False)
 
 
 @app.command()
@@ -56,13 +56,13 @@ def query(
     """
     from rich.console import Console
 
-    from nc_sweeps.report.query import query as answered
-    from nc_sweeps.report.query import shown
+    from nc_sweeps.report.query import query_sweep
+    from nc_sweeps.report.query import tabulate_answer
 
-    answer = answered(sweep, question)
+    answer = query_sweep(sweep, question)
     console = Console()
     if console.is_terminal:
-        console.print(shown(answer), highlight=False)
+        console.print(tabulate_answer(answer), highlight=False)
     else:
         print(answer.write_csv(), end="")
 
@@ -76,10 +76,10 @@ def report(
     ] = None,
 ) -> None:
     """Write report.html of a sweep, running or not: one file with everything, to be opened in a browser."""
-    from nc_sweeps.report.digest import digest
+    from nc_sweeps.report.digest import digest_sweep
     from nc_sweeps.report.page import write_report
 
-    condensed = digest(sweep, over)
+    condensed = digest_sweep(sweep, over)
     print(f"report: {write_report(condensed)}")
     if figures:
         from nc_sweeps.report.paper import write_figures

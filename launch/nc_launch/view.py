@@ -7,7 +7,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import TaskID
 
-from nc_sweeps.report.progress import bar
+from nc_sweeps.report.progress import make_progress_bar
 
 #: Packs that have a line of their own at once.
 _LINES = 16
@@ -24,7 +24,7 @@ class SweepView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = bar(console)
+        self._bar = make_progress_bar(console)
         self._all = self._bar.add_task("", total=None, shown="")
         self._packs: dict[int, TaskID] = {}
         self._told = 0.0

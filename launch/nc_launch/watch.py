@@ -14,7 +14,7 @@ from rich.console import Console
 
 from nc_launch.submission import Submission
 from nc_launch.view import SweepView
-from nc_sweeps.report.ready import get_ready
+from nc_sweeps.report.preload import preload_report
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store import manifest
 from nc_sweeps.store.runs import FINAL, RunStore, read_summary
@@ -80,7 +80,7 @@ class Watch:
         try:
             with SweepView(self.console) as view:
                 # The workers, too, load their libraries now, and whoever waits is shown the results in the end.
-                get_ready()
+                preload_report()
                 while self._look(view):
                     self.submission.place.wait(list(self.submission.jobs), _LOOK)
         except _Stop as stop:

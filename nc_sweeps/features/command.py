@@ -58,7 +58,7 @@ def features(
     from nc_sweeps.data import load
     from nc_sweeps.features.backbone import Backbone
     from nc_sweeps.features.extraction import Extraction
-    from nc_sweeps.report.progress import bar
+    from nc_sweeps.report.progress import make_progress_bar
 
     try:
         place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
@@ -66,7 +66,7 @@ def features(
         raise UserError(f"--device={device}: {str(error).splitlines()[0]}") from error
     extraction = Extraction(config.name, load(config), Backbone(model, weights, seed, place), output)
     console = Console(stderr=True)
-    with bar(console) as progress:
+    with make_progress_bar(console) as progress:
         task = progress.add_task(model, total=extraction.total, shown="")
         try:
             extraction.run(batch_size, lambda count: progress.advance(task, count), {"dataset": " ".join(dataset)})

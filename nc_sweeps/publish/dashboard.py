@@ -24,8 +24,8 @@ from nc_sweeps.publish.weights_and_biases import (
     publish_report,
     report_id,
 )
-from nc_sweeps.report.charts import all_charts, heat_map
-from nc_sweeps.report.digest import Axis, Quantity, digest
+from nc_sweeps.report.charts import build_charts, build_heat_map
+from nc_sweeps.report.digest import Axis, Quantity, digest_sweep
 from nc_sweeps.report.page import render
 from nc_sweeps.report.paper import write_figures
 from nc_sweeps.store import files
@@ -58,11 +58,11 @@ class Dashboard:
     """
 
     def __init__(self, sweep: Path) -> None:
-        self.digest = digest(sweep)
+        self.digest = digest_sweep(sweep)
         self.name = sweep.absolute().name
         self.tracking = files.read_yaml(run_directories(sweep)[0] / "config.yaml")["tracking"]
         self.keys = [axis.key for axis in self.digest.groups]
-        self.ends = [quantity for quantity in self.digest.quantities if quantity.summed_up]
+        self.ends = [quantity for quantity in self.digest.quantities if quantity.has_end_chart]
 
     def workspace(self, entity: str) -> ws.Workspace:
         """Sections of panels, the runs in groups."""
@@ -144,7 +144,7 @@ class Dashboard:
         return [str(workspace.url), str(report.url)]
 
     def _publish_media(self) -> None:
-        shown = {chart.name: chart.description for chart in all_charts(self.digest)}
+        shown = {chart.name: chart.description for chart in build_charts(self.digest)}
         named = {axis.field: axis.key for axis in self.digest.axes}
         named |= {quantity.field: quantity.name for quantity in self.digest.quantities}
         runs = self.digest.runs.select(
@@ -175,7 +175,7 @@ class Dashboard:
 
     def _media(self) -> wr.PanelGrid:
         """What the W&B run of the report holds."""
-        charts = [chart.name for chart in all_charts(self.digest)]
+        charts = [chart.name for chart in build_charts(self.digest)]
         whole, half = _ACROSS * _WIDTH, 2 * _HEIGHT
         panels = [
             wr.MediaBrowser(
@@ -205,7 +205,7 @@ class Dashboard:
         ]
 
     def _ends(self, entity: str) -> list[Any]:
-        logarithmic = {quantity.name: quantity.logarithmic for quantity in self.ends}
+        logarithmic = {quantity.name: quantity.is_logarithmic for quantity in self.ends}
         last = {name: wr.SummaryMetric(f"{name}.last") for name in logarithmic}
         panels: list[Any] = [
             wr.ScatterPlot(title=f"{y} against {x}", x=last[x], y=last[y], log_x=True, log_y=logarithmic[y])
@@ -228,10 +228,10 @@ class Dashboard:
                 x=wr.Config(x.key),
                 y=wr.Config(y.key),
                 z=wr.SummaryMetric(f"{quantity.name}.last"),
-                log_z=quantity.logarithmic,
+                log_z=quantity.is_logarithmic,
                 gradient=_COLOURS,
             )
-        name = _LOGARITHMIC if quantity.logarithmic else _LINEAR
+        name = _LOGARITHMIC if quantity.is_logarithmic else _LINEAR
         fields = {"x": plain_key(x.key), "y": plain_key(y.key), "value": plain_key(quantity.name)}
         return wr.CustomChart(
             query={"summary": {"keys": list(fields.values())}},
@@ -253,7 +253,7 @@ class Dashboard:
 def _kept_heat_map(logarithmic: bool) -> dict[str, Any]:
     """A heat map in Vega-Lite as W&B keeps it: which columns and which titles is said by each panel."""
     x, y = (Axis(name, f"${{string:{name}}}", []) for name in "xy")
-    chart = heat_map(Quantity("value", "${string:value}", logarithmic), x, y)
+    chart = build_heat_map(Quantity("value", "${string:value}", logarithmic), x, y)
     specification = chart.specification
     read = [{"calculate": f"datum['${{field:{name}}}']", "as": name} for name in chart.fields]
     return specification | {

@@ -16,7 +16,7 @@ _REPEATED = {
 }
 
 
-def axes(table: pl.DataFrame) -> list[str]:
+def find_axes(table: pl.DataFrame) -> list[str]:
     """Configuration keys, the seed aside, that differ between the runs of a sweep.
 
     Keys that only networks of one kind have, and all of these the same, are told by ``model.name``.
@@ -42,7 +42,7 @@ def _repeats(table: pl.DataFrame, key: str) -> bool:
     return table.filter(pl.col(key) != pl.col(original)).is_empty()
 
 
-def independent(table: pl.DataFrame, keys: Sequence[str]) -> list[str]:
+def select_independent(table: pl.DataFrame, keys: Sequence[str]) -> list[str]:
     """Of the keys those that no earlier one decides, as β decides a weight decay that is set to 1/β.
 
     Args:
@@ -65,7 +65,7 @@ def _decides(table: pl.DataFrame, earlier: str, key: str) -> bool:
     return not drawn_apart or values[key].is_sorted() or values[key].is_sorted(descending=True)
 
 
-def short_names(keys: Sequence[str]) -> dict[str, str]:
+def shorten_names(keys: Sequence[str]) -> dict[str, str]:
     """Each key without its group, unless two keys would then be called the same."""
     tails = [key.rpartition(".")[2] for key in keys]
     return {key: tail if tails.count(tail) == 1 else key for key, tail in zip(keys, tails, strict=True)}

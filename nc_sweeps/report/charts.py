@@ -56,7 +56,7 @@ class Chart:
         return specification | {"description": self.description}
 
 
-def theme(name: str) -> dict[str, Any]:
+def build_theme(name: str) -> dict[str, Any]:
     """Vega-Lite's configuration for ``light`` or ``dark``: colours that can be told apart without seeing hues."""
     palette = _PALETTES[name]
     lettering = {"labelColor": palette["muted"], "titleColor": palette["text"], "titleFontWeight": "normal"}
@@ -78,7 +78,7 @@ def theme(name: str) -> dict[str, Any]:
     }
 
 
-def curve(digest: Digest, quantity: Quantity) -> Chart:
+def build_curve_chart(digest: Digest, quantity: Quantity) -> Chart:
     """A quantity along training: for each point of the sweep the mean over the averaged key, from least to most.
 
     The mean is geometric on a logarithmic scale.
@@ -90,10 +90,10 @@ def curve(digest: Digest, quantity: Quantity) -> Chart:
     if colour:
         encodings["color"] = _colour(colour)
     x = alt.X("time:Q", title="time t = Σ η", axis=_axis(True)).scale(type="log", nice=False)
-    y = _y("value", quantity.title, quantity.logarithmic)
+    y = _y("value", quantity.title, quantity.is_logarithmic)
     tips = [alt.Tooltip(f"{axis.field}:N", title=axis.title) for axis in digest.groups]
     band = alt.Chart().mark_area(opacity=0.18, line=False).encode(x=x, y=y, y2="most:Q", **encodings)
-    band = band.transform_filter("datum.runs > 1").encode(y=_y("least", quantity.title, quantity.logarithmic))
+    band = band.transform_filter("datum.runs > 1").encode(y=_y("least", quantity.title, quantity.is_logarithmic))
     lines = alt.Chart().mark_line(strokeWidth=1.8).encode(x=x, y=y, tooltip=tips, **encodings)
     if dash:
         lines = lines.encode(strokeDash=_dash(dash))
@@ -107,8 +107,8 @@ def curve(digest: Digest, quantity: Quantity) -> Chart:
         layers.append(alt.Chart().mark_point(size=60, opacity=0).encode(x=x, y=y, tooltip=tips, **encodings))
     rows = (
         alt.Chart()
-        .transform_filter(_defined(value, quantity.logarithmic) + " && datum.time > 0")
-        .transform_calculate(level=f"log({value})" if quantity.logarithmic else value)
+        .transform_filter(_defined(value, quantity.is_logarithmic) + " && datum.time > 0")
+        .transform_calculate(level=f"log({value})" if quantity.is_logarithmic else value)
         .transform_aggregate(
             level="mean(level)",
             least=f"min({quantity.field})",
@@ -117,24 +117,24 @@ def curve(digest: Digest, quantity: Quantity) -> Chart:
             runs="count()",
             groupby=[*groups, "point"],
         )
-        .transform_calculate(value="exp(datum.level)" if quantity.logarithmic else "datum.level")
+        .transform_calculate(value="exp(datum.level)" if quantity.is_logarithmic else "datum.level")
     )
     picture = _over(rows, layers, height=340)
     fields = ["point", "time", *groups, quantity.field]
     return Chart(f"curve-{quantity.field}", quantity.title, f"{quantity.title} against time", "curves", fields, picture)
 
 
-def at_the_end(digest: Digest, quantity: Quantity) -> Chart | None:
+def build_end_chart(digest: Digest, quantity: Quantity) -> Chart | None:
     """The last values of a quantity: a heat map over two axes, or a line over one; None where nothing was varied."""
     axes = digest.main_axes
     if not axes:
         return None
     if len(axes) > 1 and all(axis.is_discrete for axis in axes[:2]):
-        return heat_map(quantity, x=axes[1], y=axes[0])
-    return _profile(quantity, axes[0], axes[1] if len(axes) > 1 else None)
+        return build_heat_map(quantity, x=axes[1], y=axes[0])
+    return _build_profile(quantity, axes[0], axes[1] if len(axes) > 1 else None)
 
 
-def heat_map(quantity: Quantity, x: Axis, y: Axis) -> Chart:
+def build_heat_map(quantity: Quantity, x: Axis, y: Axis) -> Chart:
     """The last values of a quantity over two axes, averaged over everything else.
 
     The mean is geometric on a logarithmic scale. An axis whose values are not known has them in their order.
@@ -145,7 +145,7 @@ def heat_map(quantity: Quantity, x: Axis, y: Axis) -> Chart:
         "x": alt.X(f"{x.field}:O", title=x.title, sort=across, axis=alt.Axis(labelAngle=0, grid=False)),
         "y": alt.Y(f"{y.field}:O", title=y.title, sort=up, axis=alt.Axis(grid=False)),
     }
-    scale = alt.Scale(type="log" if quantity.logarithmic else "linear", scheme="viridis")
+    scale = alt.Scale(type="log" if quantity.is_logarithmic else "linear", scheme="viridis")
     cells = (
         alt.Chart()
         .mark_rect()
@@ -172,14 +172,14 @@ def heat_map(quantity: Quantity, x: Axis, y: Axis) -> Chart:
     )
     rows = (
         alt.Chart()
-        .transform_filter(_defined(value, quantity.logarithmic))
-        .transform_calculate(level=f"log({value})" if quantity.logarithmic else value)
+        .transform_filter(_defined(value, quantity.is_logarithmic))
+        .transform_calculate(level=f"log({value})" if quantity.is_logarithmic else value)
         .transform_aggregate(level="mean(level)", runs="count()", groupby=[x.field, y.field])
         .transform_joinaggregate(
             low="min(level)", high="max(level)", columns=f"distinct({x.field})", lines=f"distinct({y.field})"
         )
         .transform_calculate(
-            value="exp(datum.level)" if quantity.logarithmic else "datum.level",
+            value="exp(datum.level)" if quantity.is_logarithmic else "datum.level",
             share="(datum.level - datum.low) / (datum.high - datum.low)",
         )
         .transform_calculate(label="format(datum.value, datum.value && abs(datum.value) < 1e-3 ? '.1~e' : '.2~g')")
@@ -190,7 +190,7 @@ def heat_map(quantity: Quantity, x: Axis, y: Axis) -> Chart:
     return Chart(f"end-{quantity.field}", quantity.title, description, "runs", fields, picture)
 
 
-def _profile(quantity: Quantity, x: Axis, group: Axis | None) -> Chart:
+def _build_profile(quantity: Quantity, x: Axis, group: Axis | None) -> Chart:
     value = f"datum['{quantity.field}']"
     across: alt.X
     if x.is_numeric:
@@ -200,10 +200,12 @@ def _profile(quantity: Quantity, x: Axis, group: Axis | None) -> Chart:
     else:
         across = alt.X(f"{x.field}:O", title=x.title, sort=x.values, axis=alt.Axis(labelAngle=0))
     colour = {"color": _colour(group)} if group else {}
-    up = _y("value", quantity.title, quantity.logarithmic)
+    up = _y("value", quantity.title, quantity.is_logarithmic)
     tips = [alt.Tooltip(f"{axis.field}:N", title=axis.title) for axis in (x, group) if axis]
     tips += [alt.Tooltip("value:Q", title=quantity.title, format=".3~g"), alt.Tooltip("runs:Q")]
-    span = alt.Chart().mark_rule(strokeWidth=1.5).encode(x=across, y=_y("least", quantity.title, quantity.logarithmic))
+    span = (
+        alt.Chart().mark_rule(strokeWidth=1.5).encode(x=across, y=_y("least", quantity.title, quantity.is_logarithmic))
+    )
     span = span.encode(y2="most:Q", **colour)
     layers = [span, alt.Chart().mark_point(filled=True, size=45).encode(x=across, y=up, tooltip=tips, **colour)]
     if group is None or group.is_discrete:
@@ -211,8 +213,8 @@ def _profile(quantity: Quantity, x: Axis, group: Axis | None) -> Chart:
     groupby: list[Any] = [axis.field for axis in (x, group) if axis]
     rows = (
         alt.Chart()
-        .transform_filter(_defined(value, quantity.logarithmic))
-        .transform_calculate(level=f"log({value})" if quantity.logarithmic else value)
+        .transform_filter(_defined(value, quantity.is_logarithmic))
+        .transform_calculate(level=f"log({value})" if quantity.is_logarithmic else value)
         .transform_aggregate(
             level="mean(level)",
             least=f"min({quantity.field})",
@@ -220,14 +222,14 @@ def _profile(quantity: Quantity, x: Axis, group: Axis | None) -> Chart:
             runs="count()",
             groupby=groupby,
         )
-        .transform_calculate(value="exp(datum.level)" if quantity.logarithmic else "datum.level")
+        .transform_calculate(value="exp(datum.level)" if quantity.is_logarithmic else "datum.level")
     )
     picture = _over(rows, layers, height=240)
     description = f"{quantity.title} at the end against {x.title}"
     return Chart(f"end-{quantity.field}", quantity.title, description, "runs", [*groupby, quantity.field], picture)
 
 
-def against(digest: Digest, x: Quantity, y: Quantity, name: str) -> Chart:
+def build_comparison(digest: Digest, x: Quantity, y: Quantity, name: str) -> Chart:
     """Last values of two quantities against each other, a point a run, and the line on which they are equal."""
     colour, _ = _colour_and_dash(digest)
     fields = [axis.field for axis in digest.axes]
@@ -256,17 +258,17 @@ def against(digest: Digest, x: Quantity, y: Quantity, name: str) -> Chart:
     return Chart(name, title, f"{title}, a point a run", "runs", [*fields, x.field, y.field], picture)
 
 
-def all_charts(digest: Digest) -> list[Chart]:
+def build_charts(digest: Digest) -> list[Chart]:
     """What a report shows of a sweep, adapted to what was varied and measured."""
     known = {quantity.name: quantity for quantity in digest.quantities if _has_values(digest, quantity)}
-    charts = [curve(digest, quantity) for quantity in known.values()]
-    charts += [chart for q in known.values() if q.summed_up and (chart := at_the_end(digest, q))]
+    charts = [build_curve_chart(digest, quantity) for quantity in known.values()]
+    charts += [chart for q in known.values() if q.has_end_chart and (chart := build_end_chart(digest, q))]
     for name, x, y in (
         ("certificate", "nc1/train", "certificate/nc1_bound"),
         ("imbalance", "imbalance/expected_deviation", "imbalance/law_deviation"),
     ):
         if {x, y} <= known.keys():
-            charts.append(against(digest, known[x], known[y], name))
+            charts.append(build_comparison(digest, known[x], known[y], name))
     return charts
 
 
@@ -279,7 +281,7 @@ def _over(rows: alt.Chart, layers: Sequence[alt.Chart], height: int) -> alt.Laye
 def _has_values(digest: Digest, quantity: Quantity) -> bool:
     """Whether there is anything to draw: a logarithmic axis has no 0, and without noise no deviation is expected."""
     values = digest.curves[quantity.field]
-    return bool(((values > 0) if quantity.logarithmic else values.is_finite()).any())
+    return bool(((values > 0) if quantity.is_logarithmic else values.is_finite()).any())
 
 
 def _colour_and_dash(digest: Digest) -> tuple[Axis | None, Axis | None]:

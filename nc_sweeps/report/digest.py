@@ -13,7 +13,7 @@ import polars as pl
 
 from nc_sweeps.errors import ConfigError, StoreError
 from nc_sweeps.metrics.catalogue import METRICS
-from nc_sweeps.report.axes import axes, independent, short_names
+from nc_sweeps.report.axes import find_axes, select_independent, shorten_names
 from nc_sweeps.store import manifest
 from nc_sweeps.store.leases import held
 from nc_sweeps.store.runs import is_measured, read_config, read_metrics, read_summary, run_directories
@@ -32,14 +32,14 @@ class Quantity:
     Args:
         name: in the catalogue.
         title: on axes and in tables.
-        logarithmic: scale; values that are not positive have no place on it.
-        summed_up: whether its last values have a picture of their own.
+        is_logarithmic: scale; values that are not positive have no place on it.
+        has_end_chart: whether its last values have a picture of their own.
     """
 
     name: str
     title: str
-    logarithmic: bool = True
-    summed_up: bool = True
+    is_logarithmic: bool = True
+    has_end_chart: bool = True
 
     @property
     def field(self) -> str:
@@ -52,14 +52,14 @@ QUANTITIES = (
     Quantity("nc1/train", "NC1, training"),
     Quantity("nc1/test", "NC1, test"),
     Quantity("certificate/nc1_bound", "bound of NC1"),
-    Quantity("certificate/tightness", "NC1 / bound", logarithmic=False, summed_up=False),
-    Quantity("loss/train", "loss", summed_up=False),
-    Quantity("error/test", "test error", logarithmic=False),
+    Quantity("certificate/tightness", "NC1 / bound", is_logarithmic=False, has_end_chart=False),
+    Quantity("loss/train", "loss", has_end_chart=False),
+    Quantity("error/test", "test error", is_logarithmic=False),
     Quantity("balancedness", "balancedness NB"),
-    Quantity("gradient_norm/u", "gradient norm, first layer", summed_up=False),
-    Quantity("gradient_norm/parameters", "gradient norm", summed_up=False),
-    Quantity("imbalance/law_deviation", "deviation from the imbalance law", summed_up=False),
-    Quantity("imbalance/expected_deviation", "deviation that N particles make", summed_up=False),
+    Quantity("gradient_norm/u", "gradient norm, first layer", has_end_chart=False),
+    Quantity("gradient_norm/parameters", "gradient norm", has_end_chart=False),
+    Quantity("imbalance/law_deviation", "deviation from the imbalance law", has_end_chart=False),
+    Quantity("imbalance/expected_deviation", "deviation that N particles make", has_end_chart=False),
 )
 
 
@@ -128,7 +128,7 @@ class Digest:
     def main_axes(self) -> list[Axis]:
         """The axes of pictures: not averaged over, and not decided by one before."""
         by_field = {axis.field: axis for axis in self.axes if axis.key not in {"seed", self.over}}
-        return [by_field[name] for name in independent(self.runs, list(by_field))]
+        return [by_field[name] for name in select_independent(self.runs, list(by_field))]
 
     @property
     def groups(self) -> list[Axis]:
@@ -142,7 +142,7 @@ class Digest:
         return list(dict.fromkeys(commands))
 
 
-def digest(sweep: Path, over: str = "seed") -> Digest:
+def digest_sweep(sweep: Path, over: str = "seed") -> Digest:
     """Condense a sweep; one that is still running as far as it is.
 
     Args:
@@ -223,13 +223,13 @@ def _table(rows: list[dict[str, Any]], schema: dict[str, Any]) -> pl.DataFrame:
 
 
 def _axes(table: pl.DataFrame, over: str) -> list[Axis]:
-    keys = axes(table)
+    keys = find_axes(table)
     if table["seed"].n_unique() > 1:
         keys.append("seed")
     if over in table.columns and over not in keys and table[over].n_unique() > 1:
         keys.append(over)
     keys.sort(key=lambda key: (key != "width.particles", not key.endswith((".margin", ".distance")), key == "seed"))
-    names = short_names(keys)
+    names = shorten_names(keys)
     return [Axis(key, names[key], _shown(table[key].unique().sort(nulls_last=True)).to_list()) for key in keys]
 
 

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from nc_sweeps.report.axes import axes, short_names
+from nc_sweeps.report.axes import find_axes, shorten_names
 
 _WIDTH, _NETWORK = "width.particles", "model.name"
 _ALONG = {"time": "time t = Σ η", "epoch": "epoch"}
 _DASHES = [[1, 0], [6, 4], [1, 3], [8, 3, 1, 3], [3, 2]]
 
 
-def sweep_figure(table: pl.DataFrame, x: str, y: Sequence[str]) -> alt.FacetChart:
+def draw_sweep(table: pl.DataFrame, x: str, y: Sequence[str]) -> alt.FacetChart:
     """Metrics of a sweep on logarithmic axes, epochs on a linear one: along training, or at its end against what was
     varied.
 
@@ -27,7 +27,7 @@ def sweep_figure(table: pl.DataFrame, x: str, y: Sequence[str]) -> alt.FacetChar
     """
     along = x in _ALONG
     told = {x, *((_WIDTH, _NETWORK) if along else ())}
-    keys = [key for key in axes(table) if key not in told and not _follows(table, key, x)]
+    keys = [key for key in find_axes(table) if key not in told and not _follows(table, key, x)]
     rows = (
         table.filter(pl.col("time") > 0)
         if x == "time"
@@ -58,9 +58,9 @@ def sweep_figure(table: pl.DataFrame, x: str, y: Sequence[str]) -> alt.FacetChar
     )
     # Of logarithmic axes the many minor grid lines would drown the curves.
     axis = alt.Axis(format="~g", gridOpacity=0.25, labelOverlap="greedy", tickCount=6)
-    title = ", ".join(short_names(keys).values())
+    title = ", ".join(shorten_names(keys).values())
     colour = alt.Color("choice:N", sort=choices, title=title).scale(scheme="viridis", domain=choices)
-    x_title = _ALONG[x] if along else short_names([x])[x]
+    x_title = _ALONG[x] if along else shorten_names([x])[x]
     lines = (
         alt.Chart(curves)
         .mark_line(point=not along)

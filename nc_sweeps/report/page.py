@@ -11,7 +11,7 @@ import polars as pl
 from markupsafe import Markup
 
 from nc_sweeps import cache
-from nc_sweeps.report.charts import DATA, all_charts, theme
+from nc_sweeps.report.charts import DATA, build_charts, build_theme
 from nc_sweeps.report.digest import Digest
 from nc_sweeps.store import files
 
@@ -37,7 +37,7 @@ def render(digest: Digest) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "template")
     # Names and reasons come from configurations and errors: everything is escaped unless it is marked as safe.
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    charts = all_charts(digest)
+    charts = build_charts(digest)
     statuses = digest.runs["status"].to_list()
     counts = {status: statuses.count(status) for status in _STATUSES if status in statuses}
     if digest.waiting:
@@ -85,7 +85,7 @@ def render(digest: Digest) -> str:
                 for chart in charts
             },
             "rows": DATA,
-            "themes": {name: theme(name) for name in ("light", "dark")},
+            "themes": {name: build_theme(name) for name in ("light", "dark")},
         },
     )
 
@@ -144,7 +144,7 @@ def _libraries() -> Markup:
     """Vega, Vega-Lite and Vega-Embed as one script, bundled once on a machine: that takes seconds."""
     import vl_convert
 
-    path = cache.folder() / f"vega-embed-{version('vl-convert-python')}.js"
+    path = cache.find_folder() / f"vega-embed-{version('vl-convert-python')}.js"
     if not path.exists():
         files.write(path, vl_convert.javascript_bundle(_EXPORTS).encode())
     # In a string or a regular expression of JavaScript the two spellings are the same.

@@ -6,7 +6,7 @@ from typing import Any
 
 import vl_convert
 
-from nc_sweeps.report.charts import DATA, Chart, all_charts, theme
+from nc_sweeps.report.charts import DATA, Chart, build_charts, build_theme
 from nc_sweeps.report.digest import Digest
 from nc_sweeps.store import files
 
@@ -34,7 +34,7 @@ def write_figures(digest: Digest, folder: Path, kinds: Sequence[str] = tuple(_DR
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for chart in all_charts(digest):
+    for chart in build_charts(digest):
         specification = _on_paper(chart, _rows(digest, chart))
         for kind in kinds:
             path = folder / f"{chart.name}.{kind}"
@@ -52,7 +52,7 @@ def _rows(digest: Digest, chart: Chart) -> list[dict[str, Any]]:
 
 def _on_paper(chart: Chart, rows: list[dict[str, Any]]) -> dict[str, Any]:
     lettering = {"labelFontSize": 8, "titleFontSize": 9}
-    config = theme("light")
+    config = build_theme("light")
     config |= {"background": "white", "font": "Helvetica, Arial, Liberation Sans, sans-serif"}
     config |= {"axis": config["axis"] | lettering, "text": {"fontSize": 8}}
     config |= {

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 _SHOWN = {"loss/train": "loss", "nc1/train": "NC1", "certificate/nc1_bound": "bound"}
 
 
-def bar(console: Console) -> Progress:
+def make_progress_bar(console: Console) -> Progress:
     """Bars with the time left and a field ``shown`` for the metrics that matter; silent where there is no terminal."""
     return Progress(
         TextColumn("{task.description}"),
@@ -24,7 +24,7 @@ def bar(console: Console) -> Progress:
     )
 
 
-class PackProgress:
+class ProgressBar:
     """A bar with the time left and the medians of loss, NC1 and its bound; plain lines where there is no terminal.
 
     Args:
@@ -35,10 +35,10 @@ class PackProgress:
         self.runs = self.finished_runs = 0
         self.latest = ""
         self.console = console
-        self.progress = bar(console)
+        self.progress = make_progress_bar(console)
         self.task = self.progress.add_task("", total=None, shown="")
 
-    def __enter__(self) -> "PackProgress":
+    def __enter__(self) -> "ProgressBar":
         self.progress.start()
         return self
 

@@ -8,14 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from nc_sweeps.errors import ConfigError
-from nc_sweeps.report.table import number
+from nc_sweeps.report.table import format_number
 from nc_sweeps.store.runs import load_sweep
 
 #: Most rows of an answer in a terminal.
 MAX_ROWS = 200
 
 
-def query(directory: Path, question: str) -> pl.DataFrame:
+def query_sweep(directory: Path, question: str) -> pl.DataFrame:
     """Answer a question in SQL.
 
     Args:
@@ -38,12 +38,14 @@ def query(directory: Path, question: str) -> pl.DataFrame:
         ) from error
 
 
-def shown(answer: pl.DataFrame) -> Table:
+def tabulate_answer(answer: pl.DataFrame) -> Table:
     """An answer for a terminal."""
     more = f"… and {answer.height - MAX_ROWS} more rows" if answer.height > MAX_ROWS else None
     table = Table(box=box.SIMPLE_HEAD, caption=more)
     for name, kind in answer.schema.items():
         table.add_column(name, justify="right" if kind.is_numeric() else "left", overflow="fold")
     for row in answer.head(MAX_ROWS).iter_rows():
-        table.add_row(*(number(cell) if isinstance(cell, float) or cell is None else Text(str(cell)) for cell in row))
+        table.add_row(
+            *(format_number(cell) if isinstance(cell, float) or cell is None else Text(str(cell)) for cell in row)
+        )
     return table

@@ -15,7 +15,7 @@ from rich.text import Text
 from nc_sweeps.errors import StoreError
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
 from nc_sweeps.report.digest import QUANTITIES
-from nc_sweeps.report.table import number
+from nc_sweeps.report.table import format_number
 from nc_sweeps.store.runs import is_measured, load_runs, read_config, read_metrics, read_summary
 
 _SHOWN = [quantity.name for quantity in QUANTITIES]
@@ -23,7 +23,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _CURVE = 40
 
 
-def run_view(directory: Path) -> RenderableType:
+def describe_run(directory: Path) -> RenderableType:
     """A run: how it stands, its curves, its configuration.
 
     Args:
@@ -33,7 +33,9 @@ def run_view(directory: Path) -> RenderableType:
         StoreError: it holds no run, or a file cannot be read.
     """
     summary, labels = _read(directory)
-    clocks = "  ".join(f"{name} {number(value)}" for name, value in summary["progress"].items() if value is not None)
+    clocks = "  ".join(
+        f"{name} {format_number(value)}" for name, value in summary["progress"].items() if value is not None
+    )
     head = Text(f"{directory}: {summary['status']}" + (f": {summary['reason']}" if summary["reason"] else ""))
     if not is_measured(directory):
         return Group(head, _configuration(labels))
@@ -42,16 +44,18 @@ def run_view(directory: Path) -> RenderableType:
     curves.add_column("")
     for heading in ("first", "last", "best"):
         curves.add_column(heading, justify="right")
-    curves.add_column(f"row by row, from {number(rows['time'][0])} to {number(rows['time'][-1])}, logarithmic")
+    curves.add_column(
+        f"row by row, from {format_number(rows['time'][0])} to {format_number(rows['time'][-1])}, logarithmic"
+    )
     for name in (name for name in _SHOWN if name in rows.columns):
         values = rows[name].to_list()
         entry = summary["metrics"][name]
-        cells = (number(math.nan if entry[key] is None else entry[key]) for key in ("first", "last", "best"))
-        curves.add_row(name, *cells, sparkline(values))
+        cells = (format_number(math.nan if entry[key] is None else entry[key]) for key in ("first", "last", "best"))
+        curves.add_row(name, *cells, draw_sparkline(values))
     return Group(head, clocks, curves, _configuration(labels))
 
 
-def comparison(directories: Sequence[Path]) -> RenderableType:
+def compare_runs(directories: Sequence[Path]) -> RenderableType:
     """Runs beside each other: what was asked differently, and where each ended.
 
     Args:
@@ -78,11 +82,11 @@ def comparison(directories: Sequence[Path]) -> RenderableType:
     shown.add_section()
     for name in (name for name in (*CLOCKS, *METRICS) if name in table.columns):
         if name in {*CLOCKS, *_SHOWN}:
-            shown.add_row(name, *(number(value) for value in table[name]))
+            shown.add_row(name, *(format_number(value) for value in table[name]))
     return shown
 
 
-def sparkline(values: Sequence[float]) -> str:
+def draw_sparkline(values: Sequence[float]) -> str:
     """A curve in a line of text, on a logarithmic scale; blank where a value is not positive and finite."""
     step = max(1, math.ceil(len(values) / _CURVE))
     kept = [*values[:-1:step], values[-1]]

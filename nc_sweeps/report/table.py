@@ -7,7 +7,7 @@ import polars as pl
 from rich import box
 from rich.table import Table
 
-from nc_sweeps.report.axes import axes, short_names
+from nc_sweeps.report.axes import find_axes, shorten_names
 
 #: Metrics of the table and their headings.
 COLUMNS = {
@@ -21,13 +21,13 @@ COLUMNS = {
 _MAX_POINTS = 60
 
 
-def sweep_table(table: pl.DataFrame) -> Table:
+def tabulate_sweep(table: pl.DataFrame) -> Table:
     """One row for each point of the sweep, averaged over seeds.
 
     Args:
         table: as :func:`nc_sweeps.load_sweep` gives it.
     """
-    keys, metrics = axes(table), [name for name in COLUMNS if name in table.columns]
+    keys, metrics = find_axes(table), [name for name in COLUMNS if name in table.columns]
     runs = table.group_by("signature", *keys, maintain_order=True).agg(
         *(pl.col(name).first().name.suffix(" start") for name in metrics),
         *(pl.col(name).last().name.suffix(" end") for name in metrics),
@@ -44,11 +44,14 @@ def sweep_table(table: pl.DataFrame) -> Table:
         show_lines=True,
         collapse_padding=True,
     )
-    names = short_names(keys)
+    names = shorten_names(keys)
     for heading in (*(names[key] for key in keys), "", *(COLUMNS[name] for name in metrics)):
         shown.add_column(heading, justify="right")
     for point in points.head(_MAX_POINTS).iter_rows(named=True):
-        cells = [f"[dim]{number(point[f'{name} start'])}[/dim]\n{number(point[f'{name} end'])}" for name in metrics]
+        cells = [
+            f"[dim]{format_number(point[f'{name} start'])}[/dim]\n{format_number(point[f'{name} end'])}"
+            for name in metrics
+        ]
         named = ("–" if point[key] is None else str(point[key]) for key in keys)
         shown.add_row(*named, "[dim]start[/dim]\nend", *cells)
     return shown
@@ -59,7 +62,7 @@ def _mean_over_seeds(runs: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
     return runs.group_by(keys).agg(means).sort(keys) if keys else runs.select(means)
 
 
-def number(value: Any) -> str:
+def format_number(value: Any) -> str:
     """Two digits in at most six characters."""
     if value is None or math.isnan(value):
         return "–"

@@ -12,8 +12,8 @@ from playwright.sync_api import Page, sync_playwright
 from nc_sweeps.config import signature
 from nc_sweeps.errors import ConfigError, StoreError
 from nc_sweeps.pack import Pack
-from nc_sweeps.report.charts import all_charts
-from nc_sweeps.report.digest import digest
+from nc_sweeps.report.charts import build_charts
+from nc_sweeps.report.digest import digest_sweep
 from nc_sweeps.report.page import write_report
 from nc_sweeps.report.paper import write_figures
 from nc_sweeps.run_spec import RunSpec
@@ -66,7 +66,7 @@ def browser():
 @pytest.fixture(scope="module")
 def opened(browser, sweep):
     """Opens the report, and at the end nothing may have been said to the console or asked of a network."""
-    path, complaints = write_report(digest(sweep)), []
+    path, complaints = write_report(digest_sweep(sweep)), []
 
     def open_(**options) -> Page:
         page = browser.new_page(**options)
@@ -199,8 +199,8 @@ def test_it_fits_a_phone_and_the_hour(opened, scheme):
 
 
 def test_charts_are_valid_and_draw_as_files(sweep, tmp_path):
-    condensed = digest(sweep)
-    charts = {chart.name: chart for chart in all_charts(condensed)}
+    condensed = digest_sweep(sweep)
+    charts = {chart.name: chart for chart in build_charts(condensed)}
     for chart in charts.values():
         chart.picture.to_dict(validate=True)
         assert isinstance(chart.picture, alt.LayerChart)
@@ -238,8 +238,8 @@ def some(folder: Path, *variants: tuple[str, ...], rows: int = 3) -> Path:
     ids=["one", "seeds", "width", "infinite"],
 )
 def test_it_adapts_to_what_was_varied(tmp_path, variants, ends):
-    condensed = digest(some(tmp_path, *variants))
-    pictures = [chart for chart in all_charts(condensed) if chart.name.startswith("end-")]
+    condensed = digest_sweep(some(tmp_path, *variants))
+    pictures = [chart for chart in build_charts(condensed) if chart.name.startswith("end-")]
     assert [list(chart.fields) for chart in pictures] == ([] if ends is None else [[*ends, "nc1_train"]])
     assert "nobody goes on with it" in write_report(condensed).read_text()
 
@@ -248,27 +248,27 @@ def test_a_run_that_is_held_is_running_and_one_that_is_not_has_stopped(tmp_path)
     some(tmp_path, ("seed=0",), ("seed=1",))
     with Worker(tmp_path, 60.0) as worker:
         assert worker.claim(signature(tiny("seed=0")))
-        runs = digest(tmp_path).runs
+        runs = digest_sweep(tmp_path).runs
     assert dict(runs.select("seed", "status").iter_rows()) == {0: "running", 1: "stopped"}
     assert [reason for reason in runs["reason"] if reason] == ["nobody goes on with it"]
 
 
 def test_what_another_key_decides_is_no_axis_of_its_own(tmp_path):
     variants = [(f"dynamics.beta={b}", f"dynamics.lambda_rho={1 / b}", "seed=3") for b in (10, 100, 1000)]
-    assert [axis.key for axis in digest(some(tmp_path, *variants)).main_axes] == ["dynamics.beta"]
+    assert [axis.key for axis in digest_sweep(some(tmp_path, *variants)).main_axes] == ["dynamics.beta"]
     grid = [(f"model.gamma={g}", f"dynamics.step_size={h}") for g in (1, 2) for h in (0.1, 0.2)]
-    both = digest(some(tmp_path / "grid", *grid)).main_axes
+    both = digest_sweep(some(tmp_path / "grid", *grid)).main_axes
     assert {axis.key for axis in both} == {"model.gamma", "dynamics.step_size"}
     apart = [(f"model.gamma={1 + i}", f"dynamics.step_size={0.1 + i * 7 % 5}") for i in range(5)]
-    assert len(digest(some(tmp_path / "apart", *apart)).main_axes) == 2
+    assert len(digest_sweep(some(tmp_path / "apart", *apart)).main_axes) == 2
     kinds = [(f"dataset={name}", f"model.gamma={gamma}") for name in ("gaussian", "separable") for gamma in (1, 2)]
-    mixed = digest(some(tmp_path / "mixed", *kinds)).main_axes
+    mixed = digest_sweep(some(tmp_path / "mixed", *kinds)).main_axes
     assert {axis.key for axis in mixed} == {"dataset.name", "model.gamma"}
 
 
 def test_long_sweeps_are_thinned_point_by_point(tmp_path, monkeypatch):
     monkeypatch.setattr("nc_sweeps.report.digest._MOST_ROWS", 40)
-    curves = digest(some(tmp_path, ("seed=0",), ("seed=1",), rows=101)).curves
+    curves = digest_sweep(some(tmp_path, ("seed=0",), ("seed=1",), rows=101)).curves
     assert curves.height == 40
     assert curves["point"].min() == 0
     assert curves["point"].max() == 100
@@ -276,8 +276,8 @@ def test_long_sweeps_are_thinned_point_by_point(tmp_path, monkeypatch):
 
 
 def test_curves_are_averaged_over_the_key_that_was_named(sweep, tmp_path):
-    assert [axis.key for axis in digest(sweep, "width.particles").groups] == ["separation.margin", "seed"]
+    assert [axis.key for axis in digest_sweep(sweep, "width.particles").groups] == ["separation.margin", "seed"]
     with pytest.raises(ConfigError, match="--over=widht: no run has this key"):
-        digest(sweep, "widht")
+        digest_sweep(sweep, "widht")
     with pytest.raises(StoreError, match="no runs here"):
-        digest(tmp_path)
+        digest_sweep(tmp_path)

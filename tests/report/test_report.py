@@ -6,11 +6,11 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from nc_sweeps.report.axes import axes, short_names
-from nc_sweeps.report.figures import sweep_figure
-from nc_sweeps.report.progress import PackProgress
-from nc_sweeps.report.runs import sparkline
-from nc_sweeps.report.table import number, sweep_table
+from nc_sweeps.report.axes import find_axes, shorten_names
+from nc_sweeps.report.figures import draw_sweep
+from nc_sweeps.report.progress import ProgressBar
+from nc_sweeps.report.runs import draw_sparkline
+from nc_sweeps.report.table import format_number, tabulate_sweep
 
 
 def sweep(widths=(8, 16), margins=(-0.1, 0.3), seeds=(0, 1)):
@@ -41,18 +41,18 @@ def sweep(widths=(8, 16), margins=(-0.1, 0.3), seeds=(0, 1)):
 
 def printed(table, width=80):
     console = Console(file=io.StringIO(), width=width)
-    console.print(sweep_table(table))
+    console.print(tabulate_sweep(table))
     return console.file.getvalue()
 
 
 def test_axes_are_what_was_varied():
-    assert axes(sweep()) == ["width.particles", "separation.margin"]
-    assert axes(sweep(widths=(8,))) == ["separation.margin"]
+    assert find_axes(sweep()) == ["width.particles", "separation.margin"]
+    assert find_axes(sweep(widths=(8,))) == ["separation.margin"]
     own = sweep(widths=(8,)).with_columns(pl.lit(0.0).alias("separation.margin"))
-    assert axes(own) == ["dataset.margin"]
-    assert axes(sweep(widths=(8,), margins=(0.1,))) == []
-    assert short_names(["width.particles", "separation.margin"])["separation.margin"] == "margin"
-    assert short_names(["a.margin", "b.margin"]) == {"a.margin": "a.margin", "b.margin": "b.margin"}
+    assert find_axes(own) == ["dataset.margin"]
+    assert find_axes(sweep(widths=(8,), margins=(0.1,))) == []
+    assert shorten_names(["width.particles", "separation.margin"])["separation.margin"] == "margin"
+    assert shorten_names(["a.margin", "b.margin"]) == {"a.margin": "a.margin", "b.margin": "b.margin"}
 
 
 def test_what_networks_of_another_kind_do_not_have_is_not_varied():
@@ -62,10 +62,10 @@ def test_what_networks_of_another_kind_do_not_have_is_not_varied():
         signature=pl.lit("deep ") + pl.col("signature"),
     )
     one_width = pl.concat([sweep(widths=(8,)), deep])
-    assert axes(one_width) == ["model.name", "separation.margin"]
+    assert find_axes(one_width) == ["model.name", "separation.margin"]
     assert "None" not in printed(one_width)
     both = pl.concat([sweep(), deep])
-    assert axes(both) == ["width.particles", "model.name", "separation.margin"]
+    assert find_axes(both) == ["width.particles", "model.name", "separation.margin"]
     assert "None" not in printed(both)
 
 
@@ -103,11 +103,11 @@ def test_table_of_one_run_and_of_many():
     ],
 )
 def test_numbers_are_short(value, text):
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 def test_figure_draws_the_geometric_mean_of_each_choice():
-    figure = sweep_figure(sweep(), "time", ["nc1/train"]).to_dict()
+    figure = draw_sweep(sweep(), "time", ["nc1/train"]).to_dict()
     (curves,) = figure["datasets"].values()
     drawn = {(c["panel"], c["choice"], c["x"]): c["value"] for c in curves if c["quantity"] == "nc1/train"}
     assert len(drawn) == 2 * 2 * 2  # widths × margins × positive times
@@ -119,7 +119,7 @@ def test_figure_draws_the_geometric_mean_of_each_choice():
 
 def test_figure_against_epochs_begins_at_the_start():
     epochs = sweep().with_columns(epoch=pl.col("time") / 10)
-    figure = sweep_figure(epochs, "epoch", ["nc1/train"]).to_dict()
+    figure = draw_sweep(epochs, "epoch", ["nc1/train"]).to_dict()
     (curves,) = figure["datasets"].values()
     assert {curve["x"] for curve in curves} == set(epochs["epoch"])
     assert 0.0 in epochs["epoch"]
@@ -131,13 +131,13 @@ def test_deep_networks_have_a_panel_each():
     deep = sweep(widths=(8,)).with_columns(
         pl.lit("vgg11").alias("model.name"), signature=pl.lit("deep ") + pl.col("signature")
     )
-    figure = sweep_figure(pl.concat([sweep(), deep]), "time", ["nc1/train"]).to_dict()
+    figure = draw_sweep(pl.concat([sweep(), deep]), "time", ["nc1/train"]).to_dict()
     assert figure["facet"]["column"]["sort"] == ["N = 8", "N = 16", "vgg11"]
     assert figure["spec"]["encoding"]["color"]["title"] == "margin"
 
 
 def test_figure_of_last_values_against_a_key():
-    figure = sweep_figure(sweep(), "width.particles", ["nc1/train", "error/test"]).to_dict()
+    figure = draw_sweep(sweep(), "width.particles", ["nc1/train", "error/test"]).to_dict()
     (curves,) = figure["datasets"].values()
     drawn = {(c["choice"], c["x"]): c["value"] for c in curves}
     # Four points, each the geometric mean of the last values; an error of 0 has no place on a logarithmic axis.
@@ -145,12 +145,12 @@ def test_figure_of_last_values_against_a_key():
     assert drawn["0.3", 8.0] == pytest.approx(8.3 * 10**-1.5, rel=1e-12)
     assert figure["spec"]["encoding"]["x"]["title"] == "particles"
     decays = sweep().with_columns((1 / pl.col("width.particles")).alias("dynamics.lambda_rho"))
-    coloured = sweep_figure(decays, "width.particles", ["nc1/train"]).to_dict()["spec"]["encoding"]["color"]
+    coloured = draw_sweep(decays, "width.particles", ["nc1/train"]).to_dict()["spec"]["encoding"]["color"]
     assert coloured["title"] == "margin"
 
 
 def test_figure_without_curves_is_empty():
-    figure = sweep_figure(sweep().drop("nc1/train"), "time", ["nc1/train"]).to_dict()
+    figure = draw_sweep(sweep().drop("nc1/train"), "time", ["nc1/train"]).to_dict()
     assert list(figure["datasets"].values()) == [[]]
 
 
@@ -159,13 +159,13 @@ def test_figure_keeps_other_choices_apart():
         [sweep().with_columns(beta=pl.lit(beta)).rename({"beta": "dynamics.beta"}) for beta in (10.0, 100.0)]
     )
     both = both.with_columns(pl.concat_str("signature", "dynamics.beta"))
-    figure = sweep_figure(both, "time", ["nc1/train"]).to_dict()
+    figure = draw_sweep(both, "time", ["nc1/train"]).to_dict()
     assert figure["spec"]["encoding"]["color"]["title"] == "margin, beta"
     assert figure["spec"]["encoding"]["color"]["sort"] == ["-0.1, 10.0", "-0.1, 100.0", "0.3, 10.0", "0.3, 100.0"]
 
 
 def test_progress_speaks_in_lines_where_there_is_no_terminal(capsys):
-    with PackProgress(Console(stderr=True)) as progress:
+    with ProgressBar(Console(stderr=True)) as progress:
         progress.begin(3, 300)
         progress.advance(200, {"loss/train": [0.5, 0.1, 0.3], "nc1/train": [float("nan"), 0.2]})
         progress.finished(2)
@@ -173,7 +173,7 @@ def test_progress_speaks_in_lines_where_there_is_no_terminal(capsys):
 
 
 def test_a_sparkline_is_logarithmic_and_leaves_gaps():
-    assert sparkline([1.0, 1e-1, 1e-2, 1e-7]) == "█▇▆▁"
-    assert sparkline([0.0, 1.0, float("nan"), 1.0]) == " ▁ ▁"
-    assert sparkline([0.0]) == ""
-    assert len(sparkline([1.0] * 1000)) <= 41
+    assert draw_sparkline([1.0, 1e-1, 1e-2, 1e-7]) == "█▇▆▁"
+    assert draw_sparkline([0.0, 1.0, float("nan"), 1.0]) == " ▁ ▁"
+    assert draw_sparkline([0.0]) == ""
+    assert len(draw_sparkline([1.0] * 1000)) <= 41

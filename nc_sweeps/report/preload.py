@@ -1,7 +1,7 @@
 """What shows a sweep, made ready before there is anything to show."""
 
 
-def get_ready() -> None:
+def preload_report() -> None:
     """Import what the table, the picture and the report need, so that whoever waits for runs need not wait for it after
     them.
 
