@@ -7,8 +7,12 @@ import tempfile
 from pathlib import Path
 
 
-def folder() -> Path:
-    """Where it lies, or a folder of this process where that cannot be written."""
+def find_folder() -> Path:
+    """Return the folder of the cache, which is made if need be.
+
+    Where it cannot be written, a scratch folder takes its place, which is removed when this process ends: only then is
+    anything registered with :mod:`atexit`.
+    """
     path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nc-sweeps"
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -101,7 +101,7 @@ class Flow:
         for start, end in pairwise(sorted({first, last} | {step for step in ends if first < step < last})):
             self._stretch(ensemble, X, Y, start, end)
 
-    def held(self, step: int) -> Bool[Tensor, "run"]:
+    def head_is_held(self, step: int) -> Bool[Tensor, "run"]:
         """Whether each head is held up to and including a step."""
         return self.head_start > step
 
@@ -114,7 +114,7 @@ class Flow:
         last: int,
     ) -> None:
         """Steps of one step size, in which every head either moves or is held."""
-        moving = ~self.held(first)
+        moving = ~self.head_is_held(first)
         step_sizes = self.hyperparameters.step_sizes(last)
         particles, head = self._coefficients(step_sizes, moving)
         steps = Steps(ensemble, X, Y, self.hyperparameters.seeds, self._batches(X), particles, head)

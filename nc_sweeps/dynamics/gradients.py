@@ -73,7 +73,7 @@ def linearisation(
         decay: :math:`\lambda_\rho`.
     """
     # Compiled, the residual is found between the two passes, from the particles that are here.
-    if ensemble.shard.whole and kernels.compiled(ensemble.activation.name, ensemble.U):
+    if ensemble.shard.is_whole and kernels.supports(ensemble.activation.name, ensemble.U):
         return Linearisation(
             *kernels.linearise(
                 ensemble.U,

@@ -57,7 +57,7 @@ class Steps:
             The heads after every step if they are to be recorded, else after the last.
         """
         network = self.ensemble
-        if self._compiled and network.shard.whole:  # else every step needs the particles of other processes
+        if self._compiled and network.shard.is_whole:  # else every step needs the particles of other processes
             heads = network.W.new_empty(network.runs, last - first, *network.W.shape[1:]) if record_heads else None
             self._take_compiled(first, last, heads)
             return network.W.detach().clone().unsqueeze(1) if heads is None else heads
@@ -71,7 +71,7 @@ class Steps:
 
     @cached_property
     def _compiled(self) -> bool:
-        return kernels.compiled(self.ensemble.activation.name, self.ensemble.U)
+        return kernels.supports(self.ensemble.activation.name, self.ensemble.U)
 
     def _take_compiled(self, first: int, last: int, heads: Tensor | None) -> None:
         network = self.ensemble

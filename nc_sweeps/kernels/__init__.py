@@ -5,6 +5,6 @@
 GPUs and for what the kernels do not know, PyTorch's operations take over, and tests hold the two to each other.
 """
 
-from nc_sweeps.kernels.library import advance, compiled, linearise, normals, particle_sums, sample_sums, step_bytes
+from nc_sweeps.kernels.library import advance, linearise, normals, particle_sums, sample_sums, step_bytes, supports
 
-__all__ = ["advance", "compiled", "linearise", "normals", "particle_sums", "sample_sums", "step_bytes"]
+__all__ = ["advance", "linearise", "normals", "particle_sums", "sample_sums", "step_bytes", "supports"]

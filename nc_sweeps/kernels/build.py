@@ -30,7 +30,7 @@ class BuildError(Exception):
 def library() -> ctypes.CDLL | None:
     """The compiled library, or None, with one line on stderr that says why, where it cannot be had."""
     try:
-        return ctypes.CDLL(str(_built()))
+        return ctypes.CDLL(str(_build()))
     except (BuildError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         print(
@@ -41,12 +41,12 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
-def _built() -> Path:
+def _build() -> Path:
     """Path of the library for this source, compiler and processor."""
     compiler = _compiler()
     version = _run([compiler, "--version"])
-    key = hashlib.sha256("\0".join([_SOURCE.read_text(), *_FLAGS, version, _processor()]).encode()).hexdigest()[:16]
-    path = cache.folder() / f"flow-{key}.so"
+    key = hashlib.sha256("\0".join([_SOURCE.read_text(), *_FLAGS, version, _describe_cpu()]).encode()).hexdigest()[:16]
+    path = cache.find_folder() / f"flow-{key}.so"
     if path.exists():
         return path
     print("nc-sweeps: compiling the step for this processor, once …", file=sys.stderr)
@@ -74,7 +74,7 @@ def _run(command: list[str]) -> str:
         raise BuildError(f"{command[0]} did not finish") from error
 
 
-def _processor() -> str:
+def _describe_cpu() -> str:
     """What ``-march=native`` depends on: in a cluster one home folder may serve several kinds of processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -38,7 +38,7 @@ class _Flow(ctypes.Structure):
     )
 
 
-def compiled(activation: str, like: Tensor) -> bool:
+def supports(activation: str, like: Tensor) -> bool:
     """Whether the compiled functions take tensors of this kind with this activation.
 
     Under autocast they do not: PyTorch's operations know how to mix precisions.

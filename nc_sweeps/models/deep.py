@@ -118,7 +118,7 @@ _LAST_SCALE = 0.05
 
 
 @torch.no_grad()
-def initialised(network: DeepNetwork, seed: int, dtype: torch.dtype) -> DeepNetwork:
+def initialise(network: DeepNetwork, seed: int, dtype: torch.dtype) -> DeepNetwork:
     r"""Give a network its initial state, a function of the seed alone.
 
     Weights are :math:`\mathcal N(0, 2/m)` in the backbone (He, Zhang, Ren, Sun 2015), where a ReLU follows, and

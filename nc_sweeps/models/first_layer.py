@@ -48,7 +48,7 @@ class FirstLayer:
         self.X = X
         self.activation = activation
         self.shard = shard
-        self._compiled = kernels.compiled(activation.name, U)
+        self._compiled = kernels.supports(activation.name, U)
         self._keeps = U.shape[0] * U.shape[1] * X.shape[1] <= KEPT_ELEMENTS
         self._kept: dict[int, Tensor] = {}
 

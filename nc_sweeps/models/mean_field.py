@@ -118,7 +118,7 @@ def initial_ensemble(
         truncation: τ_R; None: R = ∞.
         processes: over which the particles are spread; this one's are returned.
     """
-    shard = Shard.here(particles, processes)
+    shard = Shard.of_this_process(particles, processes)
     key = torch.tensor(list(seeds), dtype=torch.int64)
     which, width = shard.indices, features + dimension
     U = torch.empty(len(key), len(which), dimension, dtype=dtype)

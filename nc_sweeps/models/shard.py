@@ -1,4 +1,4 @@
-r"""Particles spread over processes: which of them are here, and means over all of them.
+r"""Particles spread over processes: which of them a process holds, and means over all of them.
 
 A mean-field network knows its particles through means over them alone. So a process that holds some of them, and a copy
 of the head, needs nothing of the others but their sums: the samples' predictions and the head's gradient in a step, a
@@ -29,63 +29,61 @@ class Shard:
     processes: int = 1
 
     @classmethod
-    def here(cls, particles: int, processes: int) -> "Shard":
-        """The shard of this process."""
+    def of_this_process(cls, particles: int, processes: int) -> "Shard":
+        """Return the shard of the calling process."""
         return cls(particles, dist.get_rank() if processes > 1 else 0, processes)
 
     @property
     def own(self) -> slice:
-        """Which particles it holds."""
+        """The stretch of particles that this process holds."""
         first, last = (rank * self.particles // self.processes for rank in (self.rank, self.rank + 1))
         return slice(first, last)
 
     @property
     def indices(self) -> Int[Tensor, "own"]:
-        """Numbers of its particles among all."""
+        """Numbers, among all particles, of those that this process holds."""
         return torch.arange(self.own.start, self.own.stop)
 
     @property
-    def whole(self) -> bool:
-        """Whether it holds all particles."""
+    def is_whole(self) -> bool:
+        """Whether this process holds all particles."""
         return self.processes == 1
 
     def mean(self, sums: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Mean over all particles.
+        """Return the mean over all particles, the same bits in every process.
 
         Args:
-            sums: over the particles held here; may be overwritten.
-
-        Returns:
-            The same bits in every process.
+            sums: sums over the particles of this process; may be overwritten.
         """
         return self._total(sums) / self.particles
 
-    def anywhere(self, holds: Bool[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
-        """Whether something holds in any process."""
-        return self._total(holds.int()) > 0
+    def any(self, conditions: Bool[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
+        """Return which conditions hold in at least one process."""
+        return self._total(conditions.int()) > 0
 
-    def leading(self, Z: Float[Tensor, "run own k"], count: int) -> Float[Tensor, "run count k"]:
-        """Rows of the first ``count`` particles of all, or of all if they are fewer, in every process.
+    def collect_leading(self, Z: Float[Tensor, "run own k"], count: int) -> Float[Tensor, "run count k"]:
+        """Return the rows of the first ``count`` particles of the network, or of all if they are fewer, in every
+        process.
 
         Args:
-            Z: a row a particle held here.
-            count: how many rows travel and are held.
+            Z: one row for each particle of this process.
+            count: number of rows that are sent and kept.
         """
         count, first = min(count, self.particles), self.own.start
         Z = Z[:, : max(0, count - first)]
-        if self.whole:
+        if self.is_whole:
             return Z
         rows = Z.new_zeros(Z.shape[0], count, Z.shape[2])
         rows[:, first : first + Z.shape[1]] = Z
         return self._total(rows)
 
-    def collected(self, Z: Float[Tensor, "own k"]) -> Float[Tensor, "rows k"]:
-        """Rows of all particles in process 0, those held here in any other.
+    def collect(self, Z: Float[Tensor, "own k"]) -> Float[Tensor, "rows k"]:
+        """Return the rows of all particles in process 0, and in any other the rows it was given.
 
         Args:
-            Z: a row a particle held here, in main memory.
+            Z: one row for each particle of this process, in main memory.
         """
-        if self.whole:
+        if self.is_whole:
             return Z
         if self.rank > 0:
             dist.send(Z.contiguous(), dst=0)
@@ -97,8 +95,8 @@ class Shard:
         return rows
 
     def _total(self, part: Tensor) -> Tensor:
-        """Sum over processes. Each element is added up in one of them, which sends it to the others."""
-        if not self.whole:
+        """Return the sum over processes. One process adds up each element and sends the sum to the others."""
+        if not self.is_whole:
             part = part.contiguous()
             dist.all_reduce(part)
         return part

@@ -26,7 +26,7 @@ _RUNS = 4  # whose steps are timed together, as those of a sweep are taken
 _REPEATS = 7  # of which the least counts: what else the machine does only adds
 
 
-def measured_speed() -> Speed:
+def measure_speed() -> Speed:
     """Time steps and measurements of small ensembles on all threads, and solve for the constants; takes seconds."""
     tiny = _size(16, 4, 6)
     noisy, measured = _size(16, 64, 512, noisy=True), _size(256, 64, 512, noisy=True)

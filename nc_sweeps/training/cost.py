@@ -280,7 +280,7 @@ def _flow_size(config: RunConfig, common: dict[str, Any]) -> FlowSize:
         features=config.model.features,
         particles=math.ceil(config.width.particles / config.compute.processes),
         noisy=math.isfinite(config.dynamics.beta),
-        compiled=on_cpu and not mixed and kernels.compiled(config.model.activation, like),
+        compiled=on_cpu and not mixed and kernels.supports(config.model.activation, like),
     )
 
 

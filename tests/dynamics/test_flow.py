@@ -9,22 +9,7 @@ from nc_sweeps.dynamics.flow import NEVER, Flow, Hyperparameters
 from nc_sweeps.dynamics.gradients import loss_gradients
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
-from nc_sweeps.metrics.statistics import one_hot
-from tests.models.test_mean_field import ensemble_of
-
-
-def hyperparameters(*, beta, lambda_rho, lambda_w, step_size=0.1, steps=10, per_epoch=1):
-    def column(value):
-        return torch.tensor([value], dtype=torch.float64)
-
-    schedule = Schedule((Piece(0, steps, step_size),), per_epoch)
-    return Hyperparameters(torch.tensor([4]), column(beta), column(lambda_rho), column(lambda_w), (schedule,))
-
-
-def data(runs, n, d, q, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(0)
-    X = torch.randn(runs, n, d, generator=generator, dtype=dtype)
-    return X, one_hot(torch.randint(q, (runs, n), generator=generator), q, dtype)
+from tests.networks import data, ensemble_of, hyperparameters
 
 
 def test_one_euler_step_is_the_update_of_the_paper():

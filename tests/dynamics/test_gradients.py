@@ -10,7 +10,7 @@ from nc_sweeps.metrics.statistics import one_hot
 from nc_sweeps.models import first_layer
 from nc_sweeps.models.mean_field import MeanFieldEnsemble
 from nc_sweeps.models.truncation import Truncation
-from tests.models.test_mean_field import REFERENCE
+from tests.networks import REFERENCE
 
 
 def autograd(ensemble, X, Y, activation):
@@ -54,7 +54,7 @@ def test_gradients_are_those_of_autograd(activation, gamma, shape, seed, kept, t
         patch.setattr(first_layer, "MIN_BLOCK_PARTICLES", 7)  # several blocks, the last one short
         patch.setattr(first_layer, "KEPT_ELEMENTS", 10**9 if kept else 0)
         if not compiled:
-            patch.setattr(kernels, "compiled", lambda *_: False)
+            patch.setattr(kernels, "supports", lambda *_: False)
         found = loss_gradients(ensemble, X, Y)
         decay = torch.rand(runs, generator=generator, dtype=torch.float64)
         measured = linearisation(ensemble, X, Y, decay)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from nc_sweeps.config import StepSizeChange
 from nc_sweeps.dynamics.schedule import Piece, Schedule
 from nc_sweeps.errors import ConfigError
-from tests.conftest import tiny
+from tests.configs import tiny
 
 BASE = tiny()
 

@@ -8,15 +8,14 @@ from nc_sweeps import kernels
 from nc_sweeps.dynamics.batches import MiniBatches
 from nc_sweeps.dynamics.integrators import Coefficients
 from nc_sweeps.dynamics.steps import Steps
-from tests.dynamics.test_flow import data
-from tests.models.test_mean_field import ensemble_of
+from tests.networks import data, ensemble_of
 
 
 @pytest.mark.parametrize("activation", ["tanh", "erf"])
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_one_recording_of_a_step_serves_for_all(activation, noise, monkeypatch):
     """Recording fails where a value is read back; a number that went in as a constant would be that of step 1 later."""
-    monkeypatch.setattr(kernels, "compiled", lambda *_: False)
+    monkeypatch.setattr(kernels, "supports", lambda *_: False)
     (X, Y), seeds = data(2, 9, 3, 2), torch.tensor([4, 5])
     particles, head = (Coefficients(*torch.tensor([[-0.01, -0.02], [0.1, 0.2], [s, s]])) for s in (noise, 0.0))
 

@@ -10,7 +10,7 @@ from polars.testing import assert_frame_equal
 
 from nc_sweeps import cache
 from nc_sweeps.kernels import build
-from tests.conftest import TINY
+from tests.configs import TINY
 
 
 def rows(folder: Path) -> pl.DataFrame:
@@ -48,7 +48,7 @@ def compiler_that(does: str, folder: Path) -> str:
 def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(own_cache, tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", compiler_that("echo 'flow.cpp:1: no such thing' >&2; exit 1", tmp_path))
     with pytest.raises(build.BuildError, match=r"flow\.cpp:1: no such thing"):
-        build._built()
+        build._build()
     assert list(own_cache.iterdir()) == []
 
 
@@ -57,19 +57,19 @@ def test_what_is_built_is_kept(own_cache, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv(
         "CXX", compiler_that(f'echo >> {counted}\nwhile [ "$1" != -o ]; do shift; done; touch "$2"', tmp_path)
     )
-    first, second = build._built(), build._built()
+    first, second = build._build(), build._build()
     assert first == second
     assert [path.name for path in own_cache.iterdir()] == [first.name]
     assert len(counted.read_text().splitlines()) == 1
     assert capsys.readouterr().err.count("compiling the step") == 1
-    monkeypatch.setattr(build, "_processor", lambda: "another one")
-    assert build._built() != first
+    monkeypatch.setattr(build, "_describe_cpu", lambda: "another one")
+    assert build._build() != first
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a folder that cannot be made")
 def test_a_cache_that_cannot_be_written_is_replaced_by_a_folder_of_the_process(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    folder = cache.folder()
+    folder = cache.find_folder()
     assert folder.is_dir()
     assert tmp_path not in folder.parents

@@ -17,7 +17,7 @@ from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
 from nc_sweeps.metrics.statistics import one_hot
 from nc_sweeps.models.truncation import Truncation
-from tests.models.test_mean_field import ensemble_of
+from tests.networks import ensemble_of
 
 COMPILED = ["tanh", "sigmoid", "relu", "softplus"]
 #: Relative rounding of a type.
@@ -28,10 +28,10 @@ dtypes = st.sampled_from([torch.float32, torch.float64])
 
 
 def test_there_is_a_compiled_step_here():
-    assert {name for name in ACTIVATIONS if kernels.compiled(name, torch.zeros(1))} == set(COMPILED)
-    assert not kernels.compiled("tanh", torch.zeros(1, dtype=torch.bfloat16))
+    assert {name for name in ACTIVATIONS if kernels.supports(name, torch.zeros(1))} == set(COMPILED)
+    assert not kernels.supports("tanh", torch.zeros(1, dtype=torch.bfloat16))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not kernels.compiled("tanh", torch.zeros(1))
+        assert not kernels.supports("tanh", torch.zeros(1))
 
 
 @settings(max_examples=40)
@@ -139,7 +139,7 @@ def test_steps_are_those_of_the_reference(shape, activation, configuration, trun
         flow = flow_of(configuration, seeds, 9)
         with pytest.MonkeyPatch.context() as patch:
             if not compiled:
-                patch.setattr(kernels, "compiled", lambda *_: False)
+                patch.setattr(kernels, "supports", lambda *_: False)
             for first, last in pairwise((0, 1, 5, 9)):
                 flow.advance(ensemble, X, Y, first, last)
         return {**ensemble.state_dict(), "law": flow.law.D, "spread": flow.law.spread}
@@ -181,7 +181,7 @@ def test_samples_block_by_block(n):
         ensemble, X, Y = networks(shape, [0], torch.float32)
         with pytest.MonkeyPatch.context() as patch:
             if not compiled:
-                patch.setattr(kernels, "compiled", lambda *_: False)
+                patch.setattr(kernels, "supports", lambda *_: False)
             flow_of(configuration, [0], 2).advance(ensemble, X, Y, 0, 2)
             r = torch.linspace(-1, 1, 2 * n).reshape(1, n, 2)
             sums = ensemble.first_layer(X).sample_sums(ensemble.A[..., :2].contiguous(), r)

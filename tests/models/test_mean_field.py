@@ -7,31 +7,7 @@ from nc_sweeps import kernels
 from nc_sweeps.activations import ACTIVATIONS
 from nc_sweeps.metrics.statistics import one_hot
 from nc_sweeps.models import first_layer
-from nc_sweeps.models.mean_field import initial_ensemble
-
-REFERENCE = {
-    "tanh": torch.tanh,
-    "erf": torch.erf,
-    "sigmoid": torch.sigmoid,
-    "relu": torch.relu,
-    "softplus": lambda z: torch.logaddexp(z, torch.zeros_like(z)),
-}
-
-
-def ensemble_of(runs, N, d, p, q, activation="tanh", gamma=1.0, dtype=torch.float64):
-    return initial_ensemble(
-        range(runs),
-        particles=N,
-        dimension=d,
-        features=p,
-        classes=q,
-        scale_u=[1.0] * runs,
-        scale_a=[1.0] * runs,
-        scale_w=[1.0] * runs,
-        gamma=[gamma] * runs,
-        activation=ACTIVATIONS[activation],
-        dtype=dtype,
-    )
+from tests.networks import REFERENCE, ensemble_of
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -64,7 +40,7 @@ def test_features_are_a_mean_over_particles_block_by_block(monkeypatch, compiled
     monkeypatch.setattr(first_layer, "BLOCK_ELEMENTS", 1)
     monkeypatch.setattr(first_layer, "MIN_BLOCK_PARTICLES", 5)
     if not compiled:
-        monkeypatch.setattr(kernels, "compiled", lambda *_: False)
+        monkeypatch.setattr(kernels, "supports", lambda *_: False)
     ensemble = ensemble_of(2, 23, 3, 4, 2, gamma=1.5)
     X = torch.randn(2, 6, 3, dtype=torch.float64)
     expected = torch.einsum("rnj,rjp->rnp", torch.tanh(torch.einsum("rnd,rjd->rnj", X, ensemble.U)), ensemble.A) / 23

@@ -12,7 +12,8 @@ from nc_sweeps.data import load
 from nc_sweeps.dynamics.schedule import Schedule
 from nc_sweeps.training.calibration import measure_speed
 from nc_sweeps.training.cost import STOPS, Size, available_bytes
-from tests.conftest import PATIENCE, TINY, config_of
+from tests.configs import TINY, config_of
+from tests.processes import PATIENCE
 
 #: Trains some runs of some overrides after another and prints the bytes that each held at most, and the prediction.
 _MEASURE = """
@@ -20,15 +21,15 @@ import gc, json, sys
 from pathlib import Path
 from nc_sweeps.data import load
 from nc_sweeps.training.ensembles import LoadedRun, cut_into_ensembles
-from tests.conftest import config_of
-from tests.training.test_ensembles import Memory
+from tests.configs import config_of
+from tests.doubles import MemoryRecord
 
 def resident(field):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
 
 def training(*configs):
-    (found,) = cut_into_ensembles([LoadedRun(config, load(config.dataset), Memory()) for config in configs], None)
+    (found,) = cut_into_ensembles([LoadedRun(config, load(config.dataset), MemoryRecord()) for config in configs], None)
     return found
 
 for count, *overrides in json.loads(sys.argv[1]):
