@@ -1,4 +1,4 @@
-"""Fixtures: configurations as a user would compose them, and the command itself."""
+"""Fixtures of all tests, and the order in which the tests run."""
 
 import os
 import subprocess
@@ -7,70 +7,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-import nc_sweeps.train  # noqa: F401 (registers the resolvers)
-from nc_sweeps.config import RunConfig, parse
-from nc_sweeps.errors import ConfigError
+from tests.processes import PATIENCE
 from tests.slurm.cluster import NODES, Cluster, missing
 
 # A test's first example pays for imports and shape checks: time says nothing about it.
 settings.register_profile("nc_sweeps", deadline=None)
 settings.load_profile("nc_sweeps")
 
-#: Seconds after which a test gives up on other processes: only one that hangs takes so long, on a busy machine too.
-PATIENCE = 600
-
 #: Modules of long tests, which begin first: those that share a SLURM cluster, and those of which no test shares
 #: anything with another.
 ON_SLURM = ("tests/launch/test_slurm.py", "tests/slurm/test_cluster.py")
 APART = ("tests/test_docs.py", "tests/test_cli.py")
-
-#: A sweep point small enough for a test.
-TINY = (
-    "width.particles=12",
-    "model.features=4",
-    "dataset.dimension=4",
-    "dataset.train_per_class=8",
-    "compute.threads=1",
-    "dataset.test_per_class=10",
-    "dynamics.horizon=30",
-    "metrics.points=8",
-)
-
-
-class Silence:
-    """Listens to the training of a pack and says nothing."""
-
-    def begin(self, runs, work):
-        pass
-
-    def advance(self, work, metrics):
-        pass
-
-    def finished(self, runs):
-        pass
-
-
-def config_of(*overrides: str) -> RunConfig:
-    with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
-        return parse(compose("config", overrides=list(overrides)))
-
-
-def refusal(*overrides: str) -> str:
-    """The one line with which a command with these overrides is refused."""
-    with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
-        composed = compose("config", overrides=list(overrides))
-    with pytest.raises(ConfigError) as info:
-        parse(composed, overrides)
-    assert "\n" not in str(info.value)
-    return str(info.value)
-
-
-def tiny(*overrides: str) -> RunConfig:
-    return config_of(*TINY, *overrides)
 
 
 class SharedFixtures(LoadScopeScheduling):

@@ -16,7 +16,9 @@ import nc_sweeps
 from nc_sweeps.pack import Pack
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store import manifest
-from tests.conftest import PATIENCE, TINY, Silence, config_of
+from tests.configs import TINY, config_of
+from tests.doubles import SilentListener
+from tests.processes import PATIENCE
 
 
 def test_help_teaches_without_torch(run_command):
@@ -217,7 +219,7 @@ def test_a_diverged_run_is_reported_and_the_exit_code_says_so(run_command):
 
 def test_the_return_value_is_the_optimized_metric(tmp_path):
     config = config_of(*TINY, "optimized_metric=loss/test")
-    (value,) = Pack([RunSpec(config, [], tmp_path / "run")]).train(Silence())
+    (value,) = Pack([RunSpec(config, [], tmp_path / "run")]).train(SilentListener())
     assert value == pl.read_parquet(tmp_path / "run" / "metrics.parquet")["loss/test"][-1]
 
 

@@ -16,7 +16,9 @@ from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store.leases import Worker
 from nc_sweeps.store.runs import read_metrics, read_summary
 from nc_sweeps.training import ensembles
-from tests.conftest import PATIENCE, Silence, tiny
+from tests.configs import tiny
+from tests.doubles import SilentListener
+from tests.processes import PATIENCE
 
 
 def job(sweep, *overrides):
@@ -32,7 +34,7 @@ def status(job):
 def test_a_run_that_cannot_be_trained_fails_alone(tmp_path):
     good = [job(tmp_path, f"seed={seed}") for seed in range(4)]
     too_large = job(tmp_path, "compute.memory=0.001", "width.particles=13")
-    values = Pack([*good[:2], too_large, *good[2:]], isolate=True).train(Silence())
+    values = Pack([*good[:2], too_large, *good[2:]], isolate=True).train(SilentListener())
     assert [status(one)[0] for one in good] == ["completed"] * 4
     assert status(too_large)[0] == "failed"
     assert "compute.memory=0.001: a run of 13 particles needs" in status(too_large)[1]
@@ -53,7 +55,7 @@ def test_what_is_too_much_at_once_is_trained_in_halves(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ensembles.FlowEnsemble, "train", train)
     jobs = [job(tmp_path, f"seed={seed}") for seed in range(5)]
-    Pack(jobs, isolate=True).train(Silence())
+    Pack(jobs, isolate=True).train(SilentListener())
     assert [status(one)[0] for one in jobs] == ["completed"] * 5
     assert sizes == [5, 2, 3, 1, 2]
 
@@ -62,9 +64,9 @@ def test_what_is_too_much_at_once_is_trained_in_halves(tmp_path, monkeypatch):
 def test_a_signal_saves_all_runs_and_they_go_on_as_if_it_had_not_come(tmp_path, number):
     overrides = ["dynamics.horizon=20000", "compute.checkpoint_seconds=1000"]
     whole = [job(tmp_path / "whole", f"seed={seed}", *overrides) for seed in range(2)]
-    Pack(whole).train(Silence())
+    Pack(whole).train(SilentListener())
 
-    class Stop(Silence):
+    class Stop(SilentListener):
         told = False
 
         def advance(self, work, metrics):
@@ -82,7 +84,7 @@ def test_a_signal_saves_all_runs_and_they_go_on_as_if_it_had_not_come(tmp_path, 
         assert status(one)[0] == "running"
         assert (one.directory / "checkpoint.safetensors").exists()
     assert not list((tmp_path / "stopped").glob(".leases/*.json"))
-    Pack(stopped).train(Silence())
+    Pack(stopped).train(SilentListener())
     for one, other in zip(whole, stopped, strict=True):
         assert_frame_equal(
             read_metrics(one.directory).drop("seconds"), read_metrics(other.directory).drop("seconds"), check_exact=True
@@ -94,7 +96,7 @@ def test_what_another_process_trains_is_waited_for(tmp_path, capsys):
     holder = Worker(tmp_path, 60.0)
     with holder:
         assert holder.claim(other.directory.name)
-        waiting = threading.Thread(target=Pack([one, other]).train, args=(Silence(),))
+        waiting = threading.Thread(target=Pack([one, other]).train, args=(SilentListener(),))
         waiting.start()
         deadline = time.monotonic() + PATIENCE
         while not (one.directory / "summary.json").exists() or status(one)[0] != "completed":

@@ -9,7 +9,8 @@ import sysconfig
 import venv
 from pathlib import Path
 
-from tests.conftest import PATIENCE, TINY
+from tests.configs import TINY
+from tests.processes import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 

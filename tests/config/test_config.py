@@ -24,7 +24,7 @@ from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.metrics.catalogue import METRICS
 from nc_sweeps.training.measurements import MEASUREMENTS
-from tests.conftest import config_of, refusal, tiny
+from tests.configs import config_of, refusal, tiny
 
 CONF = Path(conf.__file__).parent
 GROUPS = ("dataset", "width", "separation", "model", "dynamics", "metrics", "tracking")

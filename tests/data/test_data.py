@@ -11,7 +11,7 @@ from scipy import stats
 from nc_sweeps.data import LOADERS, load, load_all
 from nc_sweeps.data.separable import bayes_error, separable
 from nc_sweeps.errors import DataError
-from tests.conftest import config_of
+from tests.configs import config_of
 
 
 def dataset_config(name, mnist_dir, *overrides):

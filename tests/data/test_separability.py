@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from nc_sweeps.data import load
 from nc_sweeps.data.separability import RESOLUTION, least_violation, margin, separation
 from nc_sweeps.data.separable import separable
-from tests.conftest import config_of
+from tests.configs import config_of
 
 SEEDS = st.integers(0, 10_000)
 

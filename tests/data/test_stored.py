@@ -10,8 +10,9 @@ from safetensors.numpy import save_file
 from nc_sweeps.config.schema import SUPERCLASSES
 from nc_sweeps.data import load
 from nc_sweeps.errors import ConfigError, DataError
-from tests.conftest import config_of
+from tests.configs import config_of
 from tests.data import formats
+from tests.doubles import MaliciousPickle
 
 
 def dataset_of(name, data_dir, *overrides):
@@ -140,16 +141,6 @@ def test_what_is_missing_comes_with_the_command_that_gets_it(tmp_path, name, fol
 WHOLE = {"fine_labels": [0, 1], "coarse_labels": [4, 1], "data": np.zeros((2, 3072), np.uint8)}
 
 
-class Malice:
-    """Leaves a trace where it is unpickled."""
-
-    def __init__(self, trace):
-        self.trace = trace
-
-    def __reduce__(self):
-        return exec, (f"open({str(self.trace)!r}, 'w')",)
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -184,7 +175,7 @@ def test_a_damaged_file_is_named(tmp_path, content, message):
 def test_a_file_is_never_executed(tmp_path, protocol):
     folder, trace = tmp_path / "cifar-100-python", tmp_path / "trace"
     folder.mkdir()
-    malicious = pickle.dumps(WHOLE | {"filenames": Malice(trace)}, protocol=protocol)
+    malicious = pickle.dumps(WHOLE | {"filenames": MaliciousPickle(trace)}, protocol=protocol)
     (folder / "train").write_bytes(malicious)
     with pytest.raises(DataError, match=r"cifar-100-python/train: damaged \(UnpicklingError: it asks for "):
         dataset_of("cifar100", tmp_path, "model.features=100")

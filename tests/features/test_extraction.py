@@ -20,8 +20,9 @@ from nc_sweeps.errors import UserError
 from nc_sweeps.features.backbone import Backbone
 from nc_sweeps.features.command import features
 from nc_sweeps.store.runs import read_summary
-from tests.conftest import config_of
+from tests.configs import config_of
 from tests.data import formats
+from tests.doubles import MaliciousPickle
 
 #: Forty grey images; a small network sees them.
 DIGITS = ["dataset=digits", "dataset.train_per_class=3", "dataset.test_per_class=1"]
@@ -138,18 +139,10 @@ def test_bad_input_is_one_line(tmp_path, dataset, options, message):
     assert not list(tmp_path.iterdir())
 
 
-class Malice:
-    def __init__(self, trace):
-        self.trace = trace
-
-    def __reduce__(self):
-        return exec, (f"open({str(self.trace)!r}, 'w')",)
-
-
 def test_weights_of_another_network_and_weights_that_execute_are_refused(tmp_path):
     other, malicious, trace = (tmp_path / name for name in ("other.pt", "malicious.pt", "trace"))
     torch.save(torch.nn.Linear(2, 2).state_dict(), other)
-    torch.save({"weight": Malice(trace)}, malicious)
+    torch.save({"weight": MaliciousPickle(trace)}, malicious)
     for path in (other, malicious):
         with pytest.raises(UserError, match=f"--weights={path}: no weights of {SMALL}") as info:
             Backbone(SMALL, str(path), 0, CPU)

@@ -3,7 +3,7 @@
 from omegaconf import OmegaConf
 
 import nc_sweeps
-from tests.conftest import TINY
+from tests.configs import TINY
 
 
 def test_trials_are_packed_and_a_diverged_one_is_the_worst(run_command, tmp_path):

@@ -36,7 +36,7 @@ def test_what_cannot_be_paired_is_said():
 
 
 def test_it_is_a_sweeper_of_the_command(run_command, tmp_path):
-    from tests.conftest import TINY
+    from tests.configs import TINY
 
     done = run_command(
         "-m", "hydra/launcher=packed", "hydra/sweeper=paired", "hydra.sweeper.pairs=[[width.particles,seed]]",

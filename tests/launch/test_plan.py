@@ -10,7 +10,7 @@ from nc_launch.plan import in_turn
 
 from nc_sweeps.config import ensemble_key
 from nc_sweeps.run_spec import RunSpec
-from tests.conftest import tiny
+from tests.configs import tiny
 
 WIDTHS = {width: tiny(f"width.particles={width}") for width in (12, 24, 48)}
 

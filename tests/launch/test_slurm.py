@@ -17,7 +17,8 @@ from polars.testing import assert_frame_equal
 
 import nc_sweeps
 from nc_sweeps.store.runs import read_summary
-from tests.conftest import PATIENCE, TINY
+from tests.configs import TINY
+from tests.processes import PATIENCE
 from tests.slurm.cluster import NODES
 
 BIN = Path(sys.executable).parent

@@ -16,7 +16,8 @@ from polars.testing import assert_frame_equal
 
 import nc_sweeps
 from nc_sweeps.store.runs import environment, read_summary
-from tests.conftest import PATIENCE, TINY
+from tests.configs import TINY
+from tests.processes import PATIENCE
 
 SWEEP = [
     "-m",

@@ -1,6 +1,5 @@
 """NC1 to NC4: against definitions written a second time in NumPy, invariances, and values known exactly."""
 
-import inspect
 import math
 from functools import partial
 from itertools import permutations
@@ -11,21 +10,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nc_sweeps.metrics import collapse
 from nc_sweeps.metrics.collapse import nc1, nc1_trace_ratio, nc4
 from nc_sweeps.metrics.statistics import ClassStatistics, class_statistics
-from tests.metrics.test_statistics import samples, targets
-
-#: All measures that do not look at samples, by name.
-MEASURES = {name: f for name, f in vars(collapse).items() if name.startswith(("nc1", "nc2", "nc3"))}
-NC1 = [name for name in MEASURES if name.startswith("nc1")]
-NC2 = [name for name in MEASURES if name.startswith("nc2")]
-NC3 = [name for name in MEASURES if name.startswith("nc3")]
-
-
-def of_statistics(statistics, W):
-    arguments = {"statistics": statistics, "W": W}
-    return {name: f(*(arguments[a] for a in inspect.signature(f).parameters)) for name, f in MEASURES.items()}
+from tests.metrics.samples import MEASURES, of_statistics, samples, targets
 
 
 def values(H, labels, q, W):

@@ -9,30 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nc_sweeps.metrics.statistics import ClassStatistics, class_statistics, merge
+from tests.metrics.samples import samples, targets
 
 EPS = np.finfo(np.float64).eps
-
-
-def targets(labels, q):
-    return torch.nn.functional.one_hot(torch.as_tensor(labels).long(), q).double()
-
-
-@st.composite
-def samples(draw, every_class=True):
-    """Features (n p), labels and q; classes are balanced or not, collapsed or not, with or without a common offset."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    q, p = draw(st.integers(2, 5)), draw(st.integers(1, 7))
-    per_class = draw(st.integers(1, 8))
-    if draw(st.booleans()):
-        labels = np.repeat(np.arange(q), per_class)
-    else:
-        labels = rng.integers(q, size=q * per_class)
-        labels = np.concatenate([np.arange(q), labels]) if every_class else labels
-    labels = rng.permutation(labels)
-    spread = draw(st.sampled_from([1e-6, 0.1, 3.0]))
-    offset = draw(st.sampled_from([0.0, 1.0, 100.0]))
-    H = rng.standard_normal((q, p))[labels] + spread * rng.standard_normal((len(labels), p)) + offset
-    return H, labels, q
 
 
 def numpy_statistics(H, labels, q):

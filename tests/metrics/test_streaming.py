@@ -14,8 +14,7 @@ from torchmetrics import MetricCollection
 
 from nc_sweeps.metrics import NearestClassCentre, NeuralCollapse, collapse
 from nc_sweeps.metrics.statistics import class_statistics
-from tests.metrics.test_collapse import MEASURES, NC3, of_statistics
-from tests.metrics.test_statistics import targets
+from tests.metrics.samples import MEASURES, NC3, of_statistics, targets
 
 Q, P = 4, 6
 

@@ -17,8 +17,7 @@ from nc_sweeps.oracle import gibbs
 from nc_sweeps.oracle.dual import Dual, GibbsProblem, OracleError
 from nc_sweeps.oracle.gibbs import gibbs_oracle, head_fluctuation, range_fluctuation
 from nc_sweeps.oracle.nodes import CELL, lattice, scrambled_sobol
-from tests.dynamics.test_flow import hyperparameters
-from tests.models.test_mean_field import ensemble_of
+from tests.networks import ensemble_of, hyperparameters
 
 SIGMA = {"sigmoid": scipy.special.expit, "tanh": np.tanh, "erf": scipy.special.erf}
 

@@ -12,8 +12,8 @@ from wandb_workspaces.workspaces import internal as workspaces
 from nc_sweeps.publish.dashboard import Dashboard
 from nc_sweeps.publish.weights_and_biases import plain_key
 from nc_sweeps.store.runs import RunStore, last_value, read_config, run_directories
-from tests.conftest import tiny
-from tests.publish.test_weights_and_biases import KEY, run
+from tests.configs import tiny
+from tests.publish.commands import KEY, run
 from tests.publish.wandb_server import Server
 
 METRICS = ("nc1/train", "certificate/nc1_bound", "loss/train", "gradient_norm/a", "balancedness", "error/test")

@@ -1,12 +1,8 @@
 """Sweeps on Weights & Biases, as wandb itself reads them back."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -16,31 +12,14 @@ from nc_sweeps.config import signature
 from nc_sweeps.publish import published
 from nc_sweeps.publish.weights_and_biases import plain_key
 from nc_sweeps.store.runs import RunStore, read_metrics, read_summary, run_directories
-from tests.conftest import PATIENCE, TINY, tiny
+from tests.configs import TINY, tiny
+from tests.processes import PATIENCE
+from tests.publish.commands import KEY, run, start
 from tests.publish.wandb_server import Server
 
-BIN = Path(sys.executable).parent
-KEY = "0123456789abcdef" * 3
 #: A run long enough to be killed while it trains.
 LONG = (*TINY, "dynamics.horizon=60000", "width.particles=60", "compute.checkpoint_seconds=0")
 TRACKED = ("tracking=wandb", "tracking.tags=[a,b]", "tracking.job_type=test", "tracking.model=true")
-
-
-def environment(**more):
-    """Of a user who never heard of W&B."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    return plain | {"NETRC": "/nonexistent", "COLUMNS": "200"} | more
-
-
-def start(folder, *command, **variables):
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([str(BIN / command[0]), *command[1:]], cwd=folder, env=environment(**variables), **streams)
-
-
-def run(folder, *command, **variables):
-    process = start(folder, *command, **variables)
-    said, told = process.communicate(timeout=PATIENCE)
-    return subprocess.CompletedProcess(command, process.returncode, said, told)
 
 
 def read_back(folder):

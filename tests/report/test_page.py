@@ -20,7 +20,9 @@ from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store import manifest
 from nc_sweeps.store.leases import Worker
 from nc_sweeps.store.runs import RunStore, environment, last_value
-from tests.conftest import PATIENCE, Silence, tiny
+from tests.configs import tiny
+from tests.doubles import SilentListener
+from tests.processes import PATIENCE
 
 ATTACK = "</script><script>alert(1)</script>"
 WIDTHS, MARGINS, SEEDS = (8, 12), (-0.1, 0.05, 0.2), (0, 1)
@@ -42,7 +44,7 @@ def sweep(tmp_path_factory) -> Path:
         for margin in MARGINS
         for seed in SEEDS
     ]
-    Pack(jobs).train(Silence())
+    Pack(jobs).train(SilentListener())
     failed = job(folder, "seed=7")
     RunStore(failed.directory, failed.config, failed.overrides).finish("failed", f"no space left {ATTACK}")
     invocation = {"overrides": ["seed=0,1", f"name={ATTACK}"], "launcher": {}}

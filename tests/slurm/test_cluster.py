@@ -14,7 +14,7 @@ import pytest
 import submitit
 import torch
 
-from tests.conftest import PATIENCE
+from tests.processes import PATIENCE
 from tests.slurm.cluster import NODES, Cluster
 
 # Jobs need not import the tests.

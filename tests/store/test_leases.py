@@ -11,7 +11,7 @@ import time
 import pytest
 
 from nc_sweeps.store.leases import TAKEN_OVER, Worker, holders, is_alive
-from tests.conftest import PATIENCE
+from tests.processes import PATIENCE
 
 HOLD = """
 import sys, time

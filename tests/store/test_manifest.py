@@ -9,7 +9,7 @@ from nc_sweeps.config import signature
 from nc_sweeps.errors import StoreError
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store import manifest
-from tests.conftest import tiny
+from tests.configs import tiny
 
 KINDS = (
     ["seed=1"],

@@ -14,7 +14,7 @@ from nc_sweeps.config import signature
 from nc_sweeps.errors import StoreError
 from nc_sweeps.store import files
 from nc_sweeps.store.runs import RunStore, last_value, read_metrics
-from tests.conftest import config_of, tiny
+from tests.configs import config_of, tiny
 
 STATE = {
     "W": torch.randn(3, 2),

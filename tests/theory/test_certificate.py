@@ -11,24 +11,8 @@ from nc_sweeps.metrics.centring import centred, square_norm, within_class
 from nc_sweeps.metrics.collapse import nc1
 from nc_sweeps.metrics.statistics import class_statistics, merge
 from nc_sweeps.theory.certificate import centred_head_bound, certificate, certificate_of_statistics, worst_nc1
-from tests.models.test_mean_field import ensemble_of
-
-
-def random_states(generator, *, runs, q, p, n, near_collapse, deficient):
-    """Features from arbitrary to nearly collapsed onto the head, with unbalanced classes."""
-
-    def randn(*size):
-        return torch.randn(*size, generator=generator, dtype=torch.float64)
-
-    labels = torch.cat([torch.arange(q), torch.randint(q, (n - q,), generator=generator)])
-    Y = torch.nn.functional.one_hot(labels, q).double().expand(runs, n, q)
-    W = randn(runs, p, q)
-    if deficient:
-        W[..., -1] = W[..., 0] * (1 + (1e-7 * randn(runs, 1) if deficient == "nearly" else 0.0))
-    gamma = torch.exp(randn(runs))
-    target = Y @ torch.linalg.pinv(W) / gamma[:, None, None]
-    spread = torch.exp(-4 * torch.rand(runs, 1, 1, generator=generator, dtype=torch.float64) * near_collapse)
-    return target + spread * randn(runs, n, p) * target.std(), W, Y, gamma
+from tests.networks import ensemble_of
+from tests.theory.states import random_states
 
 
 @settings(max_examples=60, deadline=None)

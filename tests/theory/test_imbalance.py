@@ -18,7 +18,7 @@ from nc_sweeps.dynamics.schedule import Piece, Schedule
 from nc_sweeps.metrics.centring import square_norm
 from nc_sweeps.metrics.statistics import one_hot
 from nc_sweeps.theory.imbalance import ImbalanceLaw, discrete_law, imbalance, stationary_residual
-from tests.models.test_mean_field import ensemble_of
+from tests.networks import ensemble_of
 
 
 def problem(runs, n=12, d=3, q=2):

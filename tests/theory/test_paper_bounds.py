@@ -15,8 +15,8 @@ from nc_sweeps.metrics.prediction import mean_square_loss
 from nc_sweeps.metrics.statistics import class_statistics, one_hot
 from nc_sweeps.theory import paper_bounds
 from nc_sweeps.theory.certificate import centred_head_bound, certificate
-from tests.models.test_mean_field import ensemble_of
-from tests.theory.test_certificate import random_states
+from tests.networks import ensemble_of
+from tests.theory.states import random_states
 
 
 @settings(max_examples=50, deadline=None)

@@ -18,8 +18,8 @@ from nc_sweeps.pack import Pack
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store.runs import RunStore
 from nc_sweeps.train import main
-from tests.conftest import TINY, Silence, tiny
-from tests.training.test_statements import SMALL_STAGE_ONE
+from tests.configs import SMALL_STAGE_ONE, TINY, tiny
+from tests.doubles import SilentListener
 
 NOISY = ("dynamics=noisy_gradient_flow", "dynamics.beta=40", "width.particles=31", "metrics.points=4")
 DOUBLE = "compute.precision=64-true"
@@ -77,10 +77,10 @@ def network(rank: int, processes: int) -> dict[str, object]:
     return {
         "W": ensemble.W.data,
         "U": ensemble.U.data,
-        "leading": shard.leading(ensemble.U.data, 6),
-        "all": shard.leading(ensemble.U.data, 100),
-        "collected": shard.collected(ensemble.U.data[0]),
-        "anywhere": shard.anywhere(torch.tensor([rank == 1, False])),
+        "leading": shard.collect_leading(ensemble.U.data, 6),
+        "all": shard.collect_leading(ensemble.U.data, 100),
+        "collected": shard.collect(ensemble.U.data[0]),
+        "anywhere": shard.any(torch.tensor([rank == 1, False])),
         "sent": [sent(N, processes, 3) - sent(N, processes, 1) for N in (1_000, 100_000)],
     }
 
@@ -96,7 +96,7 @@ def _one_of_several(folder: Path) -> None:
 
     RunStore.save = save_and_copy  # type: ignore[method-assign]
     jobs = [job(name, 2, folder / name, "compute.checkpoint_seconds=0") for name in RUNS if name != BY_COMMAND]
-    Pack(jobs).train(Silence())
+    Pack(jobs).train(SilentListener())
     rank = dist.get_rank()
     torch.save(network(rank, 2), folder / f"{rank}.pt")
     os.chdir(folder)

@@ -26,8 +26,8 @@ from nc_sweeps.store.runs import load_sweep, read_metrics, read_summary
 from nc_sweeps.theory.certificate import certificate
 from nc_sweeps.training.cost import Size
 from nc_sweeps.training.ensembles import DeepEnsemble, LoadedRun
-from tests.conftest import Silence, config_of, refusal, tiny
-from tests.training.test_ensembles import Memory
+from tests.configs import config_of, refusal, tiny
+from tests.doubles import MemoryRecord, SilentListener
 
 #: 30 digits of 8×8 pixels, six steps.
 FEW = (
@@ -47,7 +47,7 @@ def deep(model, *overrides):
 
 
 def run(config, record=None, **state):
-    return LoadedRun(config, load(config.dataset), record or Memory(), **state)
+    return LoadedRun(config, load(config.dataset), record or MemoryRecord(), **state)
 
 
 def trained(config, record=None, **state):
@@ -66,7 +66,7 @@ def sweep(tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("deep")
     jobs = [job(folder, deep(model, "model.features=16")) for model in NETWORKS]
-    Pack([*jobs, job(folder, tiny())]).train(Silence())
+    Pack([*jobs, job(folder, tiny())]).train(SilentListener())
     return folder, {job.config.model.name: job for job in jobs}
 
 
@@ -75,8 +75,8 @@ def test_alone_packed_or_resumed_a_run_is_the_same_bit_by_bit(model, sweep):
     packed = sweep[1][model]
     rows = read_metrics(packed.directory).drop("seconds")
     config = packed.config
-    half = Memory(stop_at=4)
-    with pytest.raises(Memory.StoppedError):
+    half = MemoryRecord(stop_at=4)
+    with pytest.raises(MemoryRecord.StoppedError):
         trained(deep(model, "model.features=16", "compute.checkpoint_seconds=0"), half)
     assert half.step == 4  # in the middle of an epoch
     resumed = trained(config, step=half.step, state=half.state)
@@ -289,7 +289,7 @@ def test_what_does_not_fit_a_deep_network_is_one_line(overrides, message):
 def test_what_does_not_fit_the_data_is_found_before_anything_starts(tmp_path, overrides, message):
     config = config_of(*overrides)
     with pytest.raises(ConfigError, match=message):
-        Pack([job(tmp_path, config)]).train(Silence())
+        Pack([job(tmp_path, config)]).train(SilentListener())
     assert not list(tmp_path.iterdir()) or not (tmp_path / signature(config)).exists()
 
 

@@ -19,42 +19,9 @@ from nc_sweeps.store.runs import read_metrics
 from nc_sweeps.training import ensembles
 from nc_sweeps.training.ensembles import FlowEnsemble, LoadedRun
 from nc_sweeps.training.measurements import MEASUREMENTS, measure
-from tests.conftest import Silence, tiny
-
-
-class Memory:
-    """Keeps what a run hands out; optionally stops the process at the first checkpoint from some step on."""
-
-    class StoppedError(Exception):
-        pass
-
-    def __init__(self, stop_at: float = math.inf) -> None:
-        self.rows, self.state, self.step, self.status = [], None, None, None
-        self.stop_at = stop_at
-
-    def append(self, row):
-        self.rows.append(row)
-
-    def flush(self):
-        pass
-
-    def save(self, state, step):
-        self.state, self.step = {name: value.clone() for name, value in state.items()}, step
-        if step >= self.stop_at:
-            raise self.StoppedError
-
-    def finish(self, status, reason=""):
-        self.status = (status, reason)
-
-    def frame(self):
-        return pl.DataFrame(self.rows).drop("seconds")
-
-
-def train(*configs):
-    records = [Memory() for _ in configs]
-    FlowEnsemble([LoadedRun(c, load(c.dataset), r) for c, r in zip(configs, records, strict=True)]).train()
-    return records
-
+from tests.configs import tiny
+from tests.doubles import MemoryRecord, SilentListener
+from tests.training.recorded import train
 
 DYNAMICS = {
     "gradient_flow": ["dynamics=gradient_flow"],
@@ -101,11 +68,11 @@ def test_a_resumed_run_is_bit_identical(name, precision):
     config = tiny_dynamics(name, f"compute.precision={precision}", "compute.checkpoint_seconds=0")
     data = load(config.dataset)
     (whole,) = train(config)
-    stopped = Memory(stop_at=13)
-    with pytest.raises(Memory.StoppedError):
+    stopped = MemoryRecord(stop_at=13)
+    with pytest.raises(MemoryRecord.StoppedError):
         FlowEnsemble([LoadedRun(config, data, stopped)]).train()
     assert 13 <= stopped.step < 30
-    resumed = Memory()
+    resumed = MemoryRecord()
     FlowEnsemble([LoadedRun(config, data, resumed, stopped.step, stopped.state)]).train()
     rows = [row for row in stopped.rows if row["step"] <= stopped.step] + resumed.rows
     assert_frame_equal(pl.DataFrame(rows).drop("seconds"), whole.frame(), check_exact=True)
@@ -116,7 +83,7 @@ def test_a_resumed_run_is_bit_identical(name, precision):
 def test_a_run_stopped_after_its_last_step_is_closed():
     config = tiny()
     (whole,) = train(config)
-    record = Memory()
+    record = MemoryRecord()
     FlowEnsemble([LoadedRun(config, load(config.dataset), record, 30, whole.state)]).train()
     assert record.status == ("completed", "")
     assert record.rows == []
@@ -125,7 +92,7 @@ def test_a_run_stopped_after_its_last_step_is_closed():
 def test_order_of_particles_and_rotation_of_features_change_no_metric():
     noise = ("dynamics=two_stage", "dynamics.beta=50", "dynamics.stage_one=10", "model.truncation=3")
     config = tiny("compute.precision=64-true", "dynamics.lambda_w=0.02", *noise)
-    run = LoadedRun(config, load(config.dataset), Memory())
+    run = LoadedRun(config, load(config.dataset), MemoryRecord())
     module = FlowEnsemble([run])._module()
     before = measure(module.snapshot(), tuple(MEASUREMENTS))
     rotation, _ = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))
@@ -147,7 +114,7 @@ def test_every_metric_is_measured_on_drawn_and_on_read_data(dataset, activation,
         extra = ["dataset.dimension=4"]
     if dataset == "mnist":
         extra = [f"data_dir={request.getfixturevalue('mnist_dir')}"]
-    from tests.conftest import config_of
+    from tests.configs import config_of
 
     config = config_of(
         f"dataset={dataset}", *extra, f"model.activation={activation}", "width.particles=20", "dynamics.horizon=6",
@@ -234,7 +201,7 @@ def test_a_diverged_run_is_named_and_the_others_go_on():
 
 
 def test_an_ensemble_of_diverged_runs_stops():
-    record, work = Memory(), []
+    record, work = MemoryRecord(), []
     config = tiny("dynamics.step_size=1e6", "model.activation=relu", "dynamics.horizon=100000")
     ensemble = FlowEnsemble([LoadedRun(config, load(config.dataset), record)])
     ensemble.train(report=lambda done, _: work.append(done))
@@ -251,7 +218,7 @@ def test_only_what_is_asked_for_is_measured():
 def test_gradient_norms_are_those_of_the_regularised_objective():
     """By autograd: L_λ is differentiated through its definition; particles in the mean-field scaling."""
     config = tiny("compute.precision=64-true", "dynamics.lambda_rho=0.05", "dynamics.lambda_w=0.02", "model.gamma=1.7")
-    module = FlowEnsemble([LoadedRun(config, load(config.dataset), Memory())])._module()
+    module = FlowEnsemble([LoadedRun(config, load(config.dataset), MemoryRecord())])._module()
     snapshot = module.snapshot()
     U, A, W = (Z.detach().clone().requires_grad_() for Z in (module.ensemble.U, module.ensemble.A, module.ensemble.W))
     N = U.shape[1]
@@ -277,14 +244,14 @@ def test_a_pack_mixes_shapes_skips_what_is_done_and_goes_on_with_the_rest(tmp_pa
         return RunSpec(config, list(overrides), tmp_path / signature(config))
 
     jobs = [job("seed=0"), job("width.particles=5"), job("seed=1"), job("seed=0")]
-    values = Pack(jobs, max_runs_per_ensemble=1).train(Silence())
+    values = Pack(jobs, max_runs_per_ensemble=1).train(SilentListener())
     assert values[0] == values[3]
     assert len({*values}) == 3
     before = {path: path.read_bytes() for path in tmp_path.glob("*/metrics.parquet")}
     assert len(before) == 3
-    more = Pack([*jobs, job("seed=2")]).train(Silence())
+    more = Pack([*jobs, job("seed=2")]).train(SilentListener())
     assert more[:4] == values
-    assert more[4:] == Pack([job("seed=2")]).train(Silence())
+    assert more[4:] == Pack([job("seed=2")]).train(SilentListener())
     assert "3 of 4 runs done already" in capsys.readouterr().err
     assert all(path.read_bytes() == content for path, content in before.items())
     assert read_metrics(jobs[0].directory)["nc1/test"][-1] == values[0]
@@ -292,7 +259,8 @@ def test_a_pack_mixes_shapes_skips_what_is_done_and_goes_on_with_the_rest(tmp_pa
 
 def test_ensembles_are_cut_to_the_memory_they_may_take(monkeypatch):
     runs = [
-        LoadedRun(config, load(config.dataset), Memory()) for config in (tiny(f"seed={seed}") for seed in range(10))
+        LoadedRun(config, load(config.dataset), MemoryRecord())
+        for config in (tiny(f"seed={seed}") for seed in range(10))
     ]
     taken = [runs[0].size.peak_bytes(count, 1) for count in range(1, 11)]
 
@@ -309,15 +277,15 @@ def test_ensembles_are_cut_to_the_memory_they_may_take(monkeypatch):
 def test_a_run_that_does_not_fit_into_the_memory_is_refused():
     config = tiny("compute.memory=0.001")
     with pytest.raises(ConfigError, match=r"compute.memory=0.001: a run of 12 particles needs .* GiB"):
-        ensembles.cut_into_ensembles([LoadedRun(config, load(config.dataset), Memory())], None)
+        ensembles.cut_into_ensembles([LoadedRun(config, load(config.dataset), MemoryRecord())], None)
 
 
 def test_runs_with_the_same_data_hold_it_once():
     configs = [tiny(f"seed={seed}", "dataset.seed=3") for seed in range(3)]
     data = load(configs[0].dataset)
-    shared = FlowEnsemble([LoadedRun(config, data, Memory()) for config in configs])
+    shared = FlowEnsemble([LoadedRun(config, data, MemoryRecord()) for config in configs])
     assert shared._module().X.stride(0) == 0
-    own = FlowEnsemble([LoadedRun(config, load(config.dataset), Memory()) for config in configs])
+    own = FlowEnsemble([LoadedRun(config, load(config.dataset), MemoryRecord()) for config in configs])
     shared.train()
     own.train()
     for one, other in zip(shared.runs, own.runs, strict=True):
@@ -327,7 +295,7 @@ def test_runs_with_the_same_data_hold_it_once():
 def test_rows_are_written_as_they_are_made_where_that_is_cheap():
     """Writing that takes longer than training is put off; the end, a checkpoint and a divergence write what is left."""
 
-    class Slow(Memory):
+    class Slow(MemoryRecord):
         written = 0
 
         def flush(self):
@@ -335,7 +303,7 @@ def test_rows_are_written_as_they_are_made_where_that_is_cheap():
             time.sleep(0.2)
 
     config = tiny()
-    quick, slow = Memory(), Slow()
+    quick, slow = MemoryRecord(), Slow()
     quick.flush = lambda: setattr(quick, "written", getattr(quick, "written", 0) + 1)
     for record in (quick, slow):
         FlowEnsemble([LoadedRun(config, load(config.dataset), record)]).train()

@@ -18,7 +18,9 @@ from nc_sweeps.pack import Pack
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store import manifest
 from nc_sweeps.store.runs import read_metrics, read_summary
-from tests.conftest import PATIENCE, Silence, tiny
+from tests.configs import tiny
+from tests.doubles import SilentListener
+from tests.processes import PATIENCE
 from tests.training.spread import BY_COMMAND, RUNS, STOPPED, job, start
 
 
@@ -26,7 +28,7 @@ from tests.training.spread import BY_COMMAND, RUNS, STOPPED, job, start
 def alone(tmp_path_factory) -> Path:
     """Runs of one process."""
     folder = tmp_path_factory.mktemp("alone")
-    Pack([job(name, 1, folder / name) for name in RUNS]).train(Silence())
+    Pack([job(name, 1, folder / name) for name in RUNS]).train(SilentListener())
     return folder
 
 
@@ -45,7 +47,7 @@ def four(pair) -> Path:
     directory = pair[0] / STOPPED
     assert read_summary(directory)["status"] == "running"
     begun = read_metrics(directory)
-    Pack([job("single precision", 4, directory)]).train(Silence())
+    Pack([job("single precision", 4, directory)]).train(SilentListener())
     assert_frame_equal(read_metrics(directory)[: len(begun)], begun)
     return directory
 
@@ -145,11 +147,11 @@ def test_processes_that_torchrun_started_do_and_say_nothing_twice(alone, pair):
 )
 def test_processes_that_cannot_be_had_are_refused(tmp_path, overrides, message):
     with pytest.raises(ConfigError, match=message):
-        Pack([RunSpec(tiny(*overrides), [], tmp_path / "run")]).train(Silence())
+        Pack([RunSpec(tiny(*overrides), [], tmp_path / "run")]).train(SilentListener())
     assert os.listdir(tmp_path) == []
 
 
 def test_runs_of_one_process_are_spread_alike(tmp_path):
     different = [RunSpec(tiny(f"compute.devices={count}"), [], tmp_path / str(count)) for count in (1, 2)]
     with pytest.raises(ConfigError, match="must be the same for all runs"):
-        Pack(different).train(Silence())
+        Pack(different).train(SilentListener())

@@ -11,14 +11,9 @@ from nc_sweeps.data import load
 from nc_sweeps.data.separable import bayes_error
 from nc_sweeps.training.ensembles import FlowEnsemble, LoadedRun
 from nc_sweeps.training.measurements import measure
-from tests.conftest import tiny
-from tests.training.test_ensembles import Memory, train
-
-SMALL_STAGE_ONE = (
-    "dynamics=two_stage", "dynamics.beta=100", "dynamics.step_size=1", "model.activation=sigmoid",
-    "dataset.classes=2", "dataset.dimension=2", "dataset.train_per_class=3", "model.features=3",
-    "metrics.exclude=[]", "compute.precision=64-true",
-)  # fmt: skip
+from tests.configs import SMALL_STAGE_ONE, tiny
+from tests.doubles import MemoryRecord
+from tests.training.recorded import train
 
 
 def rows(record):
@@ -96,9 +91,9 @@ def test_stage_one_ends_at_a_certified_distance_and_a_resumed_run_knows():
     arrived = measured.filter(pl.col("oracle/certified_distance") <= 3.0)["step"].min()
     before = measured.filter(pl.col("oracle/certified_distance") > 3.0)["step"].max()
     assert before < start <= arrived
-    stopped, resumed = Memory(stop_at=start + 20), Memory()
+    stopped, resumed = MemoryRecord(stop_at=start + 20), MemoryRecord()
     data = load(near.dataset)
-    with pytest.raises(Memory.StoppedError):
+    with pytest.raises(MemoryRecord.StoppedError):
         FlowEnsemble([LoadedRun(near, data, stopped)]).train()
     FlowEnsemble([LoadedRun(near, data, resumed, stopped.step, stopped.state)]).train()
     (alone,) = train(near)
@@ -108,7 +103,7 @@ def test_stage_one_ends_at_a_certified_distance_and_a_resumed_run_knows():
 
 def test_a_problem_too_large_for_the_oracle_is_told_once_and_is_undefined(capsys):
     config = tiny("dynamics=two_stage", "dynamics.stage_one=10", "metrics.exclude=[]", "dataset.train_per_class=1400")
-    module = FlowEnsemble([LoadedRun(config, load(config.dataset), Memory())])._module()
+    module = FlowEnsemble([LoadedRun(config, load(config.dataset), MemoryRecord())])._module()
     found = measure(module.snapshot(), ["oracle/distance", "oracle/nc1"])
     assert capsys.readouterr().err.count("no Gibbs oracle for a run: 4200 samples × 3 classes are 12600 unknowns") == 1
     assert all(math.isnan(value) for (value,) in found.values())

@@ -27,7 +27,7 @@ from nc_sweeps.theory.certificate import certificate
 from nc_sweeps.training.callback.loader import loader_without_repeats
 from nc_sweeps.training.callback.neural_collapse import forward_pair
 from nc_sweeps.training.callback.probe import Probe
-from tests.conftest import PATIENCE
+from tests.processes import PATIENCE
 from tests.training.callback.third_party import HELD_OUT, TRAIN, VALIDATION, ConvNet, loaders, train
 
 SPLITS = {"train": TRAIN.tensors, "val": tuple(Z[HELD_OUT] for Z in VALIDATION.tensors)}
