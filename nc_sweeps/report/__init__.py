@@ -1,1 +1,1 @@
-"""What one looks at: progress, tables and figures, read from the store."""
+"""Progress bars, tables, figures and the HTML report of a sweep, all read from its store."""

@@ -1,4 +1,4 @@
-"""What a sweep varied."""
+"""The configuration keys that a sweep varied."""
 
 from collections.abc import Sequence
 
@@ -17,18 +17,18 @@ _REPEATED = {
 
 
 def find_axes(table: pl.DataFrame) -> list[str]:
-    """Configuration keys, the seed aside, that differ between the runs of a sweep.
+    """Return the configuration keys, except the seed, whose values differ between the runs of a sweep.
 
-    Keys that only networks of one kind have, and all of these the same, are told by ``model.name``.
+    A key that only one kind of network has, with one value in all of them, is left out: ``model.name`` says the same.
 
     Args:
-        table: as :func:`nc_sweeps.load_sweep` gives it.
+        table: as :func:`nc_sweeps.load_sweep` returns it.
     """
     keys = [key for key in table.columns if key not in _LABELS | {"seed"} and table[key].n_unique() > 1]
-    return [key for key in keys if not _repeats(table, key) and not _told_by_network(table, key)]
+    return [key for key in keys if not _repeats(table, key) and not _follows_from_network(table, key)]
 
 
-def _told_by_network(table: pl.DataFrame, key: str) -> bool:
+def _follows_from_network(table: pl.DataFrame, key: str) -> bool:
     if key == _NETWORK or _NETWORK not in table.columns or not table[key].has_nulls():
         return False
     having = table.filter(pl.col(key).is_not_null().any().over(_NETWORK))
@@ -43,29 +43,29 @@ def _repeats(table: pl.DataFrame, key: str) -> bool:
 
 
 def select_independent(table: pl.DataFrame, keys: Sequence[str]) -> list[str]:
-    """Of the keys those that no earlier one decides, as β decides a weight decay that is set to 1/β.
+    """Return the keys that no earlier key determines; β determines a weight decay that is set to 1/β, for example.
 
     Args:
-        table: a row a run.
-        keys: of its configuration.
+        table: one row for each run.
+        keys: configuration keys, columns of the table.
     """
     kept: list[str] = []
     for key in keys:
-        if not any(_decides(table, earlier, key) for earlier in kept):
+        if not any(_determines(table, earlier, key) for earlier in kept):
             kept.append(key)
     return kept
 
 
-def _decides(table: pl.DataFrame, earlier: str, key: str) -> bool:
+def _determines(table: pl.DataFrame, earlier: str, key: str) -> bool:
     values = table.select(earlier, key).unique().sort(earlier)
     if values.height != values[earlier].n_unique():
         return False
-    # Where every run has a number of its own, as in a random search, each key would decide all others.
-    drawn_apart = values.height == table.height and values[earlier].dtype.is_numeric()
-    return not drawn_apart or values[key].is_sorted() or values[key].is_sorted(descending=True)
+    # In a random search every run has a value of its own, so that each key would determine all others.
+    all_differ = values.height == table.height and values[earlier].dtype.is_numeric()
+    return not all_differ or values[key].is_sorted() or values[key].is_sorted(descending=True)
 
 
 def shorten_names(keys: Sequence[str]) -> dict[str, str]:
-    """Each key without its group, unless two keys would then be called the same."""
+    """Map each key to its name without the group, or to itself where two keys would get the same name."""
     tails = [key.rpartition(".")[2] for key in keys]
     return {key: tail if tails.count(tail) == 1 else key for key, tail in zip(keys, tails, strict=True)}

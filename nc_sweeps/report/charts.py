@@ -1,7 +1,7 @@
-"""The charts of a report: one description each, for the page and for paper.
+"""The charts of a report, each described once for the HTML page and for figures in a paper.
 
-A chart names the columns it reads and holds no data: the page feeds it the rows that are chosen in the table, and
-:mod:`nc_sweeps.report.paper` all of them.
+A chart names the columns that it reads and holds no data: the page gives it the rows that the reader chose in the
+table, and :mod:`nc_sweeps.report.paper` gives it all rows.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import altair as alt
 
 from nc_sweeps.report.digest import DISCRETE, Axis, Digest, Quantity
 
-#: Name of the rows that a chart is fed.
+#: Name of the data set from which a chart reads its rows.
 DATA = "rows"
 
 _PALETTES = {
@@ -20,24 +20,24 @@ _PALETTES = {
     "dark": {"text": "#e6e9ee", "muted": "#a3adba", "grid": "#333b46", "extent": [0.22, 1.0], "accent": "#8ab4f0"},
 }
 _MOST_DASHES = 5
-#: Rows and columns up to which each cell of a heat map says its number.
+#: A heat map with at most this many rows and columns shows a number in each cell.
 _MOST_NUMBERS = 8
-#: Curves up to which each point tells its value under the mouse; more would make the page slow.
-_MOST_READ = 100
+#: With at most this many curves each point shows its value under the mouse; more would make the page slow.
+_MOST_CURVES_WITH_VALUES = 100
 _DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4]]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart and what it reads.
+    """A chart without data, and the columns that it reads.
 
     Args:
-        name: of its file and of its place in the page.
-        title: what it shows.
-        description: the same in a sentence, for those who do not see it.
-        source: a row a run, or a row a measurement with the axes of its run.
-        fields: columns that it reads.
-        picture: without data.
+        name: name of its file and of its place in the page.
+        title: short title.
+        description: alternative text for readers who do not see the chart.
+        source: ``runs``, one row for each run, or ``curves``, one row for each measurement with the axes of its run.
+        fields: columns that the chart reads.
+        picture: the Altair chart.
     """
 
     name: str
@@ -49,15 +49,15 @@ class Chart:
 
     @property
     def specification(self) -> dict[str, Any]:
-        """Vega-Lite, as wide as the place it is put into."""
-        # That the charts are valid is for the tests to find out; it takes a second.
+        """Vega-Lite specification; the chart is as wide as the element that it is put into."""
+        # Validation takes a second and is left to the tests.
         specification: dict[str, Any] = self.picture.to_dict(validate=False)
         del specification["config"]
         return specification | {"description": self.description}
 
 
 def build_theme(name: str) -> dict[str, Any]:
-    """Vega-Lite's configuration for ``light`` or ``dark``: colours that can be told apart without seeing hues."""
+    """Return Vega-Lite's configuration for ``light`` or ``dark``; its colours differ in lightness, not only in hue."""
     palette = _PALETTES[name]
     lettering = {"labelColor": palette["muted"], "titleColor": palette["text"], "titleFontWeight": "normal"}
     ramp = {"scheme": "viridis", "extent": palette["extent"]}
@@ -79,12 +79,11 @@ def build_theme(name: str) -> dict[str, Any]:
 
 
 def build_curve_chart(digest: Digest, quantity: Quantity) -> Chart:
-    """A quantity along training: for each point of the sweep the mean over the averaged key, from least to most.
+    """Chart a quantity along training: one line for each point of the sweep, with a band from minimum to maximum.
 
-    The mean is geometric on a logarithmic scale.
+    A line is the mean over the key that is averaged over, a geometric mean on a logarithmic scale.
     """
     groups = [axis.field for axis in digest.groups]
-    value = f"datum['{quantity.field}']"
     colour, dash = _colour_and_dash(digest)
     encodings: dict[str, Any] = {"detail": [alt.Detail(f"{name}:N") for name in groups]}
     if colour:
@@ -98,34 +97,27 @@ def build_curve_chart(digest: Digest, quantity: Quantity) -> Chart:
     if dash:
         lines = lines.encode(strokeDash=_dash(dash))
     layers = [band, lines]
-    if digest.runs.n_unique(groups or None) <= _MOST_READ:
+    if digest.runs.n_unique(groups or None) <= _MOST_CURVES_WITH_VALUES:
         tips += [
             alt.Tooltip("time:Q", format=".3~g"),
             alt.Tooltip("value:Q", title=quantity.title, format=".3~g"),
             alt.Tooltip("runs:Q"),
         ]
         layers.append(alt.Chart().mark_point(size=60, opacity=0).encode(x=x, y=y, tooltip=tips, **encodings))
-    rows = (
-        alt.Chart()
-        .transform_filter(_defined(value, quantity.is_logarithmic) + " && datum.time > 0")
-        .transform_calculate(level=f"log({value})" if quantity.is_logarithmic else value)
-        .transform_aggregate(
-            level="mean(level)",
-            least=f"min({quantity.field})",
-            most=f"max({quantity.field})",
-            time="mean(time)",
-            runs="count()",
-            groupby=[*groups, "point"],
-        )
-        .transform_calculate(value="exp(datum.level)" if quantity.is_logarithmic else "datum.level")
-    )
+    span = {"least": f"min({quantity.field})", "most": f"max({quantity.field})"}
+    rows = _average(quantity, [*groups, "point"], " && datum.time > 0", **span, time="mean(time)")
+    rows = rows.transform_calculate(value=_mean(quantity))
     picture = _over(rows, layers, height=340)
     fields = ["point", "time", *groups, quantity.field]
     return Chart(f"curve-{quantity.field}", quantity.title, f"{quantity.title} against time", "curves", fields, picture)
 
 
 def build_end_chart(digest: Digest, quantity: Quantity) -> Chart | None:
-    """The last values of a quantity: a heat map over two axes, or a line over one; None where nothing was varied."""
+    """Chart the last values of a quantity, as a heat map over two axes or a line over one.
+
+    Returns:
+        The chart, or None where nothing was varied.
+    """
     axes = digest.main_axes
     if not axes:
         return None
@@ -135,11 +127,10 @@ def build_end_chart(digest: Digest, quantity: Quantity) -> Chart | None:
 
 
 def build_heat_map(quantity: Quantity, x: Axis, y: Axis) -> Chart:
-    """The last values of a quantity over two axes, averaged over everything else.
+    """Chart the last values of a quantity over two axes, averaged over all other keys.
 
-    The mean is geometric on a logarithmic scale. An axis whose values are not known has them in their order.
+    The mean is geometric on a logarithmic scale. An axis whose values are unknown is sorted when the chart is drawn.
     """
-    value = f"datum['{quantity.field}']"
     across, up = (x.values or "ascending"), (y.values[::-1] or "descending")
     encodings = {
         "x": alt.X(f"{x.field}:O", title=x.title, sort=across, axis=alt.Axis(labelAngle=0, grid=False)),
@@ -171,15 +162,12 @@ def build_heat_map(quantity: Quantity, x: Axis, y: Axis) -> Chart:
         )
     )
     rows = (
-        alt.Chart()
-        .transform_filter(_defined(value, quantity.is_logarithmic))
-        .transform_calculate(level=f"log({value})" if quantity.is_logarithmic else value)
-        .transform_aggregate(level="mean(level)", runs="count()", groupby=[x.field, y.field])
+        _average(quantity, [x.field, y.field])
         .transform_joinaggregate(
             low="min(level)", high="max(level)", columns=f"distinct({x.field})", lines=f"distinct({y.field})"
         )
         .transform_calculate(
-            value="exp(datum.level)" if quantity.is_logarithmic else "datum.level",
+            value=_mean(quantity),
             share="(datum.level - datum.low) / (datum.high - datum.low)",
         )
         .transform_calculate(label="format(datum.value, datum.value && abs(datum.value) < 1e-3 ? '.1~e' : '.2~g')")
@@ -191,7 +179,6 @@ def build_heat_map(quantity: Quantity, x: Axis, y: Axis) -> Chart:
 
 
 def _build_profile(quantity: Quantity, x: Axis, group: Axis | None) -> Chart:
-    value = f"datum['{quantity.field}']"
     across: alt.X
     if x.is_numeric:
         wide = x.values[0] > 0 and x.values[-1] >= 8 * x.values[0]
@@ -210,27 +197,16 @@ def _build_profile(quantity: Quantity, x: Axis, group: Axis | None) -> Chart:
     layers = [span, alt.Chart().mark_point(filled=True, size=45).encode(x=across, y=up, tooltip=tips, **colour)]
     if group is None or group.is_discrete:
         layers.append(alt.Chart().mark_line(strokeWidth=1.8).encode(x=across, y=up, **colour))
-    groupby: list[Any] = [axis.field for axis in (x, group) if axis]
-    rows = (
-        alt.Chart()
-        .transform_filter(_defined(value, quantity.is_logarithmic))
-        .transform_calculate(level=f"log({value})" if quantity.is_logarithmic else value)
-        .transform_aggregate(
-            level="mean(level)",
-            least=f"min({quantity.field})",
-            most=f"max({quantity.field})",
-            runs="count()",
-            groupby=groupby,
-        )
-        .transform_calculate(value="exp(datum.level)" if quantity.is_logarithmic else "datum.level")
-    )
+    groups = [axis.field for axis in (x, group) if axis]
+    rows = _average(quantity, groups, least=f"min({quantity.field})", most=f"max({quantity.field})")
+    rows = rows.transform_calculate(value=_mean(quantity))
     picture = _over(rows, layers, height=240)
     description = f"{quantity.title} at the end against {x.title}"
-    return Chart(f"end-{quantity.field}", quantity.title, description, "runs", [*groupby, quantity.field], picture)
+    return Chart(f"end-{quantity.field}", quantity.title, description, "runs", [*groups, quantity.field], picture)
 
 
 def build_comparison(digest: Digest, x: Quantity, y: Quantity, name: str) -> Chart:
-    """Last values of two quantities against each other, a point a run, and the line on which they are equal."""
+    """Chart the last values of two quantities against each other, one point for each run, and the line of equality."""
     colour, _ = _colour_and_dash(digest)
     fields = [axis.field for axis in digest.axes]
     tips = [alt.Tooltip(f"{axis.field}:N", title=axis.title) for axis in digest.axes]
@@ -255,11 +231,11 @@ def build_comparison(digest: Digest, x: Quantity, y: Quantity, name: str) -> Cha
     )
     picture = _over(rows, [equal, points], height=280)
     title = f"{y.title} against {x.title}"
-    return Chart(name, title, f"{title}, a point a run", "runs", [*fields, x.field, y.field], picture)
+    return Chart(name, title, f"{title}, one point for each run", "runs", [*fields, x.field, y.field], picture)
 
 
 def build_charts(digest: Digest) -> list[Chart]:
-    """What a report shows of a sweep, adapted to what was varied and measured."""
+    """Return all charts of a sweep's report, adapted to what was varied and measured."""
     known = {quantity.name: quantity for quantity in digest.quantities if _has_values(digest, quantity)}
     charts = [build_curve_chart(digest, quantity) for quantity in known.values()]
     charts += [chart for q in known.values() if q.has_end_chart and (chart := build_end_chart(digest, q))]
@@ -272,20 +248,43 @@ def build_charts(digest: Digest) -> list[Chart]:
     return charts
 
 
+def _average(quantity: Quantity, groups: Sequence[str], also: str = "", **fields: str) -> alt.Chart:
+    """Average the rows of each group that have a value, on the quantity's scale, and count them.
+
+    Args:
+        quantity: what is averaged.
+        groups: fields whose values make the groups.
+        also: further condition on the rows.
+        fields: further aggregates by their names.
+    """
+    value = f"datum['{quantity.field}']"
+    return (
+        alt.Chart()
+        .transform_filter(_defined(value, quantity.is_logarithmic) + also)
+        .transform_calculate(level=f"log({value})" if quantity.is_logarithmic else value)
+        .transform_aggregate(level="mean(level)", **fields, runs="count()", groupby=list(groups))
+    )
+
+
+def _mean(quantity: Quantity) -> str:
+    """Return the expression for the mean of a group, geometric on a logarithmic scale."""
+    return "exp(datum.level)" if quantity.is_logarithmic else "datum.level"
+
+
 def _over(rows: alt.Chart, layers: Sequence[alt.Chart], height: int) -> alt.LayerChart | alt.FacetChart:
-    """Layers over what a chart without any makes of the rows: for every step after them Altair would copy them all."""
+    """Put layers over the transformed rows; transforming them after layering would copy all layers at each step."""
     transform = rows.transform
     return alt.layer(*layers, data=alt.NamedData(DATA), transform=transform, width="container", height=height)
 
 
 def _has_values(digest: Digest, quantity: Quantity) -> bool:
-    """Whether there is anything to draw: a logarithmic axis has no 0, and without noise no deviation is expected."""
+    """Return whether any value can be drawn: positive ones on a logarithmic axis, finite ones on a linear one."""
     values = digest.curves[quantity.field]
     return bool(((values > 0) if quantity.is_logarithmic else values.is_finite()).any())
 
 
 def _colour_and_dash(digest: Digest) -> tuple[Axis | None, Axis | None]:
-    """Width is told by dashes where something else has the colours."""
+    """Return the axes shown by colour and by dashes; dashes show the first, the width, where there are two."""
     axes = digest.main_axes
     if len(axes) > 1 and len(axes[0].values) <= _MOST_DASHES:
         return axes[1], axes[0]
@@ -316,7 +315,7 @@ def _y(name: str, title: str, logarithmic: bool) -> alt.Y:
 
 
 def _axis(logarithmic: bool) -> alt.Axis:
-    # Many minor grid lines of a logarithmic axis would drown the curves.
+    # The many grid lines of a logarithmic axis would hide the curves.
     return alt.Axis(format="~g", labelOverlap="greedy", tickCount=6, gridOpacity=0.5 if logarithmic else 1)
 
 

@@ -1,11 +1,10 @@
-"""What shows a sweep, made ready before there is anything to show."""
+"""Imports that a launcher does while it waits for its jobs."""
 
 
 def preload_report() -> None:
-    """Import what the table, the picture and the report need, so that whoever waits for runs need not wait for it after
-    them.
+    """Import what the table, the picture and the report need, so that the results are shown as soon as training ends.
 
-    The JavaScript that draws is not started: it takes gigabytes of address space, and where that is limited the process
-    with it.
+    Vega's JavaScript engine is not started: it takes gigabytes of address space, and would end the process where that
+    is limited.
     """
     from nc_sweeps.report import figures, page, table  # noqa: F401

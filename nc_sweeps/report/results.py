@@ -1,0 +1,52 @@
+"""What a command prints and writes when its runs have come to an end."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def show_results(directories: Sequence[Path], x: str, y: Sequence[str], notes: Sequence[str] = ()) -> bool:
+    """Print the table of a sweep, what went wrong, and where things lie; draw its picture and write its report.
+
+    Args:
+        directories: folders of its runs, at least one.
+        x, y: axes of the picture, as in ``figure``.
+        notes: lines to print before the last one.
+
+    Returns:
+        Whether no run diverged or failed.
+    """
+    from rich.console import Console
+
+    from nc_sweeps.report.table import tabulate_sweep
+    from nc_sweeps.store.runs import is_measured, load_runs, read_summary
+
+    sweep = directories[0].parent
+    measured = [directory for directory in directories if is_measured(directory)]
+    if measured:
+        table = load_runs(measured)
+        Console().print(tabulate_sweep(table))
+    bad = [(run, s) for run in directories if (s := read_summary(run))["status"] in {"diverged", "failed"}]
+    for run, summary in bad:
+        log = f" (log: {_shorten(Path(summary['log']))})" if summary.get("log") else ""
+        print(f"{summary['status']}: {_shorten(run)}: {summary['reason']}{log}")
+    if len(measured) > 1:
+        from nc_sweeps.report.figures import draw_sweep
+
+        draw_sweep(table, x, list(y)).save(sweep / "figure.svg")
+        print(f"picture: {_shorten(sweep / 'figure.svg')}")
+    if len(directories) > 1:
+        from nc_sweeps.report.digest import digest_sweep
+        from nc_sweeps.report.page import write_report
+
+        print(f"report: {_shorten(write_report(digest_sweep(sweep)))}")
+    for note in notes:
+        print(note)
+    print(f"results: {_shorten(sweep if len(directories) > 1 else directories[0])}")
+    return not bad
+
+
+def _shorten(path: Path) -> str:
+    """Return a path relative to the working directory if it lies in it."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
