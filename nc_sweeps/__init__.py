@@ -4,14 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nc_sweeps.store.runs import load_sweep
+    from nc_sweeps.store.sweep_folder import load_sweep
     from nc_sweeps.training.callback.neural_collapse import NeuralCollapseCallback
 
 __all__ = ["NeuralCollapseCallback", "load_sweep"]
 
 _HOMES = {
     "NeuralCollapseCallback": "nc_sweeps.training.callback.neural_collapse",
-    "load_sweep": "nc_sweeps.store.runs",
+    "load_sweep": "nc_sweeps.store.sweep_folder",
 }
 
 

@@ -174,7 +174,11 @@ class Pack:
         with _without_collection():
             from nc_sweeps.training.ensembles import LoadedRun, cut_into_ensembles
 
-        runs = [LoadedRun(store.config, own, store, *store.resume()) for store, own in zip(stores, data, strict=True)]
+        checkpoints = [store.resume() for store in stores]
+        runs = [
+            LoadedRun(store.config, own, store, checkpoint.step, checkpoint.state, checkpoint.seconds)
+            for store, own, checkpoint in zip(stores, data, checkpoints, strict=True)
+        ]
         for run, store in zip(runs, stores, strict=True):
             store.steps = run.schedule.total
         parts = [part for group in _groups(runs) for part in cut_into_ensembles(group, self.max_runs_per_ensemble)]

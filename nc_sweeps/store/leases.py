@@ -31,7 +31,7 @@ _BEATS = 6
 TAKEN_OVER = 75
 
 
-class Worker:
+class LeaseHolder:
     """This process as a holder of leases.
 
     Args:
@@ -50,7 +50,7 @@ class Worker:
         self._stopped = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
 
-    def __enter__(self) -> "Worker":
+    def __enter__(self) -> "LeaseHolder":
         self.folder.mkdir(parents=True, exist_ok=True)
         write(self.path, json.dumps(_identity() | self.about).encode())
         self._touch()
@@ -164,6 +164,9 @@ def held(sweep: Path, stale_after: float) -> set[str]:
     found = holders(sweep)
     alive = {holder for holder in set(found.values()) if is_alive(holder, stale_after, time.time())}
     return {run for run, holder in found.items() if holder in alive}
+
+
+Worker = LeaseHolder
 
 
 def _identity() -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The manifest of a sweep: what was asked for, by every command, before anything is trained.
+"""The manifest of a sweep: what each command asked for, before anything is trained.
 
-Each command leaves one file, ``<sweep>/manifest/<time>-<id>.json``, which nobody touches again: its overrides, how it
-was launched, its environment, and its runs as differences from the first of each kind.
+Each command leaves one file, ``<sweep>/manifest/<time>-<id>.json``, which nobody changes: its overrides, how it was
+launched, its environment, and its runs as differences from the first of each kind.
 """
 
 import json
@@ -22,33 +22,33 @@ _FOLDER = "manifest"
 _KEYS = {"time", "invocation", "environment", "bases", "runs"}
 
 
-def write(sweep: Path, jobs: Sequence[RunSpec], invocation: dict[str, Any], environment: dict[str, Any]) -> Path:
-    """Add what one command asks for.
+def write(sweep: Path, specs: Sequence[RunSpec], invocation: dict[str, Any], environment: dict[str, Any]) -> Path:
+    """Write down what one command asks for.
 
     Args:
         sweep: folder of the runs.
-        jobs: the runs.
+        specs: the runs.
         invocation: overrides of the command, and how it is launched; JSON.
         environment: versions, commit and host; JSON.
 
     Returns:
-        The file.
+        The new file of the manifest.
     """
     bases: list[dict[str, Any]] = []
     kinds: dict[tuple[str, ...], tuple[int, dict[str, Any]]] = {}
     runs = []
-    for job in jobs:
-        values = {name: value for name, value, _ in leaves(job.config)}
-        kind = (job.config.dataset.name, *values)
+    for spec in specs:
+        values = {name: value for name, value, _ in leaves(spec.config)}
+        kind = (spec.config.dataset.name, *values)
         if kind not in kinds:
             kinds[kind] = len(bases), values
-            bases.append(files.plain(OmegaConf.to_container(OmegaConf.structured(job.config))))
+            bases.append(files.plain(OmegaConf.to_container(OmegaConf.structured(spec.config))))
         number, base = kinds[kind]
         runs.append(
             {
-                "directory": job.directory.name,
-                "signature": signature(job.config),
-                "overrides": job.overrides,
+                "directory": spec.directory.name,
+                "signature": signature(spec.config),
+                "overrides": spec.overrides,
                 "base": number,
                 "changes": {name: files.plain(value) for name, value in values.items() if value != base[name]},
             }
@@ -61,40 +61,32 @@ def write(sweep: Path, jobs: Sequence[RunSpec], invocation: dict[str, Any], envi
     return path
 
 
-def invocations(sweep: Path) -> list[dict[str, Any]]:
-    """What every command asked for, in the order of time.
-
-    Raises:
-        StoreError: a file cannot be read.
-    """
-    return [files.read_json(path, _KEYS) for path in paths(sweep)]
-
-
 def paths(sweep: Path) -> list[Path]:
-    """The files of the manifest in the order of time."""
+    """Return the files of the manifest in the order of time."""
     return sorted((sweep / _FOLDER).glob("*.json"))
 
 
-def jobs_of(sweep: Path, only: Path | None = None, names: Collection[str] | None = None) -> list[RunSpec]:
-    """The runs that were asked for, each once.
+def read(path: Path) -> dict[str, Any]:
+    """Read what one command asked for.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    return files.read_json(path, _KEYS)
+
+
+def read_specs(path: Path, sweep: Path, names: Collection[str] | None = None) -> Iterator[RunSpec]:
+    """Read the runs that one command asked for.
 
     Args:
+        path: file of the manifest.
         sweep: folder of the runs.
-        only: one file of the manifest; None: all.
         names: folders of the runs that are wanted; None: all.
 
     Raises:
-        StoreError: a file cannot be read, or holds a run that is not what its signature says.
+        StoreError: the file cannot be read, or holds a run that is not what its signature says.
     """
-    found: dict[str, RunSpec] = {}
-    for path in [only] if only else paths(sweep):
-        for job in _jobs(path, sweep, names):
-            found.setdefault(job.directory.name, job)
-    return list(found.values())
-
-
-def _jobs(path: Path, sweep: Path, names: Collection[str] | None) -> Iterator[RunSpec]:
-    content = files.read_json(path, _KEYS)
+    content = read(path)
     variations: dict[tuple[Any, ...], Variations] = {}
     for run in content["runs"]:
         if names is not None and run["directory"] not in names:
@@ -109,3 +101,15 @@ def _jobs(path: Path, sweep: Path, names: Collection[str] | None) -> Iterator[Ru
         if signature(config) != run["signature"]:
             raise StoreError(f"{path}: run {run['directory']} is not what its signature says")
         yield RunSpec(config, run["overrides"], sweep / run["directory"])
+
+
+def invocations(sweep: Path) -> list[dict[str, Any]]:
+    from nc_sweeps.store.sweep_folder import SweepFolder
+
+    return SweepFolder(sweep).read_invocations()
+
+
+def jobs_of(sweep: Path, only: Path | None = None, names: Collection[str] | None = None) -> list[RunSpec]:
+    from nc_sweeps.store.sweep_folder import SweepFolder
+
+    return SweepFolder(sweep).read_specs(only, names)

@@ -13,6 +13,7 @@ import nc_sweeps
 from nc_sweeps.config import signature
 from nc_sweeps.errors import StoreError
 from nc_sweeps.store import files
+from nc_sweeps.store.checkpoint import Checkpoint
 from nc_sweeps.store.runs import RunStore, last_value, read_metrics
 from tests.configs import config_of, tiny
 
@@ -104,14 +105,14 @@ def test_a_reader_never_sees_half_a_file(tmp_path, monkeypatch):
 def test_resume_drops_rows_that_are_ahead_of_the_checkpoint(tmp_path):
     state = STATE
     store = filled(tmp_path / "run")
-    assert RunStore(tmp_path / "run", tiny(), []).resume() == (0, None, 0.0)
+    assert RunStore(tmp_path / "run", tiny(), []).resume() == Checkpoint(step=0, state=None, seconds=0.0)
     store.save(state, 2)
     again = RunStore(tmp_path / "run", tiny(), [])
-    step, loaded, seconds = again.resume()
-    assert (step, seconds) == (2, 0.1)
+    checkpoint = again.resume()
+    assert (checkpoint.step, checkpoint.seconds) == (2, 0.1)
     assert [kept["step"] for kept in again.rows] == [0, 1]
-    assert loaded.keys() == state.keys()
-    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+    assert checkpoint.state.keys() == state.keys()
+    assert all(torch.equal(checkpoint.state[name], value) for name, value in state.items())
     again.append(row(3, **{"nc1/train": 0.5, "certificate/tightness": 0.2}))
     again.save(state, 3)
     assert read_metrics(again.directory)["step"].to_list() == [0, 1, 3]
