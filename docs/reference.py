@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-import nc_sweeps.train  # noqa: F401 (registers the resolvers)
 from nc_sweeps.config import CHOICES, declared_keys
+from nc_sweeps.config.composition import compose_config
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
 
 DOCS = Path(__file__).parent
@@ -68,15 +67,14 @@ def metrics() -> str:
     rows = ["\n| when | |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in CLOCKS.items())]
     rows += ["\n| metric | definition | undefined when | measured of |", "|---|---|---|---|"]
     rows += [
-        f"| `{name}` | {_cell(metric.text)} | {_cell(metric.undefined)} | {_OF[metric.of]} |"
+        f"| `{name}` | {_cell(metric.definition)} | {_cell(metric.undefined)} | {_OF[metric.networks]} |"
         for name, metric in METRICS.items()
     ]
     return _METRICS + "\n".join(rows) + "\n"
 
 
 def _composed(*overrides: str) -> Any:
-    with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
-        return OmegaConf.to_container(compose("config", overrides=list(overrides)))
+    return OmegaConf.to_container(compose_config(overrides))
 
 
 def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -427,7 +427,7 @@ def selected_metrics(config: RunConfig) -> tuple[str, ...]:
 
 
 def _kinds(config: RunConfig) -> tuple[str, ...]:
-    """Of metrics, those that the network has: :attr:`~nc_sweeps.metrics.catalogue.Metric.of`."""
+    """Of metrics, those that the network has: :attr:`~nc_sweeps.metrics.catalogue.Metric.networks`."""
     if config.model.has_particles:
         return "any", "particles", "two layers", "targets"
     two_layers = ("two layers",) if config.model.features is not None else ()
@@ -443,7 +443,7 @@ def _matching(include: tuple[str, ...], exclude: tuple[str, ...], kinds: tuple[s
     return tuple(
         name
         for name, metric in METRICS.items()
-        if metric.of in kinds and matches(name, include) and not matches(name, exclude)
+        if metric.networks in kinds and matches(name, include) and not matches(name, exclude)
     )
 
 

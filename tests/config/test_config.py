@@ -2,7 +2,6 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 import conf
@@ -19,6 +18,7 @@ from nc_sweeps.config import (
     selected_metrics,
     signature,
 )
+from nc_sweeps.config.composition import compose_config
 from nc_sweeps.data import LOADERS
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.errors import ConfigError
@@ -34,7 +34,7 @@ def test_names_in_the_configuration_are_the_names_in_the_tables():
     assert tuple(ACTIVATIONS) == schema.ACTIVATION_NAMES
     assert tuple(INTEGRATORS) == schema.INTEGRATOR_NAMES
     assert tuple(LOADERS) == tuple(DATASETS)
-    assert tuple(MEASUREMENTS) == tuple(name for name, metric in METRICS.items() if metric.of != "parameters")
+    assert tuple(MEASUREMENTS) == tuple(name for name, metric in METRICS.items() if metric.networks != "parameters")
 
 
 OPTIONS = [path for group in GROUPS for path in sorted(CONF.glob(f"{group}/*.yaml"))]
@@ -50,8 +50,7 @@ def test_every_option_composes_and_gives_every_key(path):
     }
     overrides = [f"{path.parent.name}={path.stem}", *needed.get(path.stem, [])]
     config = config_of(*overrides)
-    with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
-        composed = compose("config", overrides=overrides)
+    composed = compose_config(overrides)
     written = composed[path.parent.name]
     assert set(written) == {field.name for field in dataclasses.fields(getattr(config, path.parent.name))}
 
@@ -188,8 +187,7 @@ def test_a_bad_value_is_one_line(overrides, message):
 
 
 def test_an_unknown_key_in_a_file_is_found_too():
-    with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
-        composed = compose("config")
+    composed = compose_config()
     OmegaConf.set_struct(composed, False)
     composed.model.activaton = "tanh"
     with pytest.raises(ConfigError, match=r"unknown key 'model.activaton'; the nearest key is 'model.activation'"):
