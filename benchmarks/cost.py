@@ -5,13 +5,12 @@ cost model after its calibration on this machine. Bytes are held to their predic
 import time
 from statistics import median
 
-from hydra import compose, initialize_config_module
 from torch import Tensor
 
-import nc_sweeps.train  # noqa: F401 (registers the resolvers of conf/)
 from benchmarks.neighbours import wait_for_quiet
 from benchmarks.report import promise, table
 from nc_sweeps.config import RunConfig, parse
+from nc_sweeps.config.composition import compose_config
 from nc_sweeps.data import load_all
 from nc_sweeps.training.calibration import measure_speed
 from nc_sweeps.training.ensembles import FlowEnsemble, LoadedRun
@@ -68,5 +67,4 @@ def main(quick: bool) -> None:
 
 
 def _config(*overrides: str) -> RunConfig:
-    with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
-        return parse(compose("config", overrides=list(overrides)))
+    return parse(compose_config(overrides))

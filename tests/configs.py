@@ -1,10 +1,9 @@
 """Configurations as a user would compose them, and how the command refuses them."""
 
 import pytest
-from hydra import compose, initialize_config_module
 
-import nc_sweeps.train  # noqa: F401 (registers the resolvers)
 from nc_sweeps.config import RunConfig, parse
+from nc_sweeps.config.composition import compose_config
 from nc_sweeps.errors import ConfigError
 
 #: A sweep point small enough for a test.
@@ -28,14 +27,12 @@ SMALL_STAGE_ONE = (
 
 
 def config_of(*overrides: str) -> RunConfig:
-    with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
-        return parse(compose("config", overrides=list(overrides)))
+    return parse(compose_config(overrides))
 
 
 def refusal(*overrides: str) -> str:
     """The one line with which a command with these overrides is refused."""
-    with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
-        composed = compose("config", overrides=list(overrides))
+    composed = compose_config(overrides)
     with pytest.raises(ConfigError) as info:
         parse(composed, overrides)
     assert "\n" not in str(info.value)

@@ -1,11 +1,11 @@
 """``nc-sweep``: look after a sweep that was launched."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from nc_sweeps.command import errors_in_one_line
 from nc_sweeps.errors import UserError
 from nc_sweeps.wording import format_count
 
@@ -56,8 +56,7 @@ def query(
     """
     from rich.console import Console
 
-    from nc_sweeps.report.query import query_sweep
-    from nc_sweeps.report.query import tabulate_answer
+    from nc_sweeps.report.query import query_sweep, tabulate_answer
 
     answer = query_sweep(sweep, question)
     console = Console()
@@ -171,11 +170,12 @@ def dashboard(
 
 
 def _finish(jobs: list[Any]) -> None:
-    from nc_sweeps.train import show_results
+    from nc_sweeps.publish import published
+    from nc_sweeps.report.results import show_results
 
     figure = jobs[0].config.figure
     directories = [job.directory for job in jobs if (job.directory / "summary.json").exists()]
-    if directories and not show_results(directories, figure.x, figure.y):
+    if directories and not show_results(directories, figure.x, figure.y, published.told(directories)):
         raise SystemExit(1)
 
 
@@ -190,10 +190,6 @@ def _defaults(place: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run ``nc-sweep``; every error that a user can mend is one line on stderr and exit code 1."""
-    try:
+    """Run ``nc-sweep``."""
+    with errors_in_one_line("nc-sweep"):
         app()
-    except UserError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        raise SystemExit(f"nc-sweep: {error}") from None

@@ -3,13 +3,13 @@
 Slow libraries are imported where they are used, so that ``--help`` and wrong arguments answer at once.
 """
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nc_sweeps.command import describe_error, errors_in_one_line
 from nc_sweeps.errors import UserError, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -77,33 +77,21 @@ def features(
 
 def _images(overrides: list[str]) -> "ReadConfig":
     """The data set that is asked for, with pixels as they were read."""
-    from hydra import compose, initialize_config_module
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    import nc_sweeps.train  # noqa: F401 (registers the resolvers)
-    from nc_sweeps.config import explain, parse_dataset
+    from nc_sweeps.config import parse_dataset
+    from nc_sweeps.config.composition import compose_config
     from nc_sweeps.config.schema import ReadConfig
 
-    try:
-        with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
-            config = parse_dataset(compose("config", overrides=overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error)) from error
+    config = parse_dataset(compose_config(overrides))
     if not isinstance(config, ReadConfig):
         raise UserError(f"dataset={config.name}: has no images")
     return replace(config, unit_ball=False)
 
 
 def main() -> None:
-    """Run ``nc-features``; every error that a user can mend is one line on stderr and exit code 1."""
-    try:
+    """Run ``nc-features``."""
+    with errors_in_one_line("nc-features", _describe):
         app()
-    except Exception as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        if is_out_of_memory(error):
-            raise SystemExit("nc-features: out of memory; take a smaller --batch-size") from None
-        if isinstance(error, UserError | OSError):
-            raise SystemExit(f"nc-features: {error}") from None
-        raise
+
+
+def _describe(error: Exception) -> str:
+    return "out of memory; take a smaller --batch-size" if is_out_of_memory(error) else describe_error(error)

@@ -3,12 +3,12 @@
 from copy import deepcopy
 
 import pytest
-from hydra import compose, initialize_config_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from nc_sweeps.config import Variations, parse
+from nc_sweeps.config.composition import compose_config
 from nc_sweeps.errors import ConfigError
 
 VALUES = {
@@ -39,8 +39,7 @@ def parsed(of):
 
 @pytest.fixture(scope="module")
 def bases():
-    with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
-        return [compose("config", overrides=overrides) for overrides in BASES]
+    return [compose_config(overrides) for overrides in BASES]
 
 
 @settings(max_examples=25)
@@ -66,7 +65,6 @@ def test_a_variation_is_what_full_parsing_gives(bases, data, names):
 
 
 def test_unknown_keys_are_refused_as_ever():
-    with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
-        config = compose("config")
+    config = compose_config()
     with pytest.raises(ConfigError, match=r"unknown key 'width\.particle'; the nearest key is 'width\.particles'"):
         Variations(config).parse({"width.particle": 3})

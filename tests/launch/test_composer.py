@@ -13,14 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-import nc_sweeps.train  # noqa: F401 (registers the resolvers)
 from nc_sweeps.config import parse
+from nc_sweeps.config.composition import VERSION_BASE
+from nc_sweeps.config.resolvers import register_resolvers
 from nc_sweeps.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
 def loader():
-    with initialize_config_module("nc_sweeps.conf", version_base="1.3"):
+    register_resolvers()
+    with initialize_config_module("nc_sweeps.conf", **VERSION_BASE):
         yield GlobalHydra.instance().config_loader()
 
 

@@ -1,0 +1,55 @@
+"""The resolvers of OmegaConf that the files of ``conf/`` use."""
+
+import inspect
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from nc_sweeps.config.identity import signature
+from nc_sweeps.config.parsing import parse
+
+
+def register_resolvers() -> None:
+    """Make the resolvers of ``conf/`` known to OmegaConf; a second call changes nothing."""
+    # OmegaConf 2.4 renames register_new_resolver to register_resolver, which was another, deprecated function before.
+    is_renamed = "replace" in inspect.signature(OmegaConf.register_resolver).parameters
+    register: Any = OmegaConf.register_resolver if is_renamed else OmegaConf.register_new_resolver
+    for name, resolver in _RESOLVERS.items():
+        register(name, resolver, replace=True)
+
+
+def find_overrides(config: DictConfig) -> list[str]:
+    """Return what the user typed, of a config that Hydra composed."""
+    return list(OmegaConf.select(config, "hydra.overrides.task", default=[]))
+
+
+def _signature(*, _root_: DictConfig) -> str:
+    """Return the signature of a run, ``${signature:}``: the name of its folder."""
+    return signature(parse(_root_, find_overrides(_root_)))
+
+
+def _features_classes(path: str) -> int:
+    """Return the number of classes in a file of features, ``${features_classes:path}``."""
+    from nc_sweeps.data.features import classes_of
+
+    return classes_of(path)
+
+
+def _features_digest(path: str) -> str:
+    """Return the SHA-256 of a file of features, ``${features_digest:path}``."""
+    from nc_sweeps.data.features import digest_of
+
+    return digest_of(path)
+
+
+def _inverse(value: float) -> float:
+    """Return 1/value, ``${inverse:value}``, or 0 for 0."""
+    return 1.0 / value if value else value
+
+
+_RESOLVERS = {
+    "features_classes": _features_classes,
+    "features_digest": _features_digest,
+    "inverse": _inverse,
+    "signature": _signature,
+}

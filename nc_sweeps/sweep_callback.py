@@ -1,0 +1,47 @@
+"""The callback of Hydra that shows the results of ``nc-train`` when its runs have come to an end."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from nc_sweeps.command import PassThroughHydra
+from nc_sweeps.training.processes import is_leader
+
+
+class SweepCallback(Callback):
+    """Collects the runs that a command asks for, and shows their results at its end."""
+
+    def __init__(self) -> None:
+        self.directories: list[Path] = []
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Remember the folder of a run."""
+        directory = Path(config.hydra.runtime.output_dir)
+        if is_leader(config.compute.devices * config.compute.nodes) and (directory / "summary.json").exists():
+            self.directories.append(directory)
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Show the results of a single run."""
+        self._show_results(config)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Show the results of a sweep."""
+        self._show_results(config)
+
+    def _show_results(self, config: DictConfig) -> None:
+        if not self.directories:
+            return
+        from nc_sweeps.publish import published
+        from nc_sweeps.report.results import show_results
+
+        try:
+            notes = published.told(self.directories)
+            is_all_well = show_results(self.directories, config.figure.x, list(config.figure.y), notes)
+        except Exception as error:
+            # Hydra turns the exceptions of callbacks into warnings.
+            raise PassThroughHydra from error
+        if not is_all_well:
+            raise SystemExit(1)
