@@ -3,7 +3,9 @@
 Free of torch, so that a configuration can be checked, completed and explained without waiting for it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 
@@ -14,36 +16,31 @@ class Metric:
     Args:
         title: on axes and in reports.
         heading: a few short words, for the column of a table in a terminal.
-        text: definition, in the symbols of the paper.
+        definition: in the symbols of the paper.
         undefined: when the value is NaN; empty if it never is.
         best: whether the smallest or the largest value is the best.
-        of: which networks have it: any, those of particles, deep ones for their parameters, those with two linear
+        networks: those that have it: any, those of particles, deep ones for their parameters, those with two linear
             layers at the end, or those whose loss holds scores against targets.
         scale: of its axes; linear for shares and for values that may be zero or negative.
     """
 
     title: str
     heading: str
-    text: str
+    definition: str
     undefined: str = ""
     best: Literal["min", "max"] = "min"
-    of: Literal["any", "particles", "parameters", "two layers", "targets"] = "any"
+    networks: Literal["any", "particles", "parameters", "two layers", "targets"] = "any"
     scale: Literal["log", "linear"] = "log"
 
 
 @dataclass(frozen=True)
-class CollapseMeasure:
-    """A measure of collapse that class statistics of features determine, with a linear head or without.
+class CollapseMeasure(Metric):
+    """A metric that follows from class statistics of features, and of some also from the linear head W.
 
     Args:
-        title, heading, text, undefined: as those of :class:`Metric`, whatever the features are from.
-        needs_head: whether the value depends on the head W.
+        needs_head: whether it depends on W.
     """
 
-    title: str
-    heading: str
-    text: str
-    undefined: str
     needs_head: bool = False
 
 
@@ -124,17 +121,22 @@ def function_name(measure: str) -> str:
     return measure.replace("/", "_")
 
 
-def _for_both_sets(
-    name: str, title: str, heading: str, text: str, undefined: str = "", scale: Literal["log", "linear"] = "log"
-) -> dict[str, Metric]:
-    """Return a metric of the features twice: of the training and of the test features."""
+def _of_both_sets(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+    """Return metrics of features twice: once of the training features, once of the test features."""
     return {
-        f"{name}/train": Metric(
-            f"{title}, training", f"{heading} train", f"{text}, training features", undefined, scale=scale
-        ),
-        f"{name}/test": Metric(f"{title}, test", f"{heading} test", f"{text}, test features", undefined, scale=scale),
+        f"{name}/{suffix}": replace(
+            metric,
+            title=f"{metric.title}, {word}",
+            heading=f"{metric.heading} {suffix}",
+            definition=f"{metric.definition}, {word} features",
+        )
+        for name, metric in metrics.items()
+        for suffix, word in (("train", "training"), ("test", "test"))
     }
 
+
+#: Metrics of networks of particles, and of those whose loss holds scores against targets.
+_of_particles, _of_targets = partial(Metric, networks="particles"), partial(Metric, networks="targets")
 
 #: Every metric by its name, in the order in which tables and files show them.
 METRICS: dict[str, Metric] = {
@@ -149,207 +151,170 @@ METRICS: dict[str, Metric] = {
         "reg. loss",
         "L_λ = L_n + λ_W‖W‖²/2 + λ_ρ mean_j(‖a_j‖² + ‖u_j‖²)/2 (4); of a deep network L_n + λ‖θ‖²/2",
     ),
-    **{
-        metric: entry
-        for name, measure in COLLAPSE_MEASURES.items()
-        for metric, entry in _for_both_sets(
-            name, measure.title, measure.heading, measure.text, measure.undefined
-        ).items()
-    },
-    **_for_both_sets(
-        "nc4",
-        "NC4",
-        "NC4",
-        "share of samples that the predictor and the nearest class mean of the training set call differently",
-        scale="linear",
+    **_of_both_sets(COLLAPSE_MEASURES),
+    **_of_both_sets(
+        {
+            "nc4": Metric(
+                "NC4",
+                "NC4",
+                "share of samples that the predictor and the nearest class mean of the training set call differently",
+                scale="linear",
+            )
+        }
     ),
-    "certificate/nc1_bound": Metric(
-        "bound of NC1", "NC1 bound", "upper bound of nc1/train from ℓ and ϱ, in [0, 1]", of="targets"
+    "certificate/nc1_bound": _of_targets(
+        "bound of NC1", "NC1 bound", "upper bound of nc1/train from ℓ and ϱ, in [0, 1]"
     ),
-    "certificate/loss_term": Metric(
-        "loss term of the bound", "loss term", "ℓ = ‖r̃Bᵀ‖²/‖ỸBᵀ‖², B = W(WᵀW)⁻¹", _BLIND, of="targets"
+    "certificate/loss_term": _of_targets(
+        "loss term of the bound", "loss term", "ℓ = ‖r̃Bᵀ‖²/‖ỸBᵀ‖², B = W(WᵀW)⁻¹", _BLIND
     ),
-    "certificate/range_term": Metric(
-        "range term of the bound",
-        "range term",
-        "ϱ = ‖Q_w‖²γ²/‖ỸBᵀ‖², Q = H̃(I − P): what the head cannot see",
-        _BLIND,
-        of="targets",
+    "certificate/range_term": _of_targets(
+        "range term of the bound", "range term", "ϱ = ‖Q_w‖²γ²/‖ỸBᵀ‖², Q = H̃(I − P): what the head cannot see", _BLIND
     ),
-    "certificate/closed_form": Metric(
-        "bound of NC1 in closed form",
-        "closed form",
-        "the bound from loss, σ_min(W), σ_max(W) and gradient alone",
-        of="targets",
+    "certificate/closed_form": _of_targets(
+        "bound of NC1 in closed form", "closed form", "the bound from loss, σ_min(W), σ_max(W) and gradient alone"
     ),
-    "certificate/angle": Metric(
+    "certificate/angle": _of_targets(
         "bound of NC1 from the angle",
         "angle bound",
         "1 − ⟨H̃, ỸBᵀ⟩²/(‖H̃‖²‖ỸBᵀ‖²), another upper bound of nc1/train",
         f"{_COLLAPSED} or {_BLIND}",
-        of="targets",
     ),
-    "certificate/tightness": Metric(
-        "NC1 / bound",
-        "NC1 / bound",
-        "nc1/train divided by certificate/nc1_bound",
-        _COLLAPSED,
-        "max",
-        of="targets",
-        scale="linear",
+    "certificate/tightness": _of_targets(
+        "NC1 / bound", "NC1 / bound", "nc1/train divided by certificate/nc1_bound", _COLLAPSED, "max", scale="linear"
     ),
-    "certificate/sigma_min_bound": Metric(
+    "certificate/sigma_min_bound": _of_particles(
         "lower bound of σ_min(W)",
         "σ_min bound",
         "(√n_min − ‖r‖_op)₊/(γ‖H‖_op), a lower bound of head/sigma_min",
         "H = 0",
         "max",
-        of="particles",
         scale="linear",
     ),
-    "certificate/deviation_bound": Metric(
+    "certificate/deviation_bound": _of_particles(
         "bound of ‖E₂‖²",
         "E₂ bound",
         "2nL_n/(γσ_min)² + n sup|σ|²ε_S²/λ_ρ², an upper bound of paper/deviation",
         f"{_NOISY}; λ_ρ = 0; unbounded σ",
-        of="particles",
     ),
-    "paper/deviation": Metric(
-        "deviation ‖E₂‖²", "‖E₂‖²", "‖E₂‖² = ‖H − YBᵀ/γ‖², the left-hand side of Theorem 4.2 (10)", of="particles"
+    "paper/deviation": _of_particles(
+        "deviation ‖E₂‖²", "‖E₂‖²", "‖E₂‖² = ‖H − YBᵀ/γ‖², the left-hand side of Theorem 4.2 (10)"
     ),
-    "paper/theorem_4_2": Metric(
+    "paper/theorem_4_2": _of_particles(
         "bound of ‖E₂‖², Theorem 4.2",
         "Thm 4.2",
         "the bound of ‖E₂‖² in Theorem 4.2",
         f"{_NOISY}; λ_ρ = 0; an activation outside Assumption 1",
-        of="particles",
     ),
-    "paper/corollary_4_4": Metric(
+    "paper/corollary_4_4": _of_particles(
         "bound of NC1, Corollary 4.4",
         "Cor. 4.4",
         "the bound of NC1 in Corollary 4.4 from that of Theorem 4.2, 1 when vacuous",
         f"{_NOISY}; {_UNBALANCED}; as paper/theorem_4_2",
-        of="particles",
     ),
-    "paper/corollary_4_4_measured": Metric(
+    "paper/corollary_4_4_measured": _of_particles(
         "bound of NC1, Corollary 4.4 from the measured ‖E₂‖²",
         "Cor. 4.4 measured",
         "the same from the measured ‖E₂‖²",
         _UNBALANCED,
-        of="particles",
     ),
-    "paper/lemma_4_3_exponent": Metric(
+    "paper/lemma_4_3_exponent": _of_particles(
         "exponent ε₀, Lemma 4.3",
         "ε₀",
         "ε₀ in σ_min(W) = β^(−ε₀) (Lemma 4.3)",
         "without noise, or β = 1",
-        of="particles",
         scale="linear",
     ),
-    "paper/beta_loss": Metric("β L_λ", "β L_λ", "β L_λ, bounded by C₄ in Theorem 4.8", _NOISELESS, of="particles"),
+    "paper/beta_loss": _of_particles("β L_λ", "β L_λ", "β L_λ, bounded by C₄ in Theorem 4.8", _NOISELESS),
     "head/sigma_min": Metric("smallest singular value of W", "σ_min", "smallest singular value of W", "", "max"),
     "head/sigma_max": Metric("largest singular value of W", "σ_max", "largest singular value of W"),
     "balancedness": Metric(
-        "balancedness NB", "NB", "NB = ‖Ā − c*WWᵀ‖_op/‖Ā‖_op, Ā = AᵀA/N (25)–(26)", "A = 0 or W = 0", of="two layers"
+        "balancedness NB",
+        "NB",
+        "NB = ‖Ā − c*WWᵀ‖_op/‖Ā‖_op, Ā = AᵀA/N (25)–(26)",
+        "A = 0 or W = 0",
+        networks="two layers",
     ),
-    "imbalance/law_deviation": Metric(
+    "imbalance/law_deviation": _of_particles(
         "deviation from the imbalance law",
         "law deviation",
         "‖D_t − law‖_F, D = Ā − WWᵀ: distance to the continuous imbalance law",
         _HELD,
-        of="particles",
     ),
-    "imbalance/expected_deviation": Metric(
+    "imbalance/expected_deviation": _of_particles(
         "deviation that N particles make",
         "expected deviation",
         "what N particles make of it, in continuous time",
         _HELD,
-        of="particles",
     ),
-    "imbalance/stationary_residual": Metric(
+    "imbalance/stationary_residual": _of_particles(
         "residual of stationary imbalance",
         "stationary residual",
         "‖λ_ρĀ − λ_W WWᵀ − β⁻¹I‖_F, 0 at stationary points (Lemma 4.5)",
-        of="particles",
     ),
-    "gradient_norm/a": Metric(
-        "gradient norm, second layer",
-        "grad. a",
-        "(mean_j ‖∇_{a_j}‖²)^½, full batch, weight decay included",
-        of="particles",
+    "gradient_norm/a": _of_particles(
+        "gradient norm, second layer", "grad. a", "(mean_j ‖∇_{a_j}‖²)^½, full batch, weight decay included"
     ),
-    "gradient_norm/u": Metric(
-        "gradient norm, first layer",
-        "grad. u",
-        "(mean_j ‖∇_{u_j}‖²)^½, full batch, weight decay included",
-        of="particles",
+    "gradient_norm/u": _of_particles(
+        "gradient norm, first layer", "grad. u", "(mean_j ‖∇_{u_j}‖²)^½, full batch, weight decay included"
     ),
     "gradient_norm/w": Metric(
         "gradient norm, head", "grad. W", "‖∇_W‖_F, full batch, weight decay included, whether or not W is trained"
     ),
     "gradient_norm/parameters": Metric(
-        "gradient norm", "grad.", "‖∇(L_n + λ‖θ‖²/2)‖ in all parameters of a deep network, full batch", of="parameters"
+        "gradient norm",
+        "grad.",
+        "‖∇(L_n + λ‖θ‖²/2)‖ in all parameters of a deep network, full batch",
+        networks="parameters",
     ),
-    "stationarity/score_free": Metric(
-        "score-free residual",
-        "score-free residual",
-        "‖R‖_F/√n, R = mean_j σ(Xu_j)∇_{a_j}ᵀ, free of the unknown score",
-        of="particles",
+    "stationarity/score_free": _of_particles(
+        "score-free residual", "score-free residual", "‖R‖_F/√n, R = mean_j σ(Xu_j)∇_{a_j}ᵀ, free of the unknown score"
     ),
-    "stationarity/kgd_squared": Metric(
+    "stationarity/kgd_squared": _of_particles(
         "kernel gradient discrepancy, squared",
         "KGD²",
         "kernel gradient discrepancy squared of the first 256 particles, 0 on average when stationary",
         f"{_NOISELESS}, or one particle",
-        of="particles",
         scale="linear",
     ),
-    "free_energy/gaussian_bound": Metric(
+    "free_energy/gaussian_bound": _of_particles(
         "free energy, Gaussian lower bound",
         "E_n Gaussian",
         "lower bound of E_n (5) by the Gaussian of equal covariance, its bias taken off",
         "noisy and N ≤ p + d",
-        of="particles",
         scale="linear",
     ),
-    "free_energy/isotropic_bound": Metric(
+    "free_energy/isotropic_bound": _of_particles(
         "free energy, isotropic lower bound",
         "E_n isotropic",
         "lower bound of E_n by the Gaussian of equal total variance",
-        of="particles",
         scale="linear",
     ),
-    "free_energy/estimate": Metric(
+    "free_energy/estimate": _of_particles(
         "free energy, estimate",
         "E_n estimate",
         "estimate of E_n by nearest neighbours (Kozachenko, Leonenko)",
         "noisy and p + d > 8, or N ≤ 3",
-        of="particles",
         scale="linear",
     ),
-    "free_energy/divergence_bound": Metric(
-        "lower bound of D_KL(ρ‖ρ_∞)",
-        "D_KL bound",
-        "lower bound of D_KL(ρ‖ρ_∞) (Lemma A.3) from E‖θ‖²",
-        _NO_PRIOR,
-        of="particles",
+    "free_energy/divergence_bound": _of_particles(
+        "lower bound of D_KL(ρ‖ρ_∞)", "D_KL bound", "lower bound of D_KL(ρ‖ρ_∞) (Lemma A.3) from E‖θ‖²", _NO_PRIOR
     ),
-    "oracle/distance": Metric(
+    "oracle/distance": _of_particles(
         "distance from the optimum F*",
         "F* distance",
         "‖F − F*‖_F/√n, F* the infinite-width optimum of stage 1",
         _NO_ORACLE,
-        of="particles",
     ),
-    "oracle/certified_distance": Metric(
-        "certified distance from F*", "F* bound", "an upper bound of it that needs no F*", _NO_ORACLE, of="particles"
+    "oracle/certified_distance": _of_particles(
+        "certified distance from F*", "F* bound", "an upper bound of it that needs no F*", _NO_ORACLE
     ),
-    "oracle/feature_distance": Metric(
-        "relative distance from H*", "H* distance", "‖H − H*‖_F/‖H*‖_F", _NO_ORACLE, of="particles"
+    "oracle/feature_distance": _of_particles(
+        "relative distance from H*", "H* distance", "‖H − H*‖_F/‖H*‖_F", _NO_ORACLE
     ),
-    "oracle/nc1": Metric("NC1 of the optimum H*", "H* NC1", "NC1 of H*", _NO_ORACLE, of="particles"),
-    "oracle/free_energy": Metric(
-        "free energy of the optimum", "E_n optimum", "min_ρ E_n, W as it is", _NO_ORACLE, of="particles", scale="linear"
+    "oracle/nc1": _of_particles("NC1 of the optimum H*", "H* NC1", "NC1 of H*", _NO_ORACLE),
+    "oracle/free_energy": _of_particles(
+        "free energy of the optimum", "E_n optimum", "min_ρ E_n, W as it is", _NO_ORACLE, scale="linear"
     ),
     "data/margin": Metric(
         "margin of the training set",
