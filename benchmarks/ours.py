@@ -29,12 +29,12 @@ class Ours:
             schedules=(Schedule((Piece(0, _ENDLESS, STEP_SIZE),), -(-problem.n // problem.samples)),) * runs,
         )
         no_stage_one = torch.zeros(runs, dtype=torch.int64)
-        self.flow = Flow(INTEGRATORS["euler_maruyama"], hyperparameters, problem.batch, no_stage_one)
+        self.flow = Flow(self.ensemble, INTEGRATORS["euler_maruyama"], hyperparameters, problem.batch, no_stage_one)
         self.step = 0
 
     def take(self, steps: int) -> None:
         """Go on by so many steps."""
-        self.flow.advance(self.ensemble, self.X, self.Y, self.step, self.step + steps)
+        self.flow.advance(self.X, self.Y, self.step, self.step + steps)
         self.step += steps
 
     def state(self) -> tuple[torch.Tensor, ...]:

@@ -130,11 +130,6 @@ class Steps:
         return self.particles.like(self.ensemble.U), self.head.like(self.ensemble.W)
 
     @cached_property
-    def _seeds(self) -> Int[Tensor, "run"]:
-        """On the device."""
-        return self.seeds.to(self.ensemble.U.device)
-
-    @cached_property
     def _noisy(self) -> bool:
         return bool(self.particles.noise.any())
 
@@ -149,7 +144,7 @@ class Steps:
         if self._compiled:
             which = (int(step), own.start, own.stop - own.start)
             return torch.stack([kernels.normals(seed, *which, components, U.dtype) for seed in self.seeds.tolist()])
-        return normals(self._seeds, Stream.NOISE, step, self._indices, components, U.dtype)
+        return normals(self.seeds, Stream.NOISE, step, self._indices, components, U.dtype)
 
     def _samples(self, step: int) -> tuple[Float[Tensor, "run b d"], Float[Tensor, "run b q"]]:
         if self.batches is None:

@@ -19,6 +19,9 @@ from nc_sweeps.models.first_layer import FirstLayer
 from nc_sweeps.models.shard import Shard
 from nc_sweeps.models.truncation import Truncation
 
+#: Parameters that have one row for each particle; every process has the same of all others.
+PARTICLES = ("U", "A")
+
 
 class MeanFieldEnsemble(nn.Module):
     """R mean-field networks of one shape as one set of batched tensors; a single network is R = 1.

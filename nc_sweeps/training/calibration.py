@@ -68,8 +68,7 @@ def _snapshot(size: FlowSize, runs: int) -> Snapshot:
     schedule = Schedule((Piece(0, _STEPS, 0.1),), 1)
     hyperparameters = Hyperparameters(torch.arange(runs), beta, decay, decay, (schedule,) * runs)
     batch = size.batch if size.batch < size.samples else None
-    flow = Flow(INTEGRATORS["exponential"], hyperparameters, batch, torch.zeros(runs, dtype=torch.int64))
-    flow.begin(ensemble)
+    flow = Flow(ensemble, INTEGRATORS["exponential"], hyperparameters, batch, torch.zeros(runs, dtype=torch.int64))
     X = torch.linspace(-1, 1, runs * size.samples * size.dimension).reshape(runs, size.samples, size.dimension)
     Y = one_hot((torch.arange(size.samples) % size.classes).expand(runs, -1), size.classes, size.dtype)
     return Snapshot(ensemble, X, Y, X, Y, flow, 0, References([], []))  # no metric that is timed asks them
@@ -79,7 +78,7 @@ def _seconds_a_step(size: FlowSize) -> float:
     state = _snapshot(size, _RUNS)
 
     def steps(count: int) -> None:
-        state.flow.advance(state.ensemble, state.X, state.Y, 0, count)
+        state.flow.advance(state.X, state.Y, 0, count)
 
     steps(1)
     count = max(1, int(_TIMED_SECONDS / _seconds(lambda: steps(3)) * 3))
@@ -89,7 +88,7 @@ def _seconds_a_step(size: FlowSize) -> float:
 def _seconds_a_stop(size: FlowSize) -> float:
     """What surrounds the steps between two stops: of such a size a step itself takes no time."""
     state = _snapshot(size, 1)
-    return min(_seconds(lambda: state.flow.advance(state.ensemble, state.X, state.Y, 0, 1)) for _ in range(_REPEATS))
+    return min(_seconds(lambda: state.flow.advance(state.X, state.Y, 0, 1)) for _ in range(_REPEATS))
 
 
 def _seconds_a_measurement(size: FlowSize, runs: int) -> float:

@@ -18,9 +18,6 @@ from nc_sweeps.training.measurements import measure
 from nc_sweeps.training.references import References
 from nc_sweeps.training.snapshot import Snapshot
 
-#: What of a run's state has a row a particle; of all else every process has the same.
-PARTICLES = ("U", "A")
-
 
 class Segments(pl.LightningDataModule):
     """What Lightning iterates over: stretches of the flow from one measurement to the next, as (first, last) step.
@@ -74,8 +71,7 @@ class FlowModule(RunsModule):
     """An ensemble, its data and its flow. One training step advances the flow to the next measurement.
 
     Args:
-        ensemble: the networks at step ``step``.
-        flow: how they move.
+        flow: the networks at step ``step`` and how they move.
         X, Y: training set, one-hot targets.
         X_test, Y_test: test set.
         step: steps already taken.
@@ -87,10 +83,10 @@ class FlowModule(RunsModule):
     Y: Tensor
     X_test: Tensor
     Y_test: Tensor
+    stage_one_distance: Tensor
 
     def __init__(
         self,
-        ensemble: MeanFieldEnsemble,
         flow: Flow,
         X: Float[Tensor, "run n d"],
         Y: Float[Tensor, "run n q"],
@@ -102,15 +98,11 @@ class FlowModule(RunsModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.ensemble = ensemble
         self.flow = flow
-        flow.begin(ensemble)
-        self.law = flow.law  # as a submodule, so that it moves to the device
         self.step = step
         self.references = references
-        self.stage_one_distance = stage_one_distance
-        # Buffers move to the device and take the precision of the parameters.
-        for name, tensor in {"X": X, "Y": Y, "X_test": X_test, "Y_test": Y_test}.items():
+        buffers = {"X": X, "Y": Y, "X_test": X_test, "Y_test": Y_test, "stage_one_distance": stage_one_distance}
+        for name, tensor in buffers.items():  # which move to the device
             self.register_buffer(name, tensor, persistent=False)
 
     def configure_optimizers(self) -> None:
@@ -119,38 +111,30 @@ class FlowModule(RunsModule):
     def training_step(self, segment: tuple[int, int], batch_idx: int) -> None:
         """Advance from the segment's first to its last step, and let the heads go that have waited long enough."""
         first, last = segment
-        self.flow.advance(self.ensemble, self.X, self.Y, first, last)
+        self.flow.advance(self.X, self.Y, first, last)
         self.step = last
-        if bool((self.flow.held(last) & ~self.stage_one_distance.isnan()).any()):
+        if bool((self.flow.head_is_held(last) & ~self.stage_one_distance.isnan()).any()):
             arrived = self.snapshot().certified_distances <= self.stage_one_distance
             # Processors that differ may round a distance differently; all heads must go together.
-            arrived = self.ensemble.shard.anywhere(arrived)
-            self.flow.head_start[arrived & self.flow.held(last)] = last
+            self.flow.release_heads(self.ensemble.shard.any(arrived), last)
+
+    @property
+    def ensemble(self) -> MeanFieldEnsemble:
+        """The networks."""
+        return self.flow.ensemble
 
     @property
     def schedules(self) -> Sequence[Schedule]:
         """Of each run."""
-        return self.flow.hyperparameters.schedules
+        return self.flow.schedules
 
     def measure(self, names: Sequence[str]) -> dict[str, list[float]]:
         """Metrics of the catalogue: one number a run."""
         return measure(self.snapshot(), names)
 
     def state(self, run: int) -> dict[str, Tensor]:
-        """All that a run needs to go on from here, besides the step; with all its particles in the first process, and
-        with those held here in any other.
-        """
-        tensors = {**dict(self.ensemble.named_parameters()), "law.D": self.law.D, "law.spread": self.law.spread}
-        state = {name: Z[run].detach().cpu() for name, Z in (tensors | {"head_start": self.flow.head_start}).items()}
-        return state | {name: self.ensemble.shard.collected(state[name]) for name in PARTICLES}
-
-    def restore(self, states: Sequence[dict[str, Tensor]]) -> None:
-        """Go on from the states of all runs, as :meth:`state` gave them, with the particles held here."""
-        stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
-        for name, parameter in self.ensemble.named_parameters():
-            parameter.copy_(stacked[name])
-        self.law.D, self.law.spread = stacked["law.D"], stacked["law.spread"]
-        self.flow.head_start = stacked["head_start"]
+        """Return all that a run needs to go on from here, as :meth:`Flow.state` gives it."""
+        return self.flow.state(run)
 
     def snapshot(self) -> Snapshot:
         """The present state, ready to be measured."""
@@ -173,7 +157,7 @@ class FlowModule(RunsModule):
         Returns:
             Whether each run was found diverged.
         """
-        diverged = self.ensemble.shard.anywhere(~torch.stack([*map(_finite, self.ensemble.parameters())]).all(dim=0))
+        diverged = self.ensemble.shard.any(~torch.stack([*map(_finite, self.ensemble.parameters())]).all(dim=0))
         runs = diverged.nonzero().flatten()  # a mask would have every parameter read and written
         for parameter in self.ensemble.parameters():
             parameter.index_fill_(0, runs, 0.0)

@@ -18,7 +18,7 @@ def test_one_euler_step_is_the_update_of_the_paper():
     g = loss_gradients(ensemble, X, Y)
     eta, lam, beta = 0.1, 0.02, 50.0
     hyper = hyperparameters(beta=beta, lambda_rho=lam, lambda_w=0.03)
-    Flow(INTEGRATORS["euler_maruyama"], hyper, None, torch.tensor([0])).advance(ensemble, X, Y, 0, 1)
+    Flow(ensemble, INTEGRATORS["euler_maruyama"], hyper, None, torch.tensor([0])).advance(X, Y, 0, 1)
     xi = normals(torch.tensor([4]), Stream.NOISE, 1, torch.arange(9), 7, torch.float64)
     expected = {
         "A": before["A"] - eta * (g.A + lam * before["A"]) + math.sqrt(2 * eta / beta) * xi[..., :4],
@@ -33,7 +33,7 @@ def test_a_fixed_head_does_not_move():
     ensemble, (X, Y) = ensemble_of(1, 9, 3, 4, 2), data(1, 6, 3, 2)
     W = ensemble.W.clone()
     hyper = hyperparameters(beta=10.0, lambda_rho=0.1, lambda_w=0.1)
-    Flow(INTEGRATORS["exponential"], hyper, None, torch.tensor([NEVER])).advance(ensemble, X, Y, 0, 10)
+    Flow(ensemble, INTEGRATORS["exponential"], hyper, None, torch.tensor([NEVER])).advance(X, Y, 0, 10)
     assert torch.equal(ensemble.W, W)
 
 
@@ -44,7 +44,7 @@ def test_without_a_loss_the_flow_samples_the_ornstein_uhlenbeck_law(step_size):
     ensemble, (X, Y) = ensemble_of(1, N, 2, 3, 2, gamma=0.0), data(1, 4, 2, 2)
     start = torch.cat([ensemble.A.data, ensemble.U.data], dim=-1)[0].clone()
     hyper = hyperparameters(beta=beta, lambda_rho=lam, lambda_w=lam, step_size=step_size, steps=steps)
-    Flow(INTEGRATORS["exponential"], hyper, None, torch.tensor([0])).advance(ensemble, X, Y, 0, steps)
+    Flow(ensemble, INTEGRATORS["exponential"], hyper, None, torch.tensor([0])).advance(X, Y, 0, steps)
     end = torch.cat([ensemble.A.data, ensemble.U.data], dim=-1)[0]
 
     decay = math.exp(-lam * step_size * steps)
@@ -66,8 +66,8 @@ def test_stopping_changes_nothing(batch_size, beta):
         ensemble = ensemble_of(1, 9, 3, 4, 2)
         hyper = hyperparameters(beta=beta, lambda_rho=0.1, lambda_w=0.1, per_epoch=3)
         for first, last in pairwise(stops):
-            Flow(INTEGRATORS["euler_maruyama"], hyper, batch_size, torch.tensor([0])).advance(
-                ensemble, X, Y, first, last
+            Flow(ensemble, INTEGRATORS["euler_maruyama"], hyper, batch_size, torch.tensor([0])).advance(
+                X, Y, first, last
             )
         return ensemble.state_dict()
 
@@ -86,13 +86,13 @@ def test_two_stages():
         return Hyperparameters(torch.arange(runs), *columns, (schedule,) * runs)
 
     both = ensemble_of(2, 9, 3, 4, 2)
-    Flow(INTEGRATORS["exponential"], hyper(2), None, torch.tensor([4, 7])).advance(both, X, Y, 0, 10)
+    Flow(both, INTEGRATORS["exponential"], hyper(2), None, torch.tensor([4, 7])).advance(X, Y, 0, 10)
     for run, start in enumerate((4, 7)):
         alone = ensemble_of(2, 9, 3, 4, 2)
         W = alone.W.clone()
-        Flow(INTEGRATORS["exponential"], hyper(2), None, torch.tensor([NEVER, NEVER])).advance(alone, X, Y, 0, start)
+        Flow(alone, INTEGRATORS["exponential"], hyper(2), None, torch.tensor([NEVER, NEVER])).advance(X, Y, 0, start)
         assert torch.equal(alone.W, W)
-        Flow(INTEGRATORS["exponential"], hyper(2), None, torch.tensor([0, 0])).advance(alone, X, Y, start, 10)
+        Flow(alone, INTEGRATORS["exponential"], hyper(2), None, torch.tensor([0, 0])).advance(X, Y, start, 10)
         for layer in ("U", "A", "W"):
             torch.testing.assert_close(getattr(both, layer)[run], getattr(alone, layer)[run], rtol=1e-13, atol=1e-15)
         assert not torch.equal(alone.W, W)

@@ -81,7 +81,7 @@ def test_noise_is_that_of_the_counters(seed, step, first, rows, components):
     assert (single - expected).abs().median() < 1e-6
 
 
-def flow_of(configuration, seeds, steps):
+def flow_of(ensemble, configuration, seeds, steps):
     columns = {
         name: [configuration[name] * (1 + 0.1 * (seed % 7)) for seed in seeds] for name in ("beta", "decay", "eta")
     }
@@ -92,7 +92,7 @@ def flow_of(configuration, seeds, steps):
     )
     hyper = Hyperparameters(torch.tensor(seeds), beta, lambda_rho, configuration["decay_ratio"] * lambda_rho, schedules)
     starts = torch.tensor([(0, 2, NEVER)[seed % 3] for seed in seeds])
-    return Flow(INTEGRATORS[configuration["integrator"]], hyper, configuration["batch"], starts)
+    return Flow(ensemble, INTEGRATORS[configuration["integrator"]], hyper, configuration["batch"], starts)
 
 
 def networks(shape, seeds, dtype, activation="tanh", truncated=False):
@@ -136,12 +136,12 @@ def test_steps_are_those_of_the_reference(shape, activation, configuration, trun
 
     def run(compiled):
         ensemble, X, Y = networks(shape, seeds, torch.float64, activation, truncated)
-        flow = flow_of(configuration, seeds, 9)
+        flow = flow_of(ensemble, configuration, seeds, 9)
         with pytest.MonkeyPatch.context() as patch:
             if not compiled:
                 patch.setattr(kernels, "supports", lambda *_: False)
             for first, last in pairwise((0, 1, 5, 9)):
-                flow.advance(ensemble, X, Y, first, last)
+                flow.advance(X, Y, first, last)
         return {**ensemble.state_dict(), "law": flow.law.D, "spread": flow.law.spread}
 
     expected, found = run(compiled=False), run(compiled=True)
@@ -159,7 +159,7 @@ def test_companions_and_threads_change_not_one_bit(shape, dtype, configuration, 
     def run(seeds, threads):
         ensemble, X, Y = networks(shape, seeds, dtype)
         torch.set_num_threads(threads)
-        flow_of(configuration, seeds, 6).advance(ensemble, X, Y, 0, 6)
+        flow_of(ensemble, configuration, seeds, 6).advance(X, Y, 0, 6)
         return ensemble.state_dict()
 
     packed = run(together, threads)
@@ -182,7 +182,7 @@ def test_samples_block_by_block(n):
         with pytest.MonkeyPatch.context() as patch:
             if not compiled:
                 patch.setattr(kernels, "supports", lambda *_: False)
-            flow_of(configuration, [0], 2).advance(ensemble, X, Y, 0, 2)
+            flow_of(ensemble, configuration, [0], 2).advance(X, Y, 0, 2)
             r = torch.linspace(-1, 1, 2 * n).reshape(1, n, 2)
             sums = ensemble.first_layer(X).sample_sums(ensemble.A[..., :2].contiguous(), r)
             measured = vars(linearisation(ensemble, X, Y, torch.ones(1)))

@@ -302,7 +302,7 @@ def test_particles_end_at_the_oracle():
     steps = round(8 * beta / step_size)
     hyper = hyperparameters(beta=beta, lambda_rho=1 / beta, lambda_w=0.0, step_size=step_size, steps=steps)
     start = float((ensemble.features(X)[0] - oracle.features).norm())
-    Flow(INTEGRATORS["exponential"], hyper, None, torch.tensor([NEVER])).advance(ensemble, X, Y, 0, steps)
+    Flow(ensemble, INTEGRATORS["exponential"], hyper, None, torch.tensor([NEVER])).advance(X, Y, 0, steps)
 
     difference = ensemble.features(X)[0] - oracle.features
     hidden = difference - difference @ problem.W @ problem.W.mT

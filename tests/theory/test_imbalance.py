@@ -28,13 +28,15 @@ def problem(runs, n=12, d=3, q=2):
     return X, one_hot((torch.arange(n) % q)[None], q, torch.float64).expand(runs, n, q)
 
 
-def flow_of(runs, *, beta, lambda_rho, lambda_w, step_size, steps, integrator="euler_maruyama", batch_size=None):
+def flow_of(ensemble, *, beta, lambda_rho, lambda_w, step_size, steps, integrator="euler_maruyama", batch_size=None):
+    runs = ensemble.runs
+
     def column(value):
         return torch.full((runs,), value, dtype=torch.float64)
 
     schedule = Schedule((Piece(0, steps, step_size),), 3 if batch_size else 1)
     hyper = Hyperparameters(torch.arange(runs), column(beta), column(lambda_rho), column(lambda_w), (schedule,) * runs)
-    return Flow(INTEGRATORS[integrator], hyper, batch_size, torch.zeros(runs, dtype=torch.int64))
+    return Flow(ensemble, INTEGRATORS[integrator], hyper, batch_size, torch.zeros(runs, dtype=torch.int64))
 
 
 def samples_of(step, X, Y, batch_size):
@@ -63,7 +65,7 @@ def test_discrete_law(N, extra, q, activation, gamma, beta, decays, integrator, 
     p, eta, steps = q + extra, 0.1 / max(gamma, 1.0) ** 2, 10
     ensemble, (X, Y) = ensemble_of(1, N, 3, p, q, activation, gamma), problem(1, q=q)
     flow = flow_of(
-        1, beta=beta, lambda_rho=decays[0], lambda_w=decays[1], step_size=eta, steps=steps,
+        ensemble, beta=beta, lambda_rho=decays[0], lambda_w=decays[1], step_size=eta, steps=steps,
         integrator=integrator, batch_size=batch_size,
     )  # fmt: skip
     one = torch.tensor([1.0], dtype=torch.float64)
@@ -79,7 +81,7 @@ def test_discrete_law(N, extra, q, activation, gamma, beta, decays, integrator, 
             (1 + float(particle.growth), float(particle.gradient), float(particle.noise)),
             (1 + float(head.growth), float(head.gradient)),
         )  # fmt: skip
-        flow.advance(ensemble, X, Y, step - 1, step)
+        flow.advance(X, Y, step - 1, step)
         found = imbalance(ensemble.second_moment, ensemble.W)[0]
         # Of the size of the two matrices whose difference the imbalance is.
         size = float((ensemble.A[0].square().sum() / N + ensemble.W.square().sum()).detach())
@@ -93,8 +95,8 @@ def test_without_noise_the_law_is_met_to_first_order_in_the_step_size(decays):
     for eta in (0.1, 0.05, 0.025):
         steps = round(3 / decays[0] / eta)
         ensemble, (X, Y) = ensemble_of(1, 7, 3, 4, 2), problem(1)
-        flow = flow_of(1, beta=math.inf, lambda_rho=decays[0], lambda_w=decays[1], step_size=eta, steps=steps)
-        flow.advance(ensemble, X, Y, 0, steps)
+        flow = flow_of(ensemble, beta=math.inf, lambda_rho=decays[0], lambda_w=decays[1], step_size=eta, steps=steps)
+        flow.advance(X, Y, 0, steps)
         deviations.append(float(square_norm(imbalance(ensemble.second_moment, ensemble.W) - flow.law.D).sqrt()))
     ratios = [a / b for a, b in pairwise(deviations)]
     # The first-order error dominates; the next order changes the ratios by O(η λ, η ‖g‖).
@@ -110,9 +112,9 @@ def test_with_noise_the_deviation_is_as_large_as_predicted_and_falls_with_width(
     for N in widths:
         ensemble, (X, Y) = ensemble_of(runs, N, 3, 4, 2), problem(runs)
         flow = flow_of(
-            runs, beta=beta, lambda_rho=lam, lambda_w=lam, step_size=eta, steps=steps, integrator="exponential"
+            ensemble, beta=beta, lambda_rho=lam, lambda_w=lam, step_size=eta, steps=steps, integrator="exponential"
         )
-        flow.advance(ensemble, X, Y, 0, steps)
+        flow.advance(X, Y, 0, steps)
         measured.append(float(square_norm(imbalance(ensemble.second_moment, ensemble.W) - flow.law.D).mean().sqrt()))
         predicted.append(float(flow.law.expected_deviation(N).square().mean().sqrt()))
     # A mean of 64 squares, each a sum of p² = 16 correlated terms: about 10 % at one standard deviation; and what η
