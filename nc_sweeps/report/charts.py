@@ -248,7 +248,7 @@ def build_charts(digest: Digest) -> list[Chart]:
     return charts
 
 
-def _average(quantity: Quantity, groups: Sequence[str], also: str = "", **fields: str) -> alt.Chart:
+def _average(quantity: Quantity, groups: Sequence[str], also: str = "", **fields: Any) -> alt.Chart:
     """Average the rows of each group that have a value, on the quantity's scale, and count them.
 
     Args:

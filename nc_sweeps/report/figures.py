@@ -1,4 +1,4 @@
-"""Figures of a sweep, drawn from its store."""
+"""The picture at the end of a sweep: metrics along training, or at its end."""
 
 from collections.abc import Sequence
 
@@ -13,21 +13,20 @@ _DASHES = [[1, 0], [6, 4], [1, 3], [8, 3, 1, 3], [3, 2]]
 
 
 def draw_sweep(table: pl.DataFrame, x: str, y: Sequence[str]) -> alt.FacetChart:
-    """Metrics of a sweep on logarithmic axes, epochs on a linear one: along training, or at its end against what was
-    varied.
+    """Draw metrics of a sweep along training, or their last values against a key that was varied.
 
-    One colour for each choice of everything else that the sweep varied, one dash for each metric; along training one
-    panel for each network, and for each width of one of particles. A curve is the geometric mean over seeds; values
-    that are not positive are left out.
+    Axes are logarithmic, only epochs have a linear one. Each metric has its own dash, and each choice of the other keys
+    that were varied its own colour. Along training each deep network and each width has its own panel. A curve is the
+    geometric mean over seeds; values that are not positive are left out.
 
     Args:
-        table: as :func:`nc_sweeps.load_sweep` gives it.
+        table: as :func:`nc_sweeps.load_sweep` returns it.
         x: ``time``, ``epoch``, or the configuration key against which the last values are drawn.
         y: metrics; those that were not measured are left out.
     """
     along = x in _ALONG
-    told = {x, *((_WIDTH, _NETWORK) if along else ())}
-    keys = [key for key in find_axes(table) if key not in told and not _follows(table, key, x)]
+    own_place = {x, *((_WIDTH, _NETWORK) if along else ())}
+    keys = [key for key in find_axes(table) if key not in own_place and not _follows(table, key, x)]
     rows = (
         table.filter(pl.col("time") > 0)
         if x == "time"
@@ -56,7 +55,7 @@ def draw_sweep(table: pl.DataFrame, x: str, y: Sequence[str]) -> alt.FacetChart:
         .agg(pl.col("value").log().mean().exp())
         .sort("panel", "choice", "quantity", "x")
     )
-    # Of logarithmic axes the many minor grid lines would drown the curves.
+    # The many grid lines of a logarithmic axis would hide the curves.
     axis = alt.Axis(format="~g", gridOpacity=0.25, labelOverlap="greedy", tickCount=6)
     title = ", ".join(shorten_names(keys).values())
     colour = alt.Color("choice:N", sort=choices, title=title).scale(scheme="viridis", domain=choices)
@@ -82,5 +81,5 @@ def draw_sweep(table: pl.DataFrame, x: str, y: Sequence[str]) -> alt.FacetChart:
 
 
 def _follows(table: pl.DataFrame, key: str, x: str) -> bool:
-    """Whether a key is a function of x, as a weight decay that is set to 1/β."""
+    """Return whether a key is a function of x, as a weight decay that is set to 1/β is of β."""
     return x not in _ALONG and table.select(key, x).n_unique() == table[x].n_unique()

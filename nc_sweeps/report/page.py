@@ -1,4 +1,4 @@
-"""The report of a sweep: one HTML file that needs no network, nor anything beside it."""
+"""The report of a sweep: one HTML file that needs no network and no other file."""
 
 import json
 from datetime import UTC, datetime
@@ -15,9 +15,9 @@ from nc_sweeps.report.charts import DATA, build_charts, build_theme
 from nc_sweeps.report.digest import Digest
 from nc_sweeps.store import files
 
-#: Differing values of a key that are listed.
-_LISTED = 8
-_EXPORTS = "window.vegaEmbed = vegaEmbed;"
+#: Most values of a key that the table of differing keys lists.
+_MAX_VALUES = 8
+_EXPORT = "window.vegaEmbed = vegaEmbed;"
 _STATUSES = ("completed", "running", "stopped", "diverged", "failed")
 
 
@@ -33,9 +33,9 @@ def write_report(digest: Digest) -> Path:
 
 
 def render(digest: Digest) -> str:
-    """The report as HTML."""
+    """Return the report as HTML."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "template")
-    # Names and reasons come from configurations and errors: everything is escaped unless it is marked as safe.
+    # Names and reasons come from configurations and errors: everything that is not marked as safe is escaped.
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     charts = build_charts(digest)
     statuses = digest.runs["status"].to_list()
@@ -58,8 +58,8 @@ def render(digest: Digest) -> str:
         axes=[axis.title for axis in digest.axes],
         failures=digest.runs.filter(pl.col("status").is_in(["stopped", "diverged", "failed"])).to_dicts(),
         differing={
-            key: [f"{value} ({count})" for value, count in values.most_common(_LISTED)]
-            + ([f"… {len(values) - _LISTED} more"] if len(values) > _LISTED else [])
+            key: [f"{value} ({count})" for value, count in values.most_common(_MAX_VALUES)]
+            + ([f"… {len(values) - _MAX_VALUES} more"] if len(values) > _MAX_VALUES else [])
             for key, values in differing.items()
         },
         common={key: next(iter(values)) for key, values in digest.configuration.items() if key not in differing},
@@ -73,7 +73,7 @@ def render(digest: Digest) -> str:
             "filters": [
                 {"field": axis.field, "title": axis.title, "values": axis.values}
                 for axis in digest.axes
-                if axis.is_discrete and len(axis.values) <= 2 * _LISTED
+                if axis.is_discrete and len(axis.values) <= 2 * _MAX_VALUES
             ]
             + [{"field": "status", "title": "status", "values": [status for status in counts if status != "waiting"]}],
             "charts": {
@@ -96,7 +96,7 @@ def _cards(digest: Digest) -> list[tuple[str, str]]:
         values = digest.runs[quantity.field].drop_nulls().to_list()
         if quantity.name in {"nc1/train", "nc1/test", "error/test"} and values:
             cards.append((f"{quantity.title}, best … worst", f"{min(values):.2g} … {max(values):.2g}"))
-    # Runs that train together share their seconds, so that a sum would count them many times.
+    # Runs that train together share their seconds, which a sum would count many times.
     seconds = max(digest.runs["seconds"].drop_nulls(), default=0.0)
     cards.append(("training, longest run", f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds:.0f} s"))
     return cards
@@ -115,10 +115,10 @@ def _table_columns(digest: Digest) -> list[dict[str, str]]:
 
 
 def _columns(table: pl.DataFrame) -> dict[str, list[Any]]:
-    """Columns as JSON has them: four digits, null for what is undefined."""
-    measured = [name for name, kind in table.schema.items() if kind.is_float()]
+    """Return the columns as lists for JSON, with four digits, and null for undefined values."""
+    floats = [name for name, kind in table.schema.items() if kind.is_float()]
     table = table.with_columns(
-        pl.when(pl.col(name).is_finite()).then(pl.col(name).round_sig_figs(4)).alias(name) for name in measured
+        pl.when(pl.col(name).is_finite()).then(pl.col(name).round_sig_figs(4)).alias(name) for name in floats
     )
     return table.to_dict(as_series=False)
 
@@ -141,11 +141,11 @@ def _environments(digest: Digest) -> list[dict[str, str]]:
 
 
 def _libraries() -> Markup:
-    """Vega, Vega-Lite and Vega-Embed as one script, bundled once on a machine: that takes seconds."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script; bundling takes seconds and is done once on a machine."""
     import vl_convert
 
     path = cache.find_folder() / f"vega-embed-{version('vl-convert-python')}.js"
     if not path.exists():
-        files.write(path, vl_convert.javascript_bundle(_EXPORTS).encode())
-    # In a string or a regular expression of JavaScript the two spellings are the same.
+        files.write(path, vl_convert.javascript_bundle(_EXPORT).encode())
+    # JavaScript reads both spellings alike in strings and regular expressions, and HTML ends the script only at one.
     return Markup(path.read_text().replace("</script", "<\\/script"))

@@ -14,31 +14,31 @@ from nc_sweeps.store import files
 _WIDTH = 190
 _HEIGHT = 150
 _PIXELS_PER_INCH = 300
-_DRAWN: dict[str, Callable[[dict[str, Any]], bytes]] = {
+_CONVERTERS: dict[str, Callable[[dict[str, Any]], bytes]] = {
     "pdf": vl_convert.vegalite_to_pdf,
     "svg": lambda specification: vl_convert.vegalite_to_svg(specification).encode(),
     "png": lambda specification: vl_convert.vegalite_to_png(specification, ppi=_PIXELS_PER_INCH),
 }
 
 
-def write_figures(digest: Digest, folder: Path, kinds: Sequence[str] = tuple(_DRAWN)) -> list[Path]:
+def write_figures(digest: Digest, folder: Path, kinds: Sequence[str] = tuple(_CONVERTERS)) -> list[Path]:
     """Draw every chart of a sweep's report, one column wide.
 
     Args:
-        digest: of the sweep.
-        folder: is made where it is missing.
-        kinds: of files: ``pdf``, ``svg``, ``png``.
+        digest: the condensed sweep.
+        folder: where the files go; made where it is missing.
+        kinds: kinds of files, of ``pdf``, ``svg`` and ``png``.
 
     Returns:
-        The files.
+        The paths of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for chart in build_charts(digest):
-        specification = _on_paper(chart, _rows(digest, chart))
+        specification = _fit_to_paper(chart, _rows(digest, chart))
         for kind in kinds:
             path = folder / f"{chart.name}.{kind}"
-            files.write(path, _DRAWN[kind](specification))
+            files.write(path, _CONVERTERS[kind](specification))
             written.append(path)
     return written
 
@@ -50,7 +50,7 @@ def _rows(digest: Digest, chart: Chart) -> list[dict[str, Any]]:
     return digest.curves.join(axes, on="run", how="left", maintain_order="left").select(chart.fields).to_dicts()
 
 
-def _on_paper(chart: Chart, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _fit_to_paper(chart: Chart, rows: list[dict[str, Any]]) -> dict[str, Any]:
     lettering = {"labelFontSize": 8, "titleFontSize": 9}
     config = build_theme("light")
     config |= {"background": "white", "font": "Helvetica, Arial, Liberation Sans, sans-serif"}
@@ -67,6 +67,6 @@ def _on_paper(chart: Chart, rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
     size = {"width": _WIDTH, "height": _HEIGHT}
     specification = chart.specification
-    # What only a mouse finds.
+    # Invisible points are there for the mouse.
     specification["layer"] = [layer for layer in specification["layer"] if layer["mark"].get("opacity") != 0]
     return specification | size | {"config": config, "datasets": {DATA: rows}}

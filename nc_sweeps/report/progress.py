@@ -1,4 +1,4 @@
-"""Progress of training."""
+"""Progress of training in a terminal."""
 
 import math
 from statistics import median
@@ -7,11 +7,13 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-_SHOWN = {"loss/train": "loss", "nc1/train": "NC1", "certificate/nc1_bound": "bound"}
+from nc_sweeps.metrics.catalogue import METRICS
+
+_SHOWN = ("loss/train", "nc1/train", "certificate/nc1_bound")
 
 
 def make_progress_bar(console: Console) -> Progress:
-    """Bars with the time left and a field ``shown`` for the metrics that matter; silent where there is no terminal."""
+    """Make progress bars with the time left and a field ``shown`` for metrics; they are silent without a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -25,10 +27,10 @@ def make_progress_bar(console: Console) -> Progress:
 
 
 class ProgressBar:
-    """A bar with the time left and the medians of loss, NC1 and its bound; plain lines where there is no terminal.
+    """A listener that shows the time left and the medians of loss, NC1 and its bound; without a terminal in lines.
 
     Args:
-        console: where it is shown.
+        console: where progress is shown.
     """
 
     def __init__(self, console: Console) -> None:
@@ -56,10 +58,10 @@ class ProgressBar:
     def advance(self, work: int, metrics: dict[str, list[float]]) -> None:
         """Take note of work done and of the latest metrics of the live runs."""
         shown = []
-        for name, label in _SHOWN.items():
+        for name in _SHOWN:
             values = [value for value in metrics.get(name, []) if math.isfinite(value)]
             if values:
-                shown.append(f"{label} {median(values):.2g}")
+                shown.append(f"{METRICS[name].heading} {median(values):.2g}")
         self.latest = "  ".join(shown)
         self.progress.update(self.task, advance=work, shown=self.latest)
 

@@ -1,4 +1,4 @@
-"""Questions to a sweep in SQL."""
+"""Questions about a sweep in SQL."""
 
 from pathlib import Path
 
@@ -11,17 +11,17 @@ from nc_sweeps.errors import ConfigError
 from nc_sweeps.report.table import format_number
 from nc_sweeps.store.runs import load_sweep
 
-#: Most rows of an answer in a terminal.
+#: Most rows of an answer that a terminal shows.
 MAX_ROWS = 200
 
 
 def query_sweep(directory: Path, question: str) -> pl.DataFrame:
-    """Answer a question in SQL.
+    """Answer a question about a sweep in SQL.
 
     Args:
-        directory: of the sweep.
-        question: a ``SELECT`` from ``measurements``, the table of :func:`nc_sweeps.load_sweep`, or from ``runs``, the
-            last row of each run.
+        directory: folder of the sweep.
+        question: a ``SELECT`` from ``measurements``, the table that :func:`nc_sweeps.load_sweep` returns, or from
+            ``runs``, the last row of each run.
 
     Raises:
         StoreError: the folder holds no runs, or a file cannot be read.
@@ -32,14 +32,14 @@ def query_sweep(directory: Path, question: str) -> pl.DataFrame:
     try:
         return pl.SQLContext(runs=runs, measurements=measurements).execute(question, eager=True)
     except pl.exceptions.PolarsError as error:
-        told = str(error).splitlines()[0].split("; valid columns")[0]
+        problem = str(error).splitlines()[0].split("; valid columns")[0]
         raise ConfigError(
-            f'query: {told} (tables: runs, measurements; names as in "nc1/train" in double quotes)'
+            f'query: {problem} (tables: runs, measurements; names as in "nc1/train" in double quotes)'
         ) from error
 
 
 def tabulate_answer(answer: pl.DataFrame) -> Table:
-    """An answer for a terminal."""
+    """Return the first rows of an answer as a table for a terminal."""
     more = f"… and {answer.height - MAX_ROWS} more rows" if answer.height > MAX_ROWS else None
     table = Table(box=box.SIMPLE_HEAD, caption=more)
     for name, kind in answer.schema.items():

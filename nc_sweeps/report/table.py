@@ -1,4 +1,4 @@
-"""The table at the end of a run or a sweep: where each metric started and where it ended."""
+"""The table at the end of a run or a sweep, with the first and the last value of each metric."""
 
 import math
 from typing import Any
@@ -7,25 +7,20 @@ import polars as pl
 from rich import box
 from rich.table import Table
 
+from nc_sweeps.metrics.catalogue import METRICS
 from nc_sweeps.report.axes import find_axes, shorten_names
 
-#: Metrics of the table and their headings.
-COLUMNS = {
-    "loss/train": "loss",
-    "nc1/train": "NC1\ntrain",
-    "nc1/test": "NC1\ntest",
-    "certificate/nc1_bound": "NC1\nbound",
-    "balancedness": "NB",
-    "error/test": "test\nerror",
-}
+#: Metrics of the table, in its order.
+COLUMNS = ("loss/train", "nc1/train", "nc1/test", "certificate/nc1_bound", "balancedness", "error/test")
+#: Most points of a sweep that the table lists.
 _MAX_POINTS = 60
 
 
 def tabulate_sweep(table: pl.DataFrame) -> Table:
-    """One row for each point of the sweep, averaged over seeds.
+    """Return a table with one row for each point of the sweep, averaged over seeds.
 
     Args:
-        table: as :func:`nc_sweeps.load_sweep` gives it.
+        table: measurements, as :func:`nc_sweeps.load_sweep` returns them.
     """
     keys, metrics = find_axes(table), [name for name in COLUMNS if name in table.columns]
     runs = table.group_by("signature", *keys, maintain_order=True).agg(
@@ -37,7 +32,7 @@ def tabulate_sweep(table: pl.DataFrame) -> Table:
     seeds = runs.height // points.height
     title = f"{runs.height} runs" + (f", mean of {seeds} seeds" if seeds > 1 else "")
     caption = f"… and {points.height - _MAX_POINTS} more points" if points.height > _MAX_POINTS else None
-    shown = Table(
+    result = Table(
         title=title if runs.height > 1 else None,
         caption=caption,
         box=box.SIMPLE_HEAD,
@@ -45,16 +40,16 @@ def tabulate_sweep(table: pl.DataFrame) -> Table:
         collapse_padding=True,
     )
     names = shorten_names(keys)
-    for heading in (*(names[key] for key in keys), "", *(COLUMNS[name] for name in metrics)):
-        shown.add_column(heading, justify="right")
+    for heading in (*(names[key] for key in keys), "", *(METRICS[name].heading.replace(" ", "\n") for name in metrics)):
+        result.add_column(heading, justify="right")
     for point in points.head(_MAX_POINTS).iter_rows(named=True):
         cells = [
             f"[dim]{format_number(point[f'{name} start'])}[/dim]\n{format_number(point[f'{name} end'])}"
             for name in metrics
         ]
         named = ("–" if point[key] is None else str(point[key]) for key in keys)
-        shown.add_row(*named, "[dim]start[/dim]\nend", *cells)
-    return shown
+        result.add_row(*named, "[dim]start[/dim]\nend", *cells)
+    return result
 
 
 def _mean_over_seeds(runs: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
@@ -63,7 +58,7 @@ def _mean_over_seeds(runs: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
 
 
 def format_number(value: Any) -> str:
-    """Two digits in at most six characters."""
+    """Format a number with two digits in at most six characters; an undefined one is a dash."""
     if value is None or math.isnan(value):
         return "–"
     if math.isinf(value):

@@ -269,7 +269,7 @@ def test_what_another_key_decides_is_no_axis_of_its_own(tmp_path):
 
 
 def test_long_sweeps_are_thinned_point_by_point(tmp_path, monkeypatch):
-    monkeypatch.setattr("nc_sweeps.report.digest._MOST_ROWS", 40)
+    monkeypatch.setattr("nc_sweeps.report.digest._MAX_ROWS", 40)
     curves = digest_sweep(some(tmp_path, ("seed=0",), ("seed=1",), rows=101)).curves
     assert curves.height == 40
     assert curves["point"].min() == 0

@@ -169,7 +169,7 @@ def test_progress_speaks_in_lines_where_there_is_no_terminal(capsys):
         progress.begin(3, 300)
         progress.advance(200, {"loss/train": [0.5, 0.1, 0.3], "nc1/train": [float("nan"), 0.2]})
         progress.finished(2)
-    assert capsys.readouterr().err == "2/3 runs trained: loss 0.3  NC1 0.2\n"
+    assert capsys.readouterr().err == "2/3 runs trained: loss 0.3  NC1 train 0.2\n"
 
 
 def test_a_sparkline_is_logarithmic_and_leaves_gaps():
