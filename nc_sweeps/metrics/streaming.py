@@ -7,13 +7,13 @@ r"""Neural collapse over batches and processes, as metrics for any training loop
         collapse.update(features(x), labels)
     values = collapse.compute()  # {"nc1": ..., "nc2_simplex_angle": ..., "nc3_duality": ...}
 
-    agreement = NearestClassCentre(collapse.statistics)  # a second pass: the centres come before the samples
+    agreement = NearestClassCentre(collapse.statistics)  # takes a second pass, because it needs the centres
     for x, _ in test_loader:
         agreement.update(features(x), model(x))
     nc4 = agreement.compute()
 
-One pass, O(q p + p²) memory, float64 whatever the precision of the features. Values are those of the union of all
-batches, in any order; between processes they are synchronised by torchmetrics.
+They take one pass and O(q p + p²) memory, and compute in float64 whatever the precision of the features. Values are
+those of the union of all batches, in any order. Torchmetrics synchronises them between processes.
 """
 
 from collections.abc import Callable
@@ -26,44 +26,33 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from nc_sweeps.metrics import collapse
+from nc_sweeps.metrics.catalogue import COLLAPSE_MEASURES, function_name
 from nc_sweeps.metrics.statistics import ClassStatistics, class_statistics, merge
 
-_OF_FEATURES: tuple[Callable[[ClassStatistics], Tensor], ...] = (
-    collapse.nc1,
-    collapse.nc1_trace_ratio,
-    collapse.nc1_pseudo_inverse,
-    collapse.nc1_cdnv,
-    collapse.nc1_cdnv_worst,
-    collapse.nc2_norm_variation,
-    collapse.nc2_simplex_angle,
-    collapse.nc2_simplex_distance,
-    collapse.nc2_frame_norm_variation,
-    collapse.nc2_frame_angle,
-    collapse.nc2_frame_distance,
-)
-_OF_FEATURES_AND_HEAD: tuple[Callable[[ClassStatistics, Tensor], Tensor], ...] = (
-    collapse.nc3_duality,
-    collapse.nc3_frame_duality,
-    collapse.nc3_misalignment,
-    collapse.nc3_product_distance,
-)
+#: The function of each measure of collapse, by the measure's name in the catalogue.
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    name: getattr(collapse, function_name(name)) for name in COLLAPSE_MEASURES
+}
 
 
-def measures(statistics: ClassStatistics, W: Tensor | None = None) -> dict[str, Tensor]:
-    """NC1, NC2 and, with a head W (p q), NC3 by the name of their function in :mod:`nc_sweeps.metrics.collapse`."""
-    values = {measure.__name__: measure(statistics) for measure in _OF_FEATURES}
-    if W is not None:
-        values |= {measure.__name__: measure(statistics, W) for measure in _OF_FEATURES_AND_HEAD}
+def measure_collapse(statistics: ClassStatistics, W: Tensor | None = None) -> dict[str, Tensor]:
+    """Return NC1, NC2 and, with a head W (p q), NC3 by their names in the catalogue, as ``nc1/cdnv``."""
+    values = {}
+    for name, measure in COLLAPSE_MEASURES.items():
+        if not measure.needs_head:
+            values[name] = _FUNCTIONS[name](statistics)
+        elif W is not None:
+            values[name] = _FUNCTIONS[name](statistics, W)
     return values
 
 
 class _DoublePrecision(Metric):
-    """A metric whose states follow a change of device and ignore one of precision, in which collapse would drown."""
+    """A metric whose states follow a change of device but stay in double precision: any other would lose collapse."""
 
     full_state_update = False
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> torch.nn.Module:
-        # Torchmetrics ignores half() on its own, but neither to(torch.float16) nor set_dtype().
+        # Torchmetrics itself ignores half(), but neither to(torch.float16) nor set_dtype().
         device = fn(torch.empty(0, dtype=torch.float64, device=self.device)).device
         return super()._apply(lambda state: state.to(device), *args, **kwargs)
 
@@ -73,11 +62,11 @@ class NeuralCollapse(_DoublePrecision):
 
     Args:
         classes: q, at least 2.
-        dimension: p, of the features.
-        head: returns the linear head W (p q) when values are computed, so that it is never an old one; for a
-            ``torch.nn.Linear`` ``lambda: model.fc.weight.mT``. A metric is pickled with its head, for which a lambda
-            will not do.
-        options: of torchmetrics, such as ``sync_on_compute``.
+        dimension: p, the number of features.
+        head: function that returns the linear head W (p q). It is called when values are computed, so that W is up to
+            date. For a ``torch.nn.Linear`` it is ``lambda: model.fc.weight.mT``. A metric is pickled with its head,
+            and a lambda cannot be pickled.
+        options: options of torchmetrics, such as ``sync_on_compute``.
 
     Raises:
         ValueError: fewer than two classes, no dimension.
@@ -91,16 +80,16 @@ class NeuralCollapse(_DoublePrecision):
         if classes < 2 or dimension < 1:
             raise ValueError(f"classes={classes}, dimension={dimension}: at least 2 classes and 1 dimension are needed")
         self.classes, self.dimension, self.head = classes, dimension, head
-        # One tensor, because a reduction sees one state at a time, and no part can be merged without the others.
+        # One tensor holds all parts, because a reduction sees one state at a time and merging needs all parts.
         size = classes * (dimension + 2) + dimension**2
         self.add_state(
             "packed",
             torch.zeros(size, dtype=torch.float64),
-            dist_reduce_fx=partial(_merged, classes=classes, dimension=dimension),
+            dist_reduce_fx=partial(_merge_packed, classes=classes, dimension=dimension),
         )
 
     def update(self, H: Tensor, labels: Tensor) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             H: features (b p), of any floating point type.
@@ -126,38 +115,37 @@ class NeuralCollapse(_DoublePrecision):
 
     @property
     def statistics(self) -> ClassStatistics:
-        """Class statistics of what this process has seen; of what all have, ``with metric.sync_context():``."""
+        """Class statistics of the samples of this process; within ``metric.sync_context()``, of those of all."""
         return _unpack(self.packed, self.classes, self.dimension)
 
     def compute(self) -> dict[str, Tensor]:
-        """Values by the name of their function in :mod:`nc_sweeps.metrics.collapse`, which has the formulas; those that
-        ``forward`` returns are differentiable in the features of the batch, and not in the head.
+        """Return each measure by the name of its function in :mod:`nc_sweeps.metrics.collapse`, which has the formulas.
+
+        Values that ``forward`` returns are differentiable in the features of the batch, but not in the head.
 
         Raises:
             ValueError: the head is not (p q).
         """
-        if self.head is None:
-            return measures(self.statistics)
-        W = self.head().detach()
-        if W.shape != (self.dimension, self.classes):
+        W = None if self.head is None else self.head().detach()
+        if W is not None and W.shape != (self.dimension, self.classes):
             raise ValueError(
                 f"head: expected W of shape {(self.dimension, self.classes)}, not {tuple(W.shape)}; the weight of "
                 "a torch.nn.Linear is its transpose"
             )
-        return measures(self.statistics, W)
+        return {function_name(name): value for name, value in measure_collapse(self.statistics, W).items()}
 
 
 class NearestClassCentre(_DoublePrecision):
     """NC4: the share of samples for which the classifier is not the rule of the nearest class centre.
 
     Args:
-        statistics: where the class centres are from, such as ``NeuralCollapse.statistics`` after a pass over the
-            training set. They have to be complete before the first sample is compared with them: hence a metric
-            of its own.
-        options: of torchmetrics, such as ``sync_on_compute``.
+        statistics: statistics that give the class centres, such as ``NeuralCollapse.statistics`` after a pass over the
+            training set. The centres have to be complete before the first sample is compared with them, hence this
+            second metric.
+        options: options of torchmetrics, such as ``sync_on_compute``.
 
     Raises:
-        ValueError: statistics of several runs.
+        ValueError: the statistics are those of several runs.
     """
 
     centres: Float[Tensor, "q p"]
@@ -168,14 +156,14 @@ class NearestClassCentre(_DoublePrecision):
         super().__init__(**options)
         if statistics.means.ndim != 2:
             raise ValueError(f"statistics: expected means of shape (q, p), not {tuple(statistics.means.shape)}")
-        # A state, though it never changes: a MetricCollection takes metrics with equal states for one and the same.
-        self.add_state("centres", collapse.centres(statistics).detach(), dist_reduce_fx=_first)
+        # The centres never change, but are a state: a MetricCollection treats metrics with equal states as one metric.
+        self.add_state("centres", collapse.centres(statistics).detach(), dist_reduce_fx=_take_first)
         zero = torch.zeros((), dtype=torch.float64, device=statistics.means.device)
         self.add_state("disagreements", zero, dist_reduce_fx="sum")
         self.add_state("samples", zero.clone(), dist_reduce_fx="sum")
 
     def update(self, H: Tensor, F: Tensor) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             H: features (b p).
@@ -193,7 +181,7 @@ class NearestClassCentre(_DoublePrecision):
         self.samples = self.samples + len(H)
 
     def compute(self) -> Tensor:
-        """NC4; NaN without samples, or where :func:`nc_sweeps.metrics.collapse.nc4` is."""
+        """Return NC4, NaN without samples and where :func:`nc_sweeps.metrics.collapse.nc4` is NaN."""
         return self.disagreements / self.samples
 
 
@@ -213,11 +201,11 @@ def _unpack(packed: Float[Tensor, "size"], classes: int, dimension: int) -> Clas
     return ClassStatistics(counts, means.view(classes, dimension), squares, scatter.view(dimension, dimension))
 
 
-def _merged(packed: Float[Tensor, "parts size"], classes: int, dimension: int) -> Float[Tensor, "size"]:
-    """Of several processes, or of the past and a batch."""
+def _merge_packed(packed: Float[Tensor, "parts size"], classes: int, dimension: int) -> Float[Tensor, "size"]:
+    """Merge the packed statistics of several processes, or of earlier batches and a new one."""
     return _pack(reduce(merge, (_unpack(part, classes, dimension) for part in packed)))
 
 
-def _first(stacked: Float[Tensor, "parts q p"]) -> Float[Tensor, "q p"]:
-    """All parts are the same."""
+def _take_first(stacked: Float[Tensor, "parts q p"]) -> Float[Tensor, "q p"]:
+    """Return the centres of the first process, which are those of all."""
     return stacked[0]

@@ -19,8 +19,7 @@ Measurement = Callable[[Snapshot], Float[Tensor, "run"]]
 
 def _both(name: str) -> dict[str, Measurement]:
     """The same measure of collapse of training and of test features."""
-    measure = name.replace("/", "_")
-    return {f"{name}/train": lambda s: s.collapse[measure], f"{name}/test": lambda s: s.collapse_of_both[measure][1]}
+    return {f"{name}/train": lambda s: s.collapse[name], f"{name}/test": lambda s: s.collapse_of_both[name][1]}
 
 
 #: One function a metric of the catalogue.

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from nc_sweeps.metrics.balancedness import balancedness
 from nc_sweeps.metrics.statistics import ClassStatistics
-from nc_sweeps.metrics.streaming import NearestClassCentre, NeuralCollapse, measures
+from nc_sweeps.metrics.streaming import NearestClassCentre, NeuralCollapse, measure_collapse
 from nc_sweeps.theory.certificate import Certificate, certificate_of_statistics
 
 Loss = Literal["mse", "cross_entropy"]
@@ -90,8 +90,7 @@ class Tally:
     def values(self) -> dict[str, Tensor]:
         """Loss, error, NC1 to NC3 and for ``mse`` the certificate, of the samples in all processes."""
         statistics, W = self.statistics, self._head.W
-        # nc1_cdnv is the function, nc1/cdnv the name in the catalogue.
-        values = {name.replace("_", "/", 1): value for name, value in measures(statistics, W).items()}
+        values = measure_collapse(statistics, W)
         outcomes = _of_all(self._outcomes)
         losses, errors = outcomes.means.unbind(dim=1)
         values["loss"] = (outcomes.counts * losses).sum() / self.samples

@@ -14,7 +14,7 @@ from nc_sweeps.dynamics.gradients import Linearisation, linearisation
 from nc_sweeps.metrics.centring import square_norm
 from nc_sweeps.metrics.prediction import mean_square_loss
 from nc_sweeps.metrics.statistics import ClassStatistics, class_statistics, stack
-from nc_sweeps.metrics.streaming import measures
+from nc_sweeps.metrics.streaming import measure_collapse
 from nc_sweeps.models.mean_field import MeanFieldEnsemble
 from nc_sweeps.oracle.dual import OracleError
 from nc_sweeps.oracle.gibbs import GibbsOracle
@@ -127,14 +127,14 @@ class Snapshot:
     @cached_property
     def collapse_of_both(self) -> dict[str, Float[Tensor, "2 run"]]:
         """Measures of collapse of the training and of the test features: of both they cost no more than of one."""
-        return measures(stack([self.statistics, self.statistics_test]), self.W.expand(2, -1, -1, -1))
+        return measure_collapse(stack([self.statistics, self.statistics_test]), self.W.expand(2, -1, -1, -1))
 
     @cached_property
     def collapse(self) -> dict[str, Float[Tensor, "run"]]:
         """Measures of collapse of the training features."""
         if "collapse_of_both" in vars(self):
             return {name: values[0] for name, values in self.collapse_of_both.items()}
-        return measures(self.statistics, self.W)
+        return measure_collapse(self.statistics, self.W)
 
     @cached_property
     def certificate(self) -> Certificate:
@@ -244,7 +244,7 @@ class Snapshot:
             return torch.full_like(self.beta, torch.nan)
         network, gradients = self.ensemble, self.particle_gradients
         layers = (network.A, network.U, gradients["A"], gradients["U"])
-        A, U, g_A, g_U = (network.shard.leading(Z, KGD_PARTICLES) for Z in layers)
+        A, U, g_A, g_U = (network.shard.collect_leading(Z, KGD_PARTICLES) for Z in layers)
         theta = torch.cat([A, U], dim=-1)
         score = -self.beta[:, None, None].to(theta.dtype) * torch.cat([g_A, g_U], dim=-1)
         some = max(1, _ELEMENTS_AT_ONCE // theta.shape[1] ** 2)  # runs, whose kernel matrices fit into the cache
@@ -270,7 +270,7 @@ class Snapshot:
         shard = self.ensemble.shard
 
         def of(theta: Float[Tensor, "some own D"]) -> Float[Tensor, "some"]:
-            clouds = shard.leading(theta, shard.particles)
+            clouds = shard.collect_leading(theta, shard.particles)
             return torch.stack([free_energy.nearest_neighbour_entropy(cloud) for cloud in clouds])
 
         return self.of_clouds(of)
@@ -320,7 +320,7 @@ class Snapshot:
         """A number that the imbalance law gives, NaN where the law does not hold."""
         if self.ensemble.truncation is not None:
             return torch.full_like(value, torch.nan)
-        return torch.where(self.flow.held(self.step).to(value.device), torch.nan, value)
+        return torch.where(self.flow.head_is_held(self.step).to(value.device), torch.nan, value)
 
     def law_deviation(self) -> Float[Tensor, "run"]:
         """‖D_t − law‖_F."""
@@ -330,7 +330,7 @@ class Snapshot:
         """A number that the Gibbs oracle of a run gives, NaN where there is none."""
         numbers = torch.full((self.ensemble.runs,), torch.nan, dtype=torch.float64)
         # A head that is held up to this very step is still the W of stage 1.
-        in_stage_one = self.flow.held(self.step - 1) & (self.flow.head_start > 0)
+        in_stage_one = self.flow.head_is_held(self.step - 1) & (self.flow.head_start > 0)
         for run in in_stage_one.nonzero().flatten().tolist():
             oracle = self.references.oracle(run, self.W[run])
             if oracle is not None:

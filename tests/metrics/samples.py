@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nc_sweeps.metrics import collapse
 
-#: All measures that do not look at samples, by name.
+#: All functions that measure the collapse of class statistics, by name.
 MEASURES = {name: f for name, f in vars(collapse).items() if name.startswith(("nc1", "nc2", "nc3"))}
 NC1 = [name for name in MEASURES if name.startswith("nc1")]
 NC2 = [name for name in MEASURES if name.startswith("nc2")]
@@ -37,6 +37,7 @@ def samples(draw, every_class=True):
     return H, labels, q
 
 
-def of_statistics(statistics, W):
+def compute_measures(statistics, W):
+    """Return the value of every function, found by the names of its arguments and without the catalogue."""
     arguments = {"statistics": statistics, "W": W}
     return {name: f(*(arguments[a] for a in inspect.signature(f).parameters)) for name, f in MEASURES.items()}

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from nc_sweeps.metrics.collapse import nc1, nc1_trace_ratio, nc4
 from nc_sweeps.metrics.statistics import ClassStatistics, class_statistics
-from tests.metrics.samples import MEASURES, of_statistics, samples, targets
+from tests.metrics.samples import MEASURES, NC1, NC2, NC3, compute_measures, samples, targets
 
 
 def values(H, labels, q, W):
-    found = of_statistics(class_statistics(torch.as_tensor(H), targets(labels, q)), torch.as_tensor(W))
+    found = compute_measures(class_statistics(torch.as_tensor(H), targets(labels, q)), torch.as_tensor(W))
     return {name: float(value) for name, value in found.items()}
 
 
@@ -179,7 +179,7 @@ def test_nc1_of_collapsed_and_of_constant_features():
     assert float(nc1(class_statistics(collapsed, Y))) < 1e-30
     for constant in (0.0, 0.1):
         statistics = class_statistics(torch.full((5, 4), constant, dtype=torch.float64), Y)
-        found = of_statistics(statistics, torch.randn(4, 3))
+        found = compute_measures(statistics, torch.randn(4, 3))
         undefined = {name for name, value in found.items() if value.isnan()}
         frame = {name for name in MEASURES if "frame" in name}
         assert undefined == (set(MEASURES) - frame if constant else set(MEASURES))
@@ -237,14 +237,14 @@ def test_undefined_values():
         "nc1_cdnv_worst",
         "nc2_frame_angle",
     }
-    assert all(value.isnan() for value in of_statistics(statistics_of_nothing(3, 2), torch.ones(2, 3)).values())
+    assert all(value.isnan() for value in compute_measures(statistics_of_nothing(3, 2), torch.ones(2, 3)).values())
 
 
 def test_runs_are_independent_even_of_a_diverged_one():
     rng = np.random.default_rng(4)
     H, labels, W = rng.standard_normal((3, 9, 4)), np.arange(9) % 3, rng.standard_normal((3, 4, 3))
     H[1, 0, 0] = np.inf
-    together = of_statistics(class_statistics(torch.tensor(H), targets(labels, 3).expand(3, 9, 3)), torch.tensor(W))
+    together = compute_measures(class_statistics(torch.tensor(H), targets(labels, 3).expand(3, 9, 3)), torch.tensor(W))
     for run in (0, 2):
         for name, value in values(H[run], labels, 3, W[run]).items():
             assert float(together[name][run]) == pytest.approx(value, rel=1e-12), name

@@ -14,7 +14,7 @@ from torchmetrics import MetricCollection
 
 from nc_sweeps.metrics import NearestClassCentre, NeuralCollapse, collapse
 from nc_sweeps.metrics.statistics import class_statistics
-from tests.metrics.samples import MEASURES, NC3, of_statistics, targets
+from tests.metrics.samples import MEASURES, NC3, compute_measures, targets
 
 Q, P = 4, 6
 
@@ -27,7 +27,7 @@ def data(seed=0, n=60, offset=0.0):
 
 
 def one_batch(H, labels, W):
-    return of_statistics(class_statistics(H, targets(labels, Q)), W)
+    return compute_measures(class_statistics(H, targets(labels, Q)), W)
 
 
 def assert_values(found, expected):

@@ -23,6 +23,7 @@ from nc_sweeps.metrics import collapse
 from nc_sweeps.metrics.balancedness import balancedness
 from nc_sweeps.metrics.prediction import balanced_error, mean_square_loss
 from nc_sweeps.metrics.statistics import class_statistics
+from nc_sweeps.metrics.streaming import measure_collapse
 from nc_sweeps.theory.certificate import certificate
 from nc_sweeps.training.callback.loader import loader_without_repeats
 from nc_sweeps.training.callback.neural_collapse import forward_pair
@@ -31,11 +32,6 @@ from tests.processes import PATIENCE
 from tests.training.callback.third_party import HELD_OUT, TRAIN, VALIDATION, ConvNet, loaders, train
 
 SPLITS = {"train": TRAIN.tensors, "val": tuple(Z[HELD_OUT] for Z in VALIDATION.tensors)}
-NC = [
-    "nc1", "nc1_trace_ratio", "nc1_pseudo_inverse", "nc1_cdnv", "nc1_cdnv_worst", "nc2_norm_variation",
-    "nc2_simplex_angle", "nc2_simplex_distance", "nc2_frame_norm_variation", "nc2_frame_angle", "nc2_frame_distance",
-]  # fmt: skip
-NC3 = ["nc3_duality", "nc3_frame_duality", "nc3_misalignment", "nc3_product_distance"]
 
 
 def direct(module, loss="mse"):
@@ -48,8 +44,7 @@ def direct(module, loss="mse"):
         F, Y = H @ W + b, nn.functional.one_hot(labels, 3).double()
         statistics = class_statistics(H, Y)
         centres = centres or statistics
-        found = {name.replace("_", "/", 1): getattr(collapse, name)(statistics) for name in NC}
-        found |= {name.replace("_", "/", 1): getattr(collapse, name)(statistics, W) for name in NC3}
+        found = measure_collapse(statistics, W)
         found |= {"nc4": collapse.nc4(H, F, centres), "error": balanced_error(F, Y)}
         found["loss"] = mean_square_loss(F, Y) if loss == "mse" else nn.functional.cross_entropy(F, labels)
         if loss == "mse":
