@@ -65,7 +65,7 @@ class ProgressBar:
         self.latest = "  ".join(shown)
         self.progress.update(self.task, advance=work, shown=self.latest)
 
-    def finished(self, runs: int) -> None:
+    def finish_runs(self, runs: int) -> None:
         """Take note of runs that came to their end."""
         self.finished_runs += runs
         self.progress.update(self.task, description=self._description())

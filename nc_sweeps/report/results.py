@@ -1,4 +1,4 @@
-"""What a command prints and writes when its runs have come to an end."""
+"""The results that a command prints and writes when its runs have ended."""
 
 import os
 from collections.abc import Sequence
@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 def show_results(directories: Sequence[Path], x: str, y: Sequence[str], notes: Sequence[str] = ()) -> bool:
-    """Print the table of a sweep, what went wrong, and where things lie; draw its picture and write its report.
+    """Print the table of a sweep, its failures and where its files are; draw its picture and write its report.
 
     Args:
         directories: folders of its runs, at least one.
-        x, y: axes of the picture, as in ``figure``.
+        x, y: axes of the picture, as in the group ``figure`` of the configuration.
         notes: lines to print before the last one.
 
     Returns:
@@ -19,30 +19,32 @@ def show_results(directories: Sequence[Path], x: str, y: Sequence[str], notes: S
     from rich.console import Console
 
     from nc_sweeps.report.table import tabulate_sweep
-    from nc_sweeps.store.runs import is_measured, load_runs, read_summary
+    from nc_sweeps.store.run_folder import RunFolder
+    from nc_sweeps.store.sweep_folder import load_runs
 
-    sweep = directories[0].parent
-    measured = [directory for directory in directories if is_measured(directory)]
+    runs = [RunFolder(directory) for directory in directories]
+    sweep = runs[0].sweep
+    measured = [run for run in runs if run.is_measured]
     if measured:
         table = load_runs(measured)
         Console().print(tabulate_sweep(table))
-    bad = [(run, s) for run in directories if (s := read_summary(run))["status"] in {"diverged", "failed"}]
+    bad = [(run, s) for run in runs if (s := run.read_summary()).status in {"diverged", "failed"}]
     for run, summary in bad:
-        log = f" (log: {_shorten(Path(summary['log']))})" if summary.get("log") else ""
-        print(f"{summary['status']}: {_shorten(run)}: {summary['reason']}{log}")
+        log = f" (log: {_shorten(Path(summary.log))})" if summary.log else ""
+        print(f"{summary.status}: {_shorten(run.path)}: {summary.reason}{log}")
     if len(measured) > 1:
         from nc_sweeps.report.figures import draw_sweep
 
         draw_sweep(table, x, list(y)).save(sweep / "figure.svg")
         print(f"picture: {_shorten(sweep / 'figure.svg')}")
-    if len(directories) > 1:
+    if len(runs) > 1:
         from nc_sweeps.report.digest import digest_sweep
         from nc_sweeps.report.page import write_report
 
         print(f"report: {_shorten(write_report(digest_sweep(sweep)))}")
     for note in notes:
         print(note)
-    print(f"results: {_shorten(sweep if len(directories) > 1 else directories[0])}")
+    print(f"results: {_shorten(sweep if len(runs) > 1 else runs[0].path)}")
     return not bad
 
 

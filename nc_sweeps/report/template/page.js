@@ -1,6 +1,6 @@
 "use strict";
-// The table of runs, its filters, and the charts that follow: charts of runs what the filters leave, charts of
-// curves the chosen rows of it, or all where none is chosen.
+// The table of runs, its filters, and the charts that follow them. Charts of runs show the runs that pass the filters;
+// charts of curves show the chosen ones among these, or all where none is chosen.
 const report = JSON.parse(document.getElementById("data").textContent);
 const element = (id) => document.getElementById(id);
 
@@ -27,7 +27,7 @@ function written(value, kind) {
   return size !== 0 && (size < 1e-3 || size >= 1e4) ? value.toExponential(2) : String(Number(value.toPrecision(3)));
 }
 
-// The table: made once, then sorted and hidden.
+// The table is made once; later its rows are sorted, hidden and shown.
 const body = element("table").tBodies[0];
 const lines = runs.map((run) => {
   const line = make("tr");
@@ -70,13 +70,13 @@ function sort() {
   const sign = state.ascending ? 1 : -1;
   const order = [...lines].sort((one, other) => {
     const [a, b] = [one.run[state.column], other.run[state.column]];
-    if (a === null || b === null) return (a === null) - (b === null); // what is undefined comes last, either way
+    if (a === null || b === null) return (a === null) - (b === null); // undefined values come last in both directions
     return sign * (typeof a === "string" || typeof b === "string" ? String(a).localeCompare(String(b), undefined, { numeric: true }) : a - b);
   });
   body.append(...order.map(({ line }) => line));
 }
 
-// Filters: a button a value; none pressed lets all through.
+// Filters: one button for each value; where none is pressed, all runs pass.
 for (const { field, title, values } of report.filters) {
   if (values.length < 2) continue;
   const group = make("div", { role: "group", "aria-label": title });
@@ -110,7 +110,7 @@ element("reset").addEventListener("click", () => {
   follow();
 });
 
-// What the charts are fed.
+// The rows that charts read.
 function passes({ run, text }) {
   const kept = [...state.kept].every(([field, values]) => values.size === 0 || values.has(run[field]));
   return kept && text.includes(state.text);
@@ -120,7 +120,7 @@ let filtered = [];
 let chosen = [];
 
 function feed({ source, fields }) {
-  // Vega writes into the rows it is given: each chart has its own.
+  // Each chart has rows of its own, as Vega writes into them.
   if (source === "runs") return filtered.map((run) => Object.fromEntries(fields.map((field) => [field, run[field]])));
   const [own, ofRun] = [fields.filter((field) => field in report.curves), fields.filter((field) => !(field in report.curves))];
   const numbers = new Set(chosen.map((run) => run.run));
@@ -149,7 +149,7 @@ function follow() {
   outdate();
 }
 
-// The charts: drawn and brought up to date when they come into sight.
+// Charts are drawn and updated when they come into view.
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const places = [...document.querySelectorAll("[data-chart]")];
 const views = new Map();
@@ -172,7 +172,7 @@ async function draw(place) {
   const options = {
     actions: { export: true, source: false, compiled: false, editor: false },
     config: { ...theme, legend: { ...theme.legend, ...narrow } },
-    logLevel: 1, // errors alone: an axis of nothing, where the filters leave nothing, is no reason to warn
+    logLevel: 1, // errors only: an empty axis, where no run passes the filters, needs no warning
     renderer: chart.source === "curves" ? "canvas" : "svg",
     downloadFileName: name,
   };
