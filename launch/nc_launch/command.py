@@ -1,13 +1,17 @@
 """``nc-sweep``: look after a sweep that was launched."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nc_sweeps.command import errors_in_one_line
 from nc_sweeps.errors import UserError
 from nc_sweeps.wording import format_count
+
+if TYPE_CHECKING:
+    from nc_sweeps.run_spec import RunSpec
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=__doc__)
 
@@ -19,9 +23,9 @@ def status(sweep: Sweep) -> None:
     """Show how a sweep stands: runs, jobs, NC1 so far, time left. Only reads."""
     from rich.console import Console
 
-    from nc_launch.status import status as shown
+    from nc_launch.status import make_status
 
-    Console().print(shown(sweep), highlight=False)
+    Console().print(make_status(sweep), highlight=False)
 
 
 @app.command()
@@ -88,57 +92,67 @@ def report(
 
 @app.command()
 def attach(sweep: Sweep) -> None:
-    """Wait for the latest submission of a sweep, as its launcher would have, and show the results."""
+    """Wait for the latest submission of a sweep, as its launcher would, and show the results."""
     from rich.console import Console
 
-    from nc_launch.submission import submissions
-    from nc_launch.watch import watch
+    from nc_launch.jobs import Jobs
+    from nc_launch.submission import find_submissions
+    from nc_launch.watch import Watch
+    from nc_sweeps.store.sweep_folder import SweepFolder
 
-    found = submissions(sweep)
-    if not found:
+    submissions = find_submissions(sweep)
+    if not submissions:
         raise UserError(f"{sweep}: nothing was submitted here")
-    _finish(watch(found[-1], Console(stderr=True)))
+    latest = submissions[-1]
+    specs = SweepFolder(sweep).read_specs(names=set(latest.run_names))
+    Watch(Jobs(latest), specs, Console(stderr=True)).wait()
+    _show_results(specs)
 
 
 @app.command()
 def resume(
     sweep: Sweep,
-    launcher: Annotated[str, typer.Option(help="packed, slurm, or as: the way it was launched last")] = "as",
+    launcher: Annotated[str, typer.Option(help="packed, slurm, or as: the launcher of the last submission")] = "as",
 ) -> None:
-    """Go on with all that was asked for and is not done, from the manifest alone."""
+    """Train all runs that were asked for and are not done; needs only the files of the sweep."""
+    from dataclasses import replace
+
     from rich.console import Console
 
-    from nc_launch.backends import BACKENDS
     from nc_launch.launching import launch
-    from nc_launch.submission import submissions
-    from nc_sweeps.store import manifest
+    from nc_launch.settings import SETTINGS
+    from nc_launch.submission import Origin, find_submissions
+    from nc_sweeps.store.sweep_folder import SweepFolder
 
-    jobs = manifest.jobs_of(sweep.absolute())
-    if not jobs:
+    sweep = sweep.absolute()
+    specs = SweepFolder(sweep).read_specs()
+    if not specs:
         raise UserError(f"{sweep}: no manifest here; expected the folder of a sweep")
-    latest = submissions(sweep.absolute())
-    place, settings = latest[-1].origin if latest else ("packed", None)
-    if launcher not in {"as", place}:
-        place, settings = launcher, None
-    if place not in BACKENDS:
-        raise UserError(f"--launcher={launcher}: must be one of {', '.join(BACKENDS)}")
-    console = Console(stderr=True)
-    launch(jobs, place, (settings or _defaults(place)) | {"wait": True, "dry_run": False}, {"resume": True}, console)
-    _finish(jobs)
+    submissions = find_submissions(sweep)
+    origin = submissions[-1].origin if submissions else Origin("packed", SETTINGS["packed"]())
+    if launcher not in {"as", origin.backend_name}:
+        if launcher not in SETTINGS:
+            raise UserError(f"--launcher={launcher}: must be one of {', '.join(SETTINGS)}")
+        origin = Origin(launcher, SETTINGS[launcher]())
+    settings = replace(origin.settings, wait=True, dry_run=False)
+    launch(specs, origin.backend_name, settings, {"resume": True}, Console(stderr=True))
+    _show_results(specs)
 
 
 @app.command()
 def cancel(sweep: Sweep) -> None:
     """Have all jobs of a sweep save their runs and end."""
-    from nc_launch.submission import submissions
+    from nc_launch.jobs import Jobs
+    from nc_launch.submission import find_submissions
 
-    stopped = 0
-    for submission in submissions(sweep):
-        alive = submission.place.states(list(submission.jobs))
+    cancelled = 0
+    for submission in find_submissions(sweep):
+        jobs = Jobs(submission)
+        alive = jobs.find_states()
         if alive:
-            submission.cancel()
-        stopped += len(alive)
-    print(f"{format_count(stopped, 'job')} cancelled; nc-sweep resume {sweep} goes on with what is not done")
+            jobs.cancel()
+        cancelled += len(alive)
+    print(f"{format_count(cancelled, 'job')} cancelled; nc-sweep resume {sweep} goes on with what is not done")
 
 
 @app.command()
@@ -169,24 +183,20 @@ def dashboard(
         print(link)
 
 
-def _finish(jobs: list[Any]) -> None:
+def _show_results(specs: "Sequence[RunSpec]") -> None:
+    """Show the results of runs.
+
+    Raises:
+        SystemExit: with code 1, if a run diverged or failed.
+    """
     from nc_sweeps.publish import published
     from nc_sweeps.report.results import show_results
+    from nc_sweeps.store.run_folder import RunFolder
 
-    figure = jobs[0].config.figure
-    directories = [job.directory for job in jobs if (job.directory / "summary.json").exists()]
-    if directories and not show_results(directories, figure.x, figure.y, published.told(directories)):
+    figure = specs[0].config.figure
+    folders = [spec.directory for spec in specs if RunFolder(spec.directory).is_begun]
+    if folders and not show_results(folders, figure.x, figure.y, published.told(folders)):
         raise SystemExit(1)
-
-
-def _defaults(place: str) -> dict[str, Any]:
-    """Settings of a launcher of which nothing is known."""
-    import dataclasses
-
-    from hydra_plugins.nc_sweeps_launcher.launchers import PackedConf, SlurmConf
-
-    settings = dataclasses.asdict({"packed": PackedConf, "slurm": SlurmConf}[place]())
-    return {name: value for name, value in settings.items() if name != "_target_"}
 
 
 def main() -> None:

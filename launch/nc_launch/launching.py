@@ -1,108 +1,106 @@
-"""From runs that were asked for to runs that are done: plan, submit, wait."""
+"""Launching: plan the runs that are not done, submit them and wait for them."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 from rich.console import Console
 
+from nc_launch.settings import LaunchSettings
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.training.processes import was_started_with_others
 from nc_sweeps.wording import format_count
 
-if TYPE_CHECKING:
-    from nc_launch.backends import Backend
-    from nc_launch.plan import Plan
-
-#: Files that a message names.
-_NAMED = 4
+#: Number of files that a message lists.
+_LISTED = 4
 
 
 def launch(
-    jobs: Sequence[RunSpec], place: str, settings: dict[str, Any], invocation: dict[str, Any], console: Console
+    specs: Sequence[RunSpec],
+    backend_name: str,
+    settings: LaunchSettings,
+    invocation: dict[str, Any],
+    console: Console,
 ) -> None:
     """Train runs in packs, except those that are done.
 
     Args:
-        jobs: the runs, of one sweep.
-        place: where: a key of :data:`nc_launch.backends.BACKENDS`.
-        settings: the keys of ``hydra.launcher``.
+        specs: the runs, all of one sweep.
+        backend_name: key of :data:`nc_launch.backends.BACKENDS`.
+        settings: settings of the launcher.
         invocation: what the user typed, for the manifest.
-        console: for progress.
+        console: where progress is shown.
 
     Raises:
-        SystemExit: nothing is to be waited for: a dry run, a detached sweep; or the user interrupted.
+        ConfigError: the runs cannot be launched together.
         LaunchError: the jobs cannot be started.
+        SystemExit: there is nothing to wait for, after a dry run or with ``wait=false``, or the user interrupted.
     """
-    from nc_launch.backends import BACKENDS
-    from nc_launch.plan import in_turn
-    from nc_sweeps.store import manifest
-    from nc_sweeps.store.runs import FINAL, RunStore, environment
+    from nc_launch.backends import make_backend
+    from nc_launch.plan import Plan, pack_for_one_worker
+    from nc_launch.submission import Origin
+    from nc_sweeps.store.runs import RunStore
+    from nc_sweeps.store.summary import FINAL
 
-    unique = list({job.directory: job for job in jobs}.values())
-    waiting = [job for job in unique if RunStore(job.directory, job.config, job.overrides).status not in FINAL]
-    done = len(unique) - len(waiting)
-    if not waiting:
+    unique = list({spec.directory: spec for spec in specs}.values())
+    undone = [spec for spec in unique if RunStore(spec.directory, spec.config, spec.overrides).status not in FINAL]
+    done = len(unique) - len(undone)
+    if not undone:
         console.print(f"{format_count(done, 'run')}: all done already", highlight=False)
         return
-    settings = settings | _placement(waiting, place)
-    where = BACKENDS[place](settings)
-    if settings["dry_run"]:
-        Console().print(_plan(waiting, where, settings).table(done))
+    origin = Origin(backend_name, _set_devices(settings, undone, backend_name))
+    backend = make_backend(origin)
+    if settings.dry_run:
+        Console().print(Plan.make(undone, backend).make_table(done))
         raise SystemExit(0)
-    # One worker takes all: no need to know what that costs, which takes seconds to find out.
-    one = where.packs_at_once == 1
-    packs = in_turn(waiting, settings["max_runs_per_pack"]) if one else _plan(waiting, where, settings).packs
-
-    from nc_launch.submission import Submission
-    from nc_launch.watch import detached, watch
-
-    sweep = waiting[0].directory.parent
+    # One worker takes all runs, whatever they cost; to predict that would take seconds.
+    is_alone = backend.packs_at_once == 1
+    packs = pack_for_one_worker(undone, settings.max_runs_per_pack) if is_alone else Plan.make(undone, backend).packs
     console.print(
-        f"{format_count(len(waiting), 'run')} in {format_count(len(packs), 'pack')}"
+        f"{format_count(len(undone), 'run')} in {format_count(len(packs), 'pack')}"
         + (f"; {done} done already" if done else ""),
         highlight=False,
     )
-    path = manifest.write(sweep, unique, invocation, environment())
-    submission = Submission.create(place, settings, path, packs)
-    if submission.untracked:
-        names = [*submission.untracked[:_NAMED], *["…"] * (len(submission.untracked) > _NAMED)]
+
+    from nc_launch.jobs import submit
+    from nc_launch.watch import Watch, explain_detachment
+    from nc_sweeps.store import manifest
+    from nc_sweeps.store.environment import describe_environment
+
+    sweep = undone[0].directory.parent
+    jobs = submit(origin, manifest.write(sweep, unique, invocation, describe_environment()), packs)
+    if untracked := jobs.submission.untracked:
+        names = [*untracked[:_LISTED], *["…"] * (len(untracked) > _LISTED)]
         console.print(f"code that is in no commit goes along: {', '.join(names)}", highlight=False)
-    if not settings["wait"]:
-        console.print(detached(sweep), highlight=False)
+    if not settings.wait:
+        console.print(explain_detachment(sweep), highlight=False)
         raise SystemExit(0)
-    watch(submission, console)
-    tell_outcome(unique, done, console)
+    Watch(jobs, undone, console).wait()
+    _print_outcome(unique, done, console)
 
 
-def _plan(jobs: Sequence[RunSpec], where: "Backend", settings: dict[str, Any]) -> "Plan":
-    from nc_launch.plan import Plan, kinds_of, packs_of
-
-    kinds = kinds_of(jobs, settings["runs_per_gpu"])
-    minutes = sum(len(kind.jobs) * kind.seconds for kind in kinds) / 60
-    worth = math.ceil(minutes / settings["pack_minutes"]) if settings["pack_minutes"] else len(jobs)
-    packs = packs_of(kinds, max(1, min(where.packs_at_once, worth, len(jobs))), settings["max_runs_per_pack"])
-    return Plan(packs, kinds, len(where.dealt(range(len(packs)))), min(where.packs_at_once, len(packs)))
-
-
-def _placement(jobs: Sequence[RunSpec], place: str) -> dict[str, int]:
-    """Over how many devices of how many nodes the particles of each run are spread."""
-    spread = {(job.config.compute.devices, job.config.compute.nodes) for job in jobs}
-    if len(spread) > 1:
+def _set_devices(settings: LaunchSettings, specs: Sequence[RunSpec], backend_name: str) -> LaunchSettings:
+    """Return the settings with the devices over which the particles of each run are spread."""
+    spreads = {(spec.config.compute.devices, spec.config.compute.nodes) for spec in specs}
+    if len(spreads) > 1:
         raise ConfigError("compute.devices, compute.nodes: must be the same for all runs of a multirun")
-    ((devices, nodes),) = spread
+    ((devices, nodes),) = spreads
     if devices * nodes > 1 and was_started_with_others():
-        raise ConfigError(f"hydra/launcher={place}: starts the processes of a run itself; leave out srun or torchrun")
-    return {"devices": devices, "device_nodes": nodes}
+        raise ConfigError(
+            f"hydra/launcher={backend_name}: starts the processes of a run itself; leave out srun or torchrun"
+        )
+    return replace(settings, devices=devices, device_nodes=nodes)
 
 
-def tell_outcome(jobs: Sequence[RunSpec], done: int, console: Console) -> None:
-    """One line: how many runs ended how."""
-    from nc_sweeps.store.runs import read_summary
+def _print_outcome(specs: Sequence[RunSpec], done: int, console: Console) -> None:
+    """Print in one line how many runs ended in which way."""
+    from nc_sweeps.store.run_folder import RunFolder
 
-    ends = Counter(read_summary(job.directory)["status"] for job in jobs if (job.directory / "summary.json").exists())
-    ends["completed"] -= done
-    told = [f"{done} done before"] * bool(done) + [f"{count} {end}" for end, count in ends.items() if count > 0]
-    console.print(f"{format_count(len(jobs), 'run')}: {', '.join(told)}", highlight=False)
+    folders = [RunFolder(spec.directory) for spec in specs]
+    counts = Counter(folder.read_summary().status for folder in folders if folder.is_begun)
+    counts["completed"] -= done
+    parts = [f"{done} done before"] * bool(done)
+    parts += [f"{count} {status}" for status, count in counts.items() if count > 0]
+    console.print(f"{format_count(len(specs), 'run')}: {', '.join(parts)}", highlight=False)

@@ -1,4 +1,4 @@
-"""From runs to packs: which runs one worker gets, and what that will cost."""
+"""Plans: which runs each worker gets, and what that will cost."""
 
 import math
 from collections.abc import Sequence
@@ -7,143 +7,169 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
+from nc_launch.backends import Backend
 from nc_sweeps.config import ensemble_key
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.wording import format_count
 
-#: Runs that train at once as far as the prediction goes, where nobody says how many.
+#: Assumed size of an ensemble where the user does not limit it.
 _TYPICAL_ENSEMBLE = 32
 
 
 @dataclass(frozen=True)
-class Kind:
-    """Runs of one shape.
+class ShapeGroup:
+    """Runs of one shape, which can train at once, with their predicted cost.
 
     Args:
-        jobs: the runs.
-        seconds: predicted for each on this machine.
-        bytes: of memory that an ensemble of them takes.
+        specs: the runs.
+        seconds: predicted time of each run on this machine.
+        bytes: predicted memory of one ensemble.
         at_once: runs in an ensemble.
     """
 
-    jobs: Sequence[RunSpec]
+    specs: Sequence[RunSpec]
     seconds: float
     bytes: int
     at_once: int
 
+    @property
+    def total_seconds(self) -> float:
+        """Predicted time of all runs of the group on this machine."""
+        return len(self.specs) * self.seconds
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be launched.
+    """A plan of a launch.
 
     Args:
-        packs: runs of each worker.
-        kinds: the same runs by shape.
-        jobs: processes, or tasks of a job array, that take the packs.
+        packs: runs of each pack.
+        groups: the same runs by shape.
+        job_count: number of jobs that take the packs.
         at_once: packs that train at the same time.
     """
 
     packs: Sequence[Sequence[RunSpec]]
-    kinds: Sequence[Kind]
-    jobs: int
+    groups: Sequence[ShapeGroup]
+    job_count: int
     at_once: int
 
-    def table(self, done: int) -> Table:
-        """The plan, a line a shape.
+    @classmethod
+    def make(cls, specs: Sequence[RunSpec], backend: Backend) -> "Plan":
+        """Plan a launch of runs, one or more; this times steps of training, which takes seconds.
+
+        Raises:
+            DataError: a data set cannot be had.
+        """
+        settings = backend.settings
+        groups = group_by_shape(specs, settings.runs_per_gpu)
+        minutes = sum(group.total_seconds for group in groups) / 60
+        worthwhile = math.ceil(minutes / settings.pack_minutes) if settings.pack_minutes else len(specs)
+        count = max(1, min(backend.packs_at_once, worthwhile, len(specs)))
+        packs = share_out(groups, count, settings.max_runs_per_pack)
+        jobs = backend.assign_packs(range(len(packs)))
+        return cls(packs, groups, len(jobs), min(backend.packs_at_once, len(packs)))
+
+    def make_table(self, done: int) -> Table:
+        """Return the plan as a table with one row for each shape.
 
         Args:
-            done: runs that were asked for too and are done.
+            done: number of runs that were asked for too and are done.
         """
         runs = sum(map(len, self.packs))
-        hours = sum(len(kind.jobs) * kind.seconds for kind in self.kinds) / 3600
-        shared_out = f", {hours / self.at_once:.2g} with {self.at_once} packs at once" if self.at_once > 1 else ""
+        hours = sum(group.total_seconds for group in self.groups) / 3600
+        parallel = f", {hours / self.at_once:.2g} with {self.at_once} packs at once" if self.at_once > 1 else ""
         table = Table(
             box=box.SIMPLE_HEAD,
             title=f"{format_count(runs, 'run')} in {format_count(len(self.packs), 'pack')}, "
-            f"{format_count(self.jobs, 'job')}; {done} done already",
-            caption=f"{hours:.2g} hours of one worker (or GPU) at the speed of this machine{shared_out}",
+            f"{format_count(self.job_count, 'job')}; {done} done already",
+            caption=f"{hours:.2g} hours of one worker (or GPU) at the speed of this machine{parallel}",
         )
         for heading in ("network", "dimension", "features", "runs", "at once", "ensembles", "GiB", "hours"):
             table.add_column(heading, justify="right")
-        for kind in self.kinds:
-            config = kind.jobs[0].config
+        for group in self.groups:
+            config = group.specs[0].config
             table.add_row(
                 f"N = {config.width.particles}" if config.model.has_particles else config.model.name,
                 str(getattr(config.dataset, "dimension", config.dataset.name)),
                 "–" if config.model.features is None else str(config.model.features),
-                str(len(kind.jobs)),
-                str(kind.at_once),
-                str(math.ceil(len(kind.jobs) / kind.at_once)),
-                f"{kind.bytes / 2**30:.2g}",
-                f"{len(kind.jobs) * kind.seconds / 3600:.2g}",
+                str(len(group.specs)),
+                str(group.at_once),
+                str(math.ceil(len(group.specs) / group.at_once)),
+                f"{group.bytes / 2**30:.2g}",
+                f"{group.total_seconds / 3600:.2g}",
             )
         return table
 
 
-def kinds_of(jobs: Sequence[RunSpec], at_once: int | None) -> list[Kind]:
-    """Runs by shape, the most expensive first, with predictions from the engine's cost model, calibrated here and now.
+def group_by_shape(specs: Sequence[RunSpec], at_once: int | None) -> list[ShapeGroup]:
+    """Group runs by shape and predict their cost with the cost model, calibrated on this machine now.
 
     Args:
-        jobs: the runs.
-        at_once: runs in an ensemble; None: as many as memory holds.
+        specs: the runs.
+        at_once: largest number of runs in an ensemble; None: as many as memory holds.
+
+    Returns:
+        The groups, the most expensive runs first.
 
     Raises:
         DataError: a data set cannot be had.
     """
     from nc_sweeps.data import load
     from nc_sweeps.dynamics.schedule import Schedule
-    from nc_sweeps.training.calibration import measured_speed
+    from nc_sweeps.training.calibration import measure_speed
     from nc_sweeps.training.cost import Size, budget_bytes
 
-    speed = measured_speed()
-    kinds = []
-    for group in _of_one_shape(jobs):
-        config = group[0].config
+    speed = measure_speed()
+    groups = []
+    for same in _split_by_shape(specs):
+        config = same[0].config
         data = load(config.dataset)
         size = Size.of(config, data, Schedule.of(config.dynamics, len(data.train.labels)), 0)
-        runs = min(at_once or _TYPICAL_ENSEMBLE, len(group)) if config.model.has_particles else 1
+        runs = min(at_once or _TYPICAL_ENSEMBLE, len(same)) if config.model.has_particles else 1
         while runs > 1 and size.peak_bytes(runs, 1) > budget_bytes(config):
             runs //= 2
-        kinds.append(Kind(group, speed.seconds(size, runs) / runs, size.peak_bytes(runs, 1), runs))
-    return sorted(kinds, key=lambda kind: -kind.seconds)
+        groups.append(ShapeGroup(same, speed.seconds(size, runs) / runs, size.peak_bytes(runs, 1), runs))
+    return sorted(groups, key=lambda group: -group.seconds)
 
 
-def packs_of(kinds: Sequence[Kind], packs: int, max_runs: int | None) -> list[list[RunSpec]]:
+def share_out(groups: Sequence[ShapeGroup], packs: int, max_runs: int | None) -> list[list[RunSpec]]:
     """Share runs out evenly: each pack gets about the same work, and runs of one shape stay together.
 
     Args:
-        kinds: the runs and their cost.
-        packs: how many there should be.
-        max_runs: most runs in a pack, which may make it more packs; None: no limit.
+        groups: the runs and their cost.
+        packs: number of packs.
+        max_runs: largest number of runs in a pack, for which more packs may be made; None: no limit.
     """
-    total = sum(len(kind.jobs) * kind.seconds for kind in kinds)
+    total = sum(group.total_seconds for group in groups)
     shares: list[list[RunSpec]] = [[] for _ in range(packs)]
     before = 0.0
-    for kind in kinds:
-        for job in kind.jobs:
-            middle = (before + kind.seconds / 2) / total if total > 0 else 0.0
-            shares[min(int(middle * packs), packs - 1)].append(job)
-            before += kind.seconds
+    for group in groups:
+        for spec in group.specs:
+            middle = (before + group.seconds / 2) / total if total > 0 else 0.0
+            shares[min(int(middle * packs), packs - 1)].append(spec)
+            before += group.seconds
     return [pack for share in shares for pack in _cut(share, max_runs)]
 
 
-def in_turn(jobs: Sequence[RunSpec], max_runs: int | None) -> list[list[RunSpec]]:
-    """Packs for one worker, who takes them all whatever they cost; runs of one shape stay together.
+def pack_for_one_worker(specs: Sequence[RunSpec], max_runs: int | None) -> list[list[RunSpec]]:
+    """Return packs for one worker that takes them all, whatever they cost; runs of one shape stay together.
 
     Args:
-        jobs: the runs.
-        max_runs: most runs in a pack; None: no limit.
+        specs: the runs.
+        max_runs: largest number of runs in a pack; None: no limit.
     """
-    return _cut([job for group in _of_one_shape(jobs) for job in group], max_runs)
+    return _cut([spec for same in _split_by_shape(specs) for spec in same], max_runs)
 
 
-def _of_one_shape(jobs: Sequence[RunSpec]) -> list[list[RunSpec]]:
+def _split_by_shape(specs: Sequence[RunSpec]) -> list[list[RunSpec]]:
     groups: dict[str, list[RunSpec]] = {}
-    for job in jobs:
-        groups.setdefault(ensemble_key(job.config), []).append(job)
+    for spec in specs:
+        groups.setdefault(ensemble_key(spec.config), []).append(spec)
     return list(groups.values())
 
 
-def _cut(jobs: list[RunSpec], most: int | None) -> list[list[RunSpec]]:
-    size = most or max(1, len(jobs))
-    return [jobs[start : start + size] for start in range(0, len(jobs), size)]
+def _cut(specs: list[RunSpec], max_runs: int | None) -> list[list[RunSpec]]:
+    """Cut runs into packs; no runs give no pack."""
+    size = max_runs or max(1, len(specs))
+    return [specs[start : start + size] for start in range(0, len(specs), size)]

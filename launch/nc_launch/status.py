@@ -1,91 +1,33 @@
-"""How a sweep stands, told from its files and the queue; nothing is written."""
+"""The status of a sweep for a terminal, from its files and its jobs; nothing is written."""
 
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from nc_launch.submission import submissions
-from nc_sweeps.errors import StoreError
-from nc_sweeps.store import manifest
-from nc_sweeps.store.leases import held
-from nc_sweeps.store.runs import FINAL, read_summary
+from nc_launch.jobs import Jobs
+from nc_launch.pack_progress import PackProgress
+from nc_launch.submission import find_submissions
+from nc_sweeps.store.run_state import RunState
+from nc_sweeps.store.sweep_folder import SweepFolder
 from nc_sweeps.wording import format_count
 
-#: Lines of a list in the terminal.
-_LISTED = 20
+#: Largest number of lines in a list.
+_LINES = 20
 
 
-@dataclass(frozen=True)
-class RunState:
-    """Of one run.
-
-    Args:
-        name: of its folder.
-        state: ``completed``, ``diverged``, ``failed``, ``running``, ``stopped`` (begun, and nobody goes on with it) or
-            ``waiting``.
-        progress: share of its steps that are done.
-        seconds_left: at its present pace; NaN: unknown.
-        nc1: on the training set, when it was last measured; NaN: not yet.
-        reason: why it failed.
-        overrides: what the user typed for it.
-    """
-
-    name: str
-    state: str
-    progress: float
-    seconds_left: float
-    nc1: float
-    reason: str
-    overrides: list[str]
-
-
-def run_states(sweep: Path) -> list[RunState]:
-    """All runs that were asked for.
+def make_status(sweep: Path) -> RenderableType:
+    """Return the status of a sweep.
 
     Raises:
         StoreError: there is no manifest, or a file cannot be read.
     """
-    entries = manifest.invocations(sweep)
-    asked = {run["directory"]: run["overrides"] for entry in entries for run in entry["runs"]}
-    if not asked:
-        raise StoreError(f"{sweep}: no manifest here; expected the folder of a sweep")
-    bases = [base for entry in entries for base in entry["bases"]]
-    in_work = held(sweep, max(base["compute"]["lease_seconds"] for base in bases))
-    return [_state(sweep / name, overrides, name in in_work) for name, overrides in asked.items()]
-
-
-def _state(directory: Path, overrides: list[str], is_held: bool) -> RunState:
-    if not (directory / "summary.json").exists():
-        state = "starting" if is_held else "waiting"
-        return RunState(directory.name, state, 0.0, math.nan, math.nan, "", overrides)
-    summary = read_summary(directory)
-    state = summary["status"]
-    if state not in {*FINAL, "failed"}:
-        state = "running" if is_held else "stopped"
-    done = summary["progress"]
-    steps, step = done.get("steps") or 0, done.get("step") or 0
-    progress = 1.0 if state == "completed" else step / steps if steps else 0.0
-    left = (done.get("seconds") or 0.0) * (1 / progress - 1) if progress > 0 else math.nan
-    nc1 = summary["metrics"].get("nc1/train", {}).get("last")
-    return RunState(
-        directory.name, state, progress, left, math.nan if nc1 is None else nc1, summary["reason"], overrides
-    )
-
-
-def status(sweep: Path) -> RenderableType:
-    """How a sweep stands, for a terminal.
-
-    Raises:
-        StoreError: there is no manifest, or a file cannot be read.
-    """
-    runs = run_states(sweep)
+    runs = SweepFolder(sweep).run_states()
     counts = Counter(run.state for run in runs)
     measured = [run.nc1 for run in runs if not math.isnan(run.nc1)]
     nc1 = f"; NC1 so far {min(measured):.2g} … {max(measured):.2g}" if measured else ""
@@ -93,59 +35,61 @@ def status(sweep: Path) -> RenderableType:
         f"{sweep}: {format_count(len(runs), 'run')}: "
         f"{', '.join(f'{count} {state}' for state, count in counts.most_common())}{nc1}"
     ]
-    running = [run for run in runs if run.state in {"running", "stopped"}]
-    if running:
-        lines.append(_runs(running))
-    jobs = _jobs(sweep)
+    begun = [run for run in runs if run.state in {"running", "stopped"}]
+    if begun:
+        lines.append(_make_run_table(begun))
+    jobs = _make_job_table(sweep)
     if jobs.row_count:
         lines.append(jobs)
     bad = [f"{run.state}: {run.name}: {run.reason}" for run in runs if run.state in {"diverged", "failed"}]
-    lines += bad[:_LISTED]
-    if len(bad) > _LISTED:
-        lines.append(f"… and {len(bad) - _LISTED} more")
+    lines += bad[:_LINES]
+    if len(bad) > _LINES:
+        lines.append(f"… and {len(bad) - _LINES} more")
     if counts["stopped"] + counts["failed"] or (counts["waiting"] and not jobs.row_count):
         lines.append(f"nc-sweep resume {sweep} goes on with what is not done")
     return Group(*lines)
 
 
-def _runs(runs: list[RunState]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, caption=f"… and {len(runs) - _LISTED} more" if len(runs) > _LISTED else None)
+def _make_run_table(runs: Sequence[RunState]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, caption=f"… and {len(runs) - _LINES} more" if len(runs) > _LINES else None)
     for heading in ("run", "state", "done", "NC1", "left"):
         table.add_column(heading, justify="left" if heading in {"run", "state"} else "right", no_wrap=True)
     table.add_column("overrides", overflow="ellipsis", no_wrap=True, max_width=36)
-    for run in runs[:_LISTED]:
+    for run in runs[:_LINES]:
         nc1 = "–" if math.isnan(run.nc1) else f"{run.nc1:.2g}"
-        table.add_row(
-            run.name, run.state, f"{run.progress:.0%}", nc1, _duration(run.seconds_left), " ".join(run.overrides)
-        )
+        left, overrides = _format_duration(run.seconds_left), " ".join(run.overrides)
+        table.add_row(run.name, run.state, f"{run.progress:.0%}", nc1, left, overrides)
     return table
 
 
-def _jobs(sweep: Path) -> Table:
+def _make_job_table(sweep: Path) -> Table:
+    """Return a table of the jobs that wait or run."""
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("job", "state", "node", "runs", "done", "left"):
         table.add_column(heading, justify="left" if heading in {"job", "state", "node"} else "right")
-    for submission in submissions(sweep):
-        alive = submission.place.states(list(submission.jobs))
+    for submission in find_submissions(sweep):
+        states = Jobs(submission).find_states()
         for job, packs in submission.jobs.items():
-            if job not in alive:
+            if job not in states:
                 continue
-            reports = [report for pack in packs if (report := submission.report(pack))]
+            begun = [progress for pack in packs if (progress := submission.read_progress(pack)).has_begun]
             runs = sum(len(submission.packs[pack]) for pack in packs)
-            nodes = " ".join(sorted({report["node"] for report in reports}))
-            table.add_row(job, alive[job], nodes, str(runs), *_progress(reports))
+            nodes = " ".join(sorted({progress.node for progress in begun}))
+            table.add_row(job, states[job], nodes, str(runs), *_format_progress(begun))
     return table
 
 
-def _progress(reports: list[dict[str, Any]]) -> tuple[str, str]:
-    work, total = sum(report["work"] for report in reports), sum(report["total"] for report in reports)
+def _format_progress(packs: Sequence[PackProgress]) -> tuple[str, str]:
+    """Return the share of work that is done in packs, and the time left."""
+    work, total = sum(pack.work for pack in packs), sum(pack.total for pack in packs)
     if not work:
         return "–", "–"
-    since = min(report["since"] for report in reports)
-    return f"{work / total:.0%}", _duration((time.time() - since) * (total / work - 1))
+    since = min(pack.since for pack in packs)
+    return f"{work / total:.0%}", _format_duration((time.time() - since) * (total / work - 1))
 
 
-def _duration(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
+    """Return hours, minutes and seconds; a dash for NaN."""
     if math.isnan(seconds):
         return "–"
     minutes, rest = divmod(round(seconds), 60)

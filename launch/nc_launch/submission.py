@@ -1,194 +1,171 @@
-"""A submission: packs that were handed to a place, with all that they need to run, in a folder of the sweep.
+"""A submission: packs that were handed to a backend, with all that they need to run, in a folder of the sweep.
 
 ====================  ================================================================================================
-``submission.json``   settings of the launcher, the packs, the jobs that run them
-``code/``             the source as it was, and its commit: later edits do not reach jobs that wait in a queue
-``logs/``             what submitit keeps of the jobs, and their output
-``pack-<k>.json``     how far a pack is
-``cancelled``         somebody wanted no more of it
+``submission.json``   name of the backend, settings of the launcher, the packs, and the jobs that run them
+``code/``             the source at submission and its commit; later edits do not reach jobs that wait in a queue
+``logs/``             output of the jobs, and the files of submitit
+``pack-<k>.json``     progress of a pack
+``cancelled``         exists if somebody cancelled the submission
 ====================  ================================================================================================
 """
 
-import importlib.util
 import json
-import os
-import shutil
-import subprocess
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Self
 
-from nc_launch.backends import BACKENDS, Backend
-from nc_launch.worker import Task, report_path
+from nc_launch.pack_progress import PackProgress
+from nc_launch.settings import SETTINGS, LaunchSettings
+from nc_sweeps.errors import StoreError
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store import files
-from nc_sweeps.store.runs import COMMIT_FILE, environment
 
 _FOLDER = ".launch"
-#: What workers import.
-_PACKAGES = ("nc_sweeps", "nc_launch")
+_FILE = "submission.json"
 
 
-class Submission:
-    """Packs in the hands of a place.
+@dataclass(frozen=True)
+class Origin:
+    """How a submission was launched.
 
     Args:
-        folder: of the submission.
+        backend_name: key of :data:`nc_launch.backends.BACKENDS`.
+        settings: settings of the launcher.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._content = files.read_json(folder / "submission.json", {"place", "settings", "manifest", "packs", "jobs"})
-        self.place: Backend = BACKENDS[self._content["place"]](self._content["settings"])
+    backend_name: str
+    settings: LaunchSettings
+
+
+@dataclass
+class Submission:
+    """The content of ``submission.json``, and the files beside it.
+
+    Args:
+        folder: folder of the submission.
+        origin: backend and settings.
+        manifest: file of the manifest that holds the runs.
+        packs: names of the run folders of each pack.
+        jobs: packs of each job, in the order in which the jobs were started.
+        untracked: files of the frozen code that are in no commit.
+    """
+
+    folder: Path
+    origin: Origin
+    manifest: Path
+    packs: list[list[str]]
+    jobs: dict[str, list[int]] = field(default_factory=dict)
+    untracked: list[str] = field(default_factory=list)
 
     @classmethod
-    def create(
-        cls, place: str, settings: dict[str, Any], manifest: Path, packs: Sequence[Sequence[RunSpec]]
-    ) -> "Submission":
-        """Freeze code and configs and start the jobs.
+    def create(cls, origin: Origin, manifest: Path, packs: Sequence[Sequence[RunSpec]]) -> Self:
+        """Make the folder of a new submission.
 
         Args:
-            place: ``packed`` or ``slurm``.
-            settings: the keys of ``hydra.launcher``.
-            manifest: file that holds the runs.
-            packs: runs of each worker.
+            origin: backend and settings.
+            manifest: file of the manifest that holds the runs.
+            packs: runs of each pack.
+        """
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:6]}"
+        folder = manifest.parent.parent / _FOLDER / name
+        folder.mkdir(parents=True)
+        return cls(folder, origin, manifest, [[spec.directory.name for spec in pack] for pack in packs])
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the submission in a folder.
 
         Raises:
-            LaunchError: the jobs cannot be started. Nothing is left behind.
+            StoreError: ``submission.json`` cannot be read.
         """
-        sweep = manifest.parent.parent
-        folder = sweep / _FOLDER / f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{uuid.uuid4().hex[:6]}"
-        folder.mkdir(parents=True)
+        path = folder / _FILE
+        content = files.read_json(path, {"place", "settings", "manifest", "packs", "jobs"})
+        name = content["place"]
+        if name not in SETTINGS:
+            raise StoreError(f"{path}: damaged, there is no backend {name}")
+        return cls(
+            folder,
+            Origin(name, SETTINGS[name].from_dict(content["settings"])),
+            folder.parent.parent / content["manifest"],
+            content["packs"],
+            content["jobs"],
+            content.get("untracked", []),
+        )
+
+    def write(self) -> None:
+        """Write ``submission.json``."""
         content = {
-            "place": place,
-            "settings": settings,
-            "manifest": str(manifest.relative_to(sweep)),
-            "packs": [[job.directory.name for job in pack] for pack in packs],
-            "jobs": {},
-            "untracked": _freeze_code(folder / "code"),
+            "place": self.origin.backend_name,
+            "settings": self.origin.settings.to_dict(),
+            "manifest": str(self.manifest.relative_to(self.sweep)),
+            "packs": self.packs,
+            "jobs": self.jobs,
+            "untracked": self.untracked,
         }
-        files.write(folder / "submission.json", json.dumps(content).encode())
-        submission = cls(folder)
-        try:
-            submission.start(range(len(packs)))
-        except BaseException:
-            shutil.rmtree(folder)
-            raise
-        return submission
+        files.write(self.folder / _FILE, json.dumps(content).encode())
 
-    def start(self, packs: Sequence[int]) -> None:
-        """Start jobs for packs."""
-        tasks = [Task(self.folder, own, self.place.shares_packs) for own in self.place.dealt(packs)]
-        for pack in packs:
-            report_path(self.folder, pack).unlink(missing_ok=True)
-        with _environment(PYTHONPATH=str(self.folder / "code")):
-            jobs = self.place.start(tasks, self.folder / "logs")
-        self._content["jobs"] |= {job: list(task.packs) for job, task in zip(jobs, tasks, strict=True)}
-        self._write()
+    @property
+    def sweep(self) -> Path:
+        """Folder of the sweep that the submission belongs to."""
+        return self.folder.parent.parent
 
-    def split(self, pack: int) -> list[int]:
-        """Make two packs of one.
+    @property
+    def code(self) -> Path:
+        """Folder of the frozen code that the jobs run."""
+        return self.folder / "code"
 
-        Returns:
-            Their numbers.
-        """
-        names = self._content["packs"][pack]
-        middle = len(names) // 2
-        self._content["packs"][pack] = names[:middle]
-        self._content["packs"].append(names[middle:])
-        self._write()
-        return [pack, len(self._content["packs"]) - 1]
-
-    def cancel(self) -> None:
-        """Have the jobs save their runs and end, and never come back."""
-        (self.folder / "cancelled").touch()
-        self.place.cancel(list(self.jobs))
+    @property
+    def logs(self) -> Path:
+        """Folder of the output of the jobs."""
+        return self.folder / "logs"
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether somebody wanted no more of it."""
+        """Whether somebody cancelled the submission."""
         return (self.folder / "cancelled").exists()
 
     @property
-    def packs(self) -> list[list[str]]:
-        """Names of the folders of the runs in each pack."""
-        return list(self._content["packs"])
+    def run_names(self) -> list[str]:
+        """Names of the run folders of all packs."""
+        return [name for pack in self.packs for name in pack]
 
-    @property
-    def jobs(self) -> dict[str, list[int]]:
-        """Packs of each job, in the order in which the jobs were started."""
-        return dict(self._content["jobs"])
-
-    @property
-    def origin(self) -> tuple[str, dict[str, Any]]:
-        """Name of the place, and the settings of the launcher."""
-        return self._content["place"], dict(self._content["settings"])
-
-    @property
-    def untracked(self) -> list[str]:
-        """Files of the frozen code that are in no commit."""
-        return list(self._content["untracked"])
-
-    def job_of(self, pack: int) -> str:
-        """The latest job of a pack."""
+    def find_job(self, pack: int) -> str:
+        """Return the latest job of a pack."""
         return [job for job, packs in self.jobs.items() if pack in packs][-1]
 
-    def log_of(self, pack: int) -> Path:
-        """Where the latest job of a pack writes."""
-        job = self.job_of(pack)
-        rank = self.jobs[job].index(pack) % self.place.tasks_a_job
-        return self.folder / "logs" / f"{job}_{rank}_log.err"
+    def progress_path(self, pack: int) -> Path:
+        """Return the path of a pack's ``pack-<k>.json``."""
+        return self.folder / f"pack-{pack}.json"
 
-    def report(self, pack: int) -> dict[str, Any]:
-        """How far a pack is; empty before it begins."""
-        path = report_path(self.folder, pack)
-        return files.read_json(path, {"state"}) if path.exists() else {}
+    def read_progress(self, pack: int) -> PackProgress:
+        """Return how far a pack is."""
+        return PackProgress.read(self.progress_path(pack))
 
-    def _write(self) -> None:
-        files.write(self.folder / "submission.json", json.dumps(self._content).encode())
+    def read_all_progress(self) -> list[PackProgress]:
+        """Return how far each pack is."""
+        return [self.read_progress(pack) for pack in range(len(self.packs))]
 
+    def mark_cancelled(self) -> None:
+        """Record that the submission is cancelled, so that no watcher starts its packs again."""
+        (self.folder / "cancelled").touch()
 
-def submissions(sweep: Path) -> list[Submission]:
-    """All submissions of a sweep in the order of time."""
-    return [Submission(path.parent) for path in sorted((sweep / _FOLDER).glob("*/submission.json"))]
+    def split(self, pack: int) -> list[int]:
+        """Cut a pack into halves.
 
-
-def _freeze_code(folder: Path) -> list[str]:
-    """Copy the packages that workers import.
-
-    Returns:
-        Copied files that no commit holds.
-    """
-    untracked = []
-    folder.mkdir()
-    (folder / COMMIT_FILE).write_text(environment()["git_commit"] or "")
-    for name in _PACKAGES:
-        spec = importlib.util.find_spec(name)
-        assert spec is not None
-        assert spec.origin is not None
-        source = Path(spec.origin).parent
-        shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        command = ["git", "-C", str(source), "ls-files", "--others", "--exclude-standard", "."]
-        try:
-            told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-        except FileNotFoundError:  # no git, as in a container, and so no commits either
-            continue
-        untracked += [str(source / line) for line in told.splitlines()]
-    return untracked
+        Returns:
+            Numbers of the two packs.
+        """
+        names = self.packs[pack]
+        middle = len(names) // 2
+        self.packs[pack] = names[:middle]
+        self.packs.append(names[middle:])
+        self.write()
+        return [pack, len(self.packs) - 1]
 
 
-@contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+def find_submissions(sweep: Path) -> list[Submission]:
+    """Return all submissions of a sweep in the order of time."""
+    return [Submission.read(path.parent) for path in sorted((sweep / _FOLDER).glob(f"*/{_FILE}"))]

@@ -1,25 +1,26 @@
-"""What one sees of a submission while it goes on."""
+"""The view of a submission in a terminal while it goes on."""
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import TaskID
 
+from nc_launch.pack_progress import PackProgress
 from nc_sweeps.report.progress import make_progress_bar
 
-#: Packs that have a line of their own at once.
+#: Largest number of packs that are shown at once.
 _LINES = 16
-#: Without a terminal a line is written whenever so much more of the runs has come to an end.
-_PART = 0.1
+#: Share of the runs that end between two lines where there is no terminal.
+_SHARE = 0.1
 
 
 class SweepView:
-    """All runs in a bar, and each pack that is at work in another; without a terminal a line now and then.
+    """Shows a bar for all runs and one for each pack at work; without a terminal, a line now and then.
 
     Args:
-        console: where it is shown.
+        console: where the view is shown.
     """
 
     def __init__(self, console: Console) -> None:
@@ -27,7 +28,7 @@ class SweepView:
         self._bar = make_progress_bar(console)
         self._all = self._bar.add_task("", total=None, shown="")
         self._packs: dict[int, TaskID] = {}
-        self._told = 0.0
+        self._printed = 0.0
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -38,42 +39,42 @@ class SweepView:
     ) -> None:
         self._bar.stop()
 
-    def show(self, reports: Sequence[dict[str, Any]], runs: int) -> None:
+    def show(self, packs: Sequence[PackProgress], runs: int) -> None:
         """Show the present state.
 
         Args:
-            reports: of all packs, see :class:`nc_launch.worker.Report`; empty: not begun.
-            runs: in all of them.
+            packs: progress of each pack.
+            runs: number of runs in all packs.
         """
-        work, total = (sum(report.get(key, 0) for report in reports) for key in ("work", "total"))
-        finished = sum(report.get("finished", 0) for report in reports)
-        description, shown = f"{finished}/{runs} runs", _nc1(reports)
-        self._bar.update(self._all, completed=work, total=total or None, description=description, shown=shown)
-        if not self._console.is_terminal:
-            if finished >= self._told + max(1, _PART * runs):
-                self._told = finished
-                self._console.print(f"{description}: {shown}", highlight=False)
-            return
-        at_work = [number for number, report in enumerate(reports) if report.get("state") in {"starting", "running"}]
-        for number in self._packs.keys() - set(at_work[:_LINES]):
+        work, total = sum(pack.work for pack in packs), sum(pack.total for pack in packs)
+        finished = sum(pack.finished for pack in packs)
+        description, nc1 = f"{finished}/{runs} runs", _format_nc1(packs)
+        self._bar.update(self._all, completed=work, total=total or None, description=description, shown=nc1)
+        if self._console.is_terminal:
+            self._show_packs(packs)
+        elif finished >= self._printed + max(1, _SHARE * runs):
+            self._printed = finished
+            self._console.print(f"{description}: {nc1}", highlight=False)
+
+    def _show_packs(self, packs: Sequence[PackProgress]) -> None:
+        shown = [number for number, pack in enumerate(packs) if pack.is_at_work][:_LINES]
+        for number in self._packs.keys() - set(shown):
             self._bar.remove_task(self._packs.pop(number))
-        for number in at_work[:_LINES]:
-            report = reports[number]
+        for number in shown:
+            pack = packs[number]
             if number not in self._packs:
                 self._packs[number] = self._bar.add_task("", total=None, shown="")
+            device = f"{pack.node}:{pack.gpus}" if pack.gpus else pack.node
             self._bar.update(
                 self._packs[number],
-                completed=report["work"],
-                total=report["total"] or None,
-                description=f"[dim]{report['finished']}/{report['runs']} pack {number} on {_place(report)}[/dim]",
-                shown=_nc1([report]),
+                completed=pack.work,
+                total=pack.total or None,
+                description=f"[dim]{pack.finished}/{pack.runs} pack {number} on {device}[/dim]",
+                shown=_format_nc1([pack]),
             )
 
 
-def _nc1(reports: Sequence[dict[str, Any]]) -> str:
-    ranges = [report["metrics"]["nc1/train"] for report in reports if "nc1/train" in report.get("metrics", {})]
+def _format_nc1(packs: Sequence[PackProgress]) -> str:
+    """Return the range of NC1 over the runs of packs; empty before a measurement."""
+    ranges = [pack.metrics["nc1/train"] for pack in packs if "nc1/train" in pack.metrics]
     return f"NC1 {min(low for low, _ in ranges):.2g} … {max(high for _, high in ranges):.2g}" if ranges else ""
-
-
-def _place(report: dict[str, Any]) -> str:
-    return f"{report['node']}:{report['gpus']}" if report["gpus"] else str(report["node"])

@@ -1,89 +1,83 @@
-"""Watches a submission until all its runs are closed, and sends packs out again that came back undone."""
+"""The watch over a submission: it waits until all runs are closed, and starts packs again that ended undone."""
 
 import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rich.console import Console
 
-from nc_launch.submission import Submission
+from nc_launch.jobs import Jobs
+from nc_launch.pack_progress import PackProgress
 from nc_launch.view import SweepView
 from nc_sweeps.report.preload import preload_report
 from nc_sweeps.run_spec import RunSpec
-from nc_sweeps.store import manifest
-from nc_sweeps.store.runs import FINAL, RunStore, read_summary
+from nc_sweeps.store.run_folder import RunFolder
+from nc_sweeps.store.runs import RunStore
+from nc_sweeps.store.summary import CLOSED
 from nc_sweeps.wording import format_count
 
-#: States in which nobody will go on with a run by himself.
-CLOSED = (*FINAL, "failed")
-#: Seconds between two looks at the queue and the reports, unless all jobs end before.
-_LOOK = 1.0
-#: Looks at the queue at which a job must be missing before it is believed to have ended.
+#: Seconds between two looks at the jobs and the packs, unless all jobs end before.
+_INTERVAL = 1.0
+#: Number of looks in a row at which a job must be missing to count as ended.
 _MISSES = 2
+#: Less than any pack can have reached: minus the number of its undone runs, and their steps.
+_NOTHING_REACHED = (-(10**9), 0)
 
 
-#: Behind every place that a pack can have reached: minus its undone runs, and their steps.
-_NOWHERE = (-(10**9), 0)
-
-
-class _Stop(BaseException):
-    """The user, or the system, wants the watcher to end."""
+class _StopWatching(BaseException):
+    """A signal by which the user or the system asks the watch to end."""
 
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
 
 
-@dataclass
 class Watch:
-    """Waits for a submission.
+    """Waits for the jobs of a submission.
 
     Args:
-        submission: what to wait for.
-        jobs: its runs.
+        jobs: the jobs.
+        specs: runs of the submission.
         console: where progress is shown.
     """
 
-    submission: Submission
-    jobs: list[RunSpec]
-    console: Console
-    _missed: Counter[str] = field(default_factory=Counter)
-    _finished: Counter[int] = field(default_factory=Counter)
-    _told: set[str] = field(default_factory=set)
-    _reached: dict[int, tuple[int, int]] = field(default_factory=dict)
-
-    @property
-    def sweep(self) -> Path:
-        """Folder of the runs."""
-        return self.submission.folder.parent.parent
+    def __init__(self, jobs: Jobs, specs: Sequence[RunSpec], console: Console) -> None:
+        self._jobs = jobs
+        self._submission = jobs.submission
+        self._sweep = jobs.submission.sweep
+        self._specs = {spec.directory.name: spec for spec in specs}
+        self._console = console
+        self._misses: Counter[str] = Counter()
+        self._finished: Counter[int] = Counter()
+        self._reported: set[str] = set()
+        self._reached: dict[int, tuple[int, int]] = {}
 
     def wait(self) -> None:
-        """Return when every run is closed, or the submission was cancelled.
+        """Return when every run is closed.
 
         Raises:
-            SystemExit: the user detached or cancelled.
+            SystemExit: the user detached or cancelled, here or elsewhere.
         """
-        stopped = self._wait()
-        if stopped is not None:
-            self._leave(stopped)
-        if self.submission.is_cancelled:
-            raise SystemExit(f"cancelled; nc-sweep resume {self.sweep} goes on with what is not done")
+        stop = self._wait_for_runs_or_signal()
+        if stop is not None:
+            self._leave(stop)
+        if self._submission.is_cancelled:
+            raise SystemExit(f"cancelled; nc-sweep resume {self._sweep} goes on with what is not done")
 
-    def _wait(self) -> signal.Signals | None:
-        """Wait; return the signal that ended it early."""
+    def _wait_for_runs_or_signal(self) -> signal.Signals | None:
+        """Wait for the runs; return the signal that ended the wait early."""
         before = {number: signal.signal(number, _raise_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with SweepView(self.console) as view:
-                # The workers, too, load their libraries now, and whoever waits is shown the results in the end.
+            with SweepView(self._console) as view:
+                # The jobs load their libraries now, too, and the results are shown at the end.
                 preload_report()
                 while self._look(view):
-                    self.submission.place.wait(list(self.submission.jobs), _LOOK)
-        except _Stop as stop:
+                    self._jobs.wait(_INTERVAL)
+        except _StopWatching as stop:
             return stop.signal
         finally:
             for number, handler in before.items():
@@ -91,128 +85,120 @@ class Watch:
         return None
 
     def _look(self, view: SweepView) -> bool:
-        """Attend to what ended, and show how it goes; return whether anything is still to come."""
-        submission = self.submission
-        alive = submission.place.states(list(submission.jobs))
+        """Start packs again whose job ended before they were done, and show the progress.
+
+        Returns:
+            Whether there is more to wait for.
+        """
+        submission = self._submission
+        alive = self._jobs.find_states()
         open_packs = {pack for job, packs in submission.jobs.items() if job in alive for pack in packs}
-        waiting = bool(alive)
-        latest = {submission.job_of(pack) for pack in range(len(submission.packs))}
+        is_waiting = bool(alive)
+        latest = {submission.find_job(pack) for pack in range(len(submission.packs))}
         for job, packs in list(submission.jobs.items()):
             if job in alive:
-                self._missed[job] = 0
+                self._misses[job] = 0
                 continue
             if job not in latest:
                 continue
-            self._missed[job] += 1
-            undone = [pack for pack in packs if pack not in open_packs and self._undone(pack)]
+            self._misses[job] += 1
+            undone = [pack for pack in packs if pack not in open_packs and self._find_undone_runs(pack)]
             if undone and not submission.is_cancelled:
-                waiting = True
-                if self._missed[job] >= _MISSES:
-                    self._missed[job] = 0
-                    self._again(undone)
-        reports = [submission.report(pack) for pack in range(len(submission.packs))]
-        self._tell_failures(reports)
-        view.show(reports, sum(map(len, submission.packs)))
-        return waiting
+                is_waiting = True
+                if self._misses[job] >= _MISSES:
+                    self._misses[job] = 0
+                    self._start_again(undone)
+        progress = submission.read_all_progress()
+        self._report_failures(progress)
+        view.show(progress, len(submission.run_names))
+        return is_waiting
 
-    def _undone(self, pack: int) -> list[str]:
-        return [name for name in self.submission.packs[pack] if self._status(name) not in CLOSED]
+    def _find_undone_runs(self, pack: int) -> list[RunFolder]:
+        """Return the runs of a pack that are not closed."""
+        runs = [RunFolder(self._sweep / name) for name in self._submission.packs[pack]]
+        return [run for run in runs if not run.is_begun or run.read_summary().status not in CLOSED]
 
-    def _status(self, run: str) -> str | None:
-        directory = self.sweep / run
-        return read_summary(directory)["status"] if (directory / "summary.json").exists() else None
-
-    def _again(self, packs: list[int]) -> None:
-        """Send packs out once more: as they are if they came further than last time, else in halves."""
+    def _start_again(self, packs: Sequence[int]) -> None:
+        """Start packs once more: whole if they came further than last time, else in halves."""
         restart = []
         for pack in packs:
-            undone = self._undone(pack)
-            if self._was_in_line(pack):
+            if self._jobs.was_next_in_line(pack):
                 restart.append(pack)
                 continue
-            reached = (-len(undone), sum(self._step(name) for name in undone))
-            ended = self.submission.place.end_of(self.submission.job_of(pack))
-            if ended.startswith("cancelled"):
-                self.console.print("somebody cancelled a job: cancelling the others", highlight=False)
-                self.submission.cancel()
+            undone = self._find_undone_runs(pack)
+            reached = (-len(undone), sum(_read_step(run) for run in undone))
+            end = self._jobs.describe_end(pack)
+            if end.startswith("cancelled"):
+                self._console.print("somebody cancelled a job: cancelling the others", highlight=False)
+                self._jobs.cancel()
                 return
-            if self.submission.report(pack).get("state") == "interrupted" or reached > self._reached.get(
-                pack, _NOWHERE
-            ):
+            was_interrupted = self._submission.read_progress(pack).state == "interrupted"
+            if was_interrupted or reached > self._reached.get(pack, _NOTHING_REACHED):
                 restart.append(pack)
             elif len(undone) > 1:
-                halves = self.submission.split(pack)
-                self._reached |= dict.fromkeys(halves, _NOWHERE)
+                halves = self._submission.split(pack)
+                self._reached |= dict.fromkeys(halves, _NOTHING_REACHED)
                 restart += halves
             else:
-                self._fail(undone[0], pack, ended)
+                self._close_as_failed(undone[0], pack, end)
                 continue
             self._reached[pack] = reached
-            self.console.print(
-                f"pack {pack}: {ended}; going on with {format_count(len(undone), 'run')}", highlight=False
+            self._console.print(
+                f"pack {pack}: {end}; going on with {format_count(len(undone), 'run')}", highlight=False
             )
         if restart:
-            self.submission.start(restart)
+            self._jobs.start(restart)
 
-    def _was_in_line(self, pack: int) -> bool:
-        """Whether its job ended at work on a pack before it."""
-        place = self.submission.jobs[self.submission.job_of(pack)].index(pack)
-        return place >= self.submission.place.tasks_a_job and not self.submission.report(pack)
-
-    def _step(self, run: str) -> int:
-        directory = self.sweep / run
-        return (read_summary(directory)["progress"]["step"] or 0) if (directory / "summary.json").exists() else 0
-
-    def _fail(self, run: str, pack: int, ended: str) -> None:
-        job = next(job for job in self.jobs if job.directory.name == run)
-        store = RunStore(job.directory, job.config, job.overrides, self.submission.log_of(pack))
+    def _close_as_failed(self, run: RunFolder, pack: int, end: str) -> None:
+        spec = self._specs[run.name]
+        store = RunStore(spec.directory, spec.config, spec.overrides, self._jobs.find_log(pack))
         store.resume()
-        store.finish("failed", f"{ended}, and it got no further when tried again")
+        store.finish("failed", f"{end}, and it got no further when tried again")
 
-    def _tell_failures(self, reports: Sequence[dict[str, Any]]) -> None:
-        for pack, report in enumerate(reports):
-            if report.get("finished", 0) == self._finished[pack]:
+    def _report_failures(self, packs: Sequence[PackProgress]) -> None:
+        """Print the runs that diverged or failed since the last call, with their reasons."""
+        for number, pack in enumerate(packs):
+            if pack.finished == self._finished[number]:
                 continue
-            self._finished[pack] = report.get("finished", 0)
-            for name in self.submission.packs[pack]:
-                if name not in self._told and self._status(name) in {"diverged", "failed"}:
-                    self._told.add(name)
-                    summary = read_summary(self.sweep / name)
-                    self.console.print(f"{summary['status']}: {name}: {summary['reason']}", highlight=False)
+            self._finished[number] = pack.finished
+            for name in self._submission.packs[number]:
+                run = RunFolder(self._sweep / name)
+                if name in self._reported or not run.is_begun:
+                    continue
+                summary = run.read_summary()
+                if summary.status in {"diverged", "failed"}:
+                    self._reported.add(name)
+                    self._console.print(f"{summary.status}: {name}: {summary.reason}", highlight=False)
 
-    def _leave(self, by: signal.Signals) -> NoReturn:
-        """Detach or cancel, as the user wishes; nobody to ask: this machine's jobs end, a cluster's stay."""
-        choice = "d" if self.submission.place.outlives_launcher else "c"
-        if by is signal.SIGINT and sys.stdin.isatty():
-            self.console.print(
+    def _leave(self, stop: signal.Signals) -> NoReturn:
+        """Detach or cancel, as the user chooses; without a user, jobs on this machine end and those of a cluster stay.
+
+        Raises:
+            SystemExit: always.
+        """
+        choice = "d" if self._jobs.backend.outlives_launcher else "c"
+        if stop is signal.SIGINT and sys.stdin.isatty():
+            self._console.print(
                 "\\[d]etach and leave the jobs to themselves, or \\[c]ancel them? ", end="", highlight=False
             )
             choice = (input() or choice).strip().lower()[:1]
         if choice == "c":
-            self.submission.cancel()
-            while self.submission.place.states(list(self.submission.jobs)):
+            self._jobs.cancel()
+            while self._jobs.find_states():
                 time.sleep(0.2)
             raise SystemExit("nc-train: interrupted; the same command, or nc-sweep resume, goes on from here")
-        raise SystemExit(detached(self.sweep))
+        raise SystemExit(explain_detachment(self._sweep))
 
 
-def detached(sweep: Path) -> str:
-    """What to do about a sweep that goes on by itself."""
+def explain_detachment(sweep: Path) -> str:
+    """Say what the user can do about a sweep that goes on by itself."""
     return f"nc-train: detached; nc-sweep status {sweep} shows how it goes, nc-sweep attach {sweep} waits for it"
 
 
-def watch(submission: Submission, console: Console) -> list[RunSpec]:
-    """Wait for a submission.
-
-    Returns:
-        Its runs.
-    """
-    sweep = submission.folder.parent.parent
-    names = {name for pack in submission.packs for name in pack}
-    jobs = manifest.jobs_of(sweep, names=names)
-    Watch(submission, jobs, console).wait()
-    return jobs
+def _read_step(run: RunFolder) -> int:
+    """Return the last measured step of a run; 0 before it begins."""
+    return (run.read_summary().progress.step or 0) if run.is_begun else 0
 
 
 def _raise_stop(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
-    raise _Stop(number)
+    raise _StopWatching(number)

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import psutil
 import pytest
-from nc_launch.submission import submissions
+from nc_launch.submission import find_submissions
 from polars.testing import assert_frame_equal
 
 import nc_sweeps
@@ -166,7 +166,7 @@ def test_a_worker_takes_pack_after_pack_and_its_end_is_no_fault_of_those_in_line
         worker.kill()
         worker.wait()
     assert launcher.wait(PATIENCE) == 0
-    (submission,) = submissions(sweep)
+    (submission,) = find_submissions(sweep)
     assert len(submission.jobs) == 3
     assert_same_numbers(sweep, undisturbed)
 

@@ -1,7 +1,6 @@
 """What one sees of a sweep while it goes on, at a terminal and without one."""
 
 import io
-import json
 import os
 import pty
 import re
@@ -9,26 +8,26 @@ import threading
 import tty
 
 import pytest
+from nc_launch.pack_progress import PackProgress, ProgressWriter
 from nc_launch.view import SweepView
-from nc_launch.worker import Report
 from rich.console import Console
 
 
 @pytest.fixture
 def packs(tmp_path, monkeypatch):
-    """Reports of two packs of four runs, as their workers write them: one at work, one that has not begun."""
+    """Writers of the progress of two packs of four runs: one pack is at work, one has not begun to train."""
     monkeypatch.setenv("SLURMD_NODENAME", "node7")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    monkeypatch.setattr("nc_launch.worker._REPORT", 0.0)
-    report = Report(tmp_path / "0.json")
-    report.begin(4, 200)
-    report.finished(1)
-    report.advance(50, {"nc1/train": [0.25, 0.5, 0.125, float("nan")]})
-    return [report, Report(tmp_path / "1.json")]
+    monkeypatch.setattr("nc_launch.pack_progress._INTERVAL", 0.0)
+    writer = ProgressWriter(tmp_path / "0.json")
+    writer.begin(4, 200)
+    writer.finish_runs(1)
+    writer.advance(50, {"nc1/train": [0.25, 0.5, 0.125, float("nan")]})
+    return [writer, ProgressWriter(tmp_path / "1.json")]
 
 
 def read(packs):
-    return [json.loads(report.path.read_text()) for report in packs]
+    return [PackProgress.read(writer.path) for writer in packs]
 
 
 @pytest.fixture
@@ -67,7 +66,7 @@ def test_at_a_terminal_all_runs_and_each_pack_at_work_have_a_bar(packs, terminal
     with SweepView(console) as view:
         view.show(read(packs), 8)
         view._bar.refresh()
-        packs[0].finished(3)
+        packs[0].finish_runs(3)
         packs[0].close("done")
         view.show(read(packs), 8)
         view._bar.refresh()
@@ -87,6 +86,6 @@ def test_without_a_terminal_a_line_is_written_now_and_then(packs):
         assert console.file.getvalue() == ""  # too little to speak of
         view.show(read(packs), 8)
         view.show(read(packs), 8)
-        packs[0].finished(3)
+        packs[0].finish_runs(3)
         view.show(read(packs), 8)
     assert console.file.getvalue() == "1/8 runs: NC1 0.12 … 0.5\n4/8 runs: NC1 0.12 … 0.5\n"

@@ -1,6 +1,7 @@
 """``hydra/launcher=packed`` and ``hydra/launcher=slurm``: the runs of a multirun in packs, here or on a cluster."""
 
 import logging
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -130,6 +131,7 @@ class _PackLauncher(Launcher):
 
     def _train(self, jobs: "list[RunSpec]") -> None:
         from nc_launch.launching import launch
+        from nc_launch.settings import SETTINGS
         from rich.console import Console
 
         invocation = {
@@ -137,7 +139,8 @@ class _PackLauncher(Launcher):
             "sweep": OmegaConf.to_container(self.config.hydra.sweeper.get("params") or OmegaConf.create({})),
             "launcher": self.settings,
         }
-        launch(jobs, self.place, self.settings, invocation, Console(stderr=True))
+        settings = SETTINGS[self.place].from_dict(self.settings)
+        launch(jobs, self.place, settings, invocation, Console(stderr=True))
 
     def _job_return(self, overrides: Sequence[str], index: int, job: "RunSpec") -> JobReturn:
         from nc_sweeps.store.runs import last_value
@@ -220,13 +223,13 @@ class SlurmLauncher(_PackLauncher):
     def launch_others(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """One task of an array each."""
         from nc_launch.backends import SlurmBackend
+        from nc_launch.settings import SlurmSettings
 
         directory = Path(str(self.config.hydra.sweep.dir)).absolute()
         directory.mkdir(parents=True, exist_ok=True)
         configs = self._configs(job_overrides, initial_job_idx)
-        with SlurmBackend(self.settings | {"devices": 1, "device_nodes": 1}).executor(
-            directory / ".submitit"
-        ) as executor:
+        backend = SlurmBackend(SlurmSettings.from_dict(self.settings))
+        with backend.open_array(directory / ".submitit", os.environ.get("PYTHONPATH")) as executor:
             jobs = [
                 executor.submit(_run, config, self.task_function, self.hydra_context, Singleton.get_state())
                 for config in configs

@@ -1,12 +1,12 @@
-"""What a backend is: where packs run."""
+"""The interface of a backend, which starts jobs and looks after them."""
 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from nc_launch.worker import Task
+from nc_launch.settings import LaunchSettings
+from nc_launch.task import Task
 from nc_sweeps.errors import UserError
 
 
@@ -15,41 +15,54 @@ class LaunchError(UserError):
 
 
 class Backend(ABC):
-    """Starts jobs and knows about them by their ids alone, from any process.
+    """A way to run packs. It knows its jobs by their ids alone, so any process can ask about them.
 
     Args:
-        settings: the keys of ``hydra.launcher``.
+        settings: settings of the launcher.
     """
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    #: Whether jobs go on when their launcher is told to end and there is no user to ask.
+    outlives_launcher = False
+
+    def __init__(self, settings: LaunchSettings) -> None:
         self.settings = settings
 
     @property
     @abstractmethod
     def packs_at_once(self) -> int:
-        """Packs that may run at the same time."""
+        """Number of packs that may run at the same time."""
+
+    @property
+    def workers_per_job(self) -> int:
+        """Number of processes of one job that take packs of their own."""
+        return 1
 
     @abstractmethod
-    def start(self, tasks: Sequence[Task], logs: Path) -> list[str]:
-        """Start jobs.
+    def assign_packs(self, packs: Sequence[int]) -> list[tuple[int, ...]]:
+        """Return the packs of each job; its processes take them in turns."""
+
+    @abstractmethod
+    def start(self, tasks: Sequence[Task], logs: Path, code: Path) -> list[str]:
+        """Start a job for each task.
 
         Args:
-            tasks: one a job.
+            tasks: what the jobs execute.
             logs: folder of their output.
+            code: folder of the packages that they import.
 
         Returns:
-            Their ids.
+            Ids of the jobs.
 
         Raises:
-            LaunchError: they cannot be started.
+            LaunchError: the jobs cannot be started.
         """
 
     @abstractmethod
-    def states(self, jobs: Sequence[str]) -> dict[str, str]:
-        """Jobs that wait or run, with a word on each. What is missing has ended."""
+    def find_states(self, jobs: Sequence[str]) -> dict[str, str]:
+        """Return a word on each job that waits or runs; a job that is missing has ended."""
 
     def wait(self, jobs: Sequence[str], seconds: float) -> None:  # noqa: ARG002
-        """Let so much time pass, or less: until all jobs have ended, where that can be seen at once."""
+        """Wait for some time, or less where it can be seen at once that all jobs have ended."""
         time.sleep(seconds)
 
     @abstractmethod
@@ -57,22 +70,5 @@ class Backend(ABC):
         """Ask jobs to save their runs and end."""
 
     @abstractmethod
-    def end_of(self, job: str) -> str:
-        """How a job ended, as far as is known."""
-
-    @property
-    def tasks_a_job(self) -> int:
-        """Processes of one job that take packs of their own."""
-        return 1
-
-    @abstractmethod
-    def dealt(self, packs: Sequence[int]) -> list[tuple[int, ...]]:
-        """Packs of each job; its processes take them in turns."""
-
-    @property
-    def shares_packs(self) -> bool:
-        """Whether several processes of a job share the particles of one pack."""
-        return int(self.settings["devices"]) * int(self.settings["device_nodes"]) > 1
-
-    #: Whether jobs are meant to go on when their launcher is told to end and nobody can be asked.
-    outlives_launcher = False
+    def describe_end(self, job: str) -> str:
+        """Say how a job ended, as far as is known."""
