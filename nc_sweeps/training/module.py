@@ -114,7 +114,7 @@ class FlowModule(RunsModule):
         self.flow.advance(self.X, self.Y, first, last)
         self.step = last
         if bool((self.flow.head_is_held(last) & ~self.stage_one_distance.isnan()).any()):
-            arrived = self.snapshot().certified_distances <= self.stage_one_distance
+            arrived = self.snapshot().oracle.certified_distances <= self.stage_one_distance
             # Processors that differ may round a distance differently; all heads must go together.
             self.flow.release_heads(self.ensemble.shard.any(arrived), last)
 
