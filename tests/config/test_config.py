@@ -51,8 +51,18 @@ def test_every_option_composes_and_gives_every_key(path):
     overrides = [f"{path.parent.name}={path.stem}", *needed.get(path.stem, [])]
     config = config_of(*overrides)
     composed = compose_config(overrides)
-    written = composed[path.parent.name]
-    assert set(written) == {field.name for field in dataclasses.fields(getattr(config, path.parent.name))}
+    values = composed[path.parent.name]
+    assert set(values) == {field.name for field in dataclasses.fields(getattr(config, path.parent.name))}
+    # A base that comes after the file's own keys must not repeat one of them.
+    own = OmegaConf.to_container(OmegaConf.load(path))
+    changed = {override.partition("=")[0].rpartition(".")[2] for override in overrides}
+    for key in own.keys() - changed - {"defaults"}:
+        assert values[key] == own[key], key
+
+
+def test_bases_are_no_options():
+    """They stand beside the groups, where neither --help nor completion lists them."""
+    assert not [path for path in CONF.glob("*/**/*.yaml") if path.stem.startswith("_")]
 
 
 def test_every_key_has_one_role_and_an_explanation():
