@@ -1,4 +1,4 @@
-"""A pack: the runs that one worker process executes."""
+"""A pack: the runs that one worker process trains."""
 
 import atexit
 import gc
@@ -10,68 +10,44 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from nc_sweeps.config import ensemble_key
 from nc_sweeps.errors import ConfigError, reason
 from nc_sweeps.interruption import InterruptedTraining, Interruption
 from nc_sweeps.run_spec import RunSpec
-from nc_sweeps.training.crew import Train, in_crew
+from nc_sweeps.training.crew import Crew
+from nc_sweeps.training.listener import Listener
 from nc_sweeps.wording import format_count
 
 if TYPE_CHECKING:
-    from nc_sweeps.store.leases import Worker
+    from nc_sweeps.store.leases import LeaseHolder
     from nc_sweeps.store.runs import RunStore
     from nc_sweeps.training.ensembles import LoadedRun
 
 log = logging.getLogger(__name__)
 
-# On its way out the interpreter would look for garbage in all that was loaded, for a second, before it throws all away.
-atexit.register(gc.freeze)
-
 #: Seconds between two looks at runs that other processes train.
-_LOOK = 1.0
-
-
-@runtime_checkable
-class Listener(Protocol):
-    """Hears how training goes on."""
-
-    def begin(self, runs: int, work: int) -> None:
-        """Runs that now begin or go on, and the work, in any unit, that is ahead of them."""
-
-    def advance(self, work: int, metrics: dict[str, list[float]]) -> None:
-        """Work done since the last call, and the latest metrics of the live runs."""
-
-    def finished(self, runs: int) -> None:
-        """Runs that came to their end."""
-
-
-@dataclass(frozen=True)
-class _Training:
-    """How runs are trained, who may stop it, and who hears of it."""
-
-    train: "Train"
-    interruption: Interruption
-    listener: Listener
+_POLLING_SECONDS = 1.0
 
 
 @dataclass
 class Pack:
-    """Runs to train: those of equal shape together; what is done is left alone, what others train is waited for.
+    """Runs that one process trains: those of equal shape together. It leaves alone what is done, and waits for what
+    others train.
 
-    Every process over which ``compute`` spreads the particles has the same pack; only the first reads and writes the
-    store. Where no launcher has started the others, they are started here.
+    Every process over which ``compute`` spreads the particles has the same pack; only the leader of the crew reads and
+    writes the store.
 
     Args:
-        jobs: any mixture of runs; one asked for twice is trained once.
-        max_runs_per_ensemble: largest ensemble; None: no limit.
-        isolate: close a run that cannot be trained as ``failed`` and go on with the others; False: raise.
-        log: file that the process writes to; None: the user's terminal.
-        about: what others may want to know of this process.
+        specs: any mixture of runs; a run that occurs twice is trained once.
+        max_runs_per_ensemble: size of the largest ensemble; None: no limit.
+        isolate: True: close a run that cannot be trained as ``failed`` and go on with the others; False: raise.
+        log: file to which the process writes its output; None: the user's terminal.
+        about: facts about this process, for others who look at the leases.
     """
 
-    jobs: Sequence[RunSpec]
+    specs: Sequence[RunSpec]
     max_runs_per_ensemble: int | None = None
     isolate: bool = False
     log: Path | None = None
@@ -81,75 +57,98 @@ class Pack:
         """Train to the end.
 
         Returns:
-            For each job the last value of its ``optimized_metric``, or the worst there is; see
-            :func:`~nc_sweeps.store.runs.last_value`.
+            For each spec the last value of its ``optimized_metric``, or the worst there is; see
+            :meth:`~nc_sweeps.store.run_folder.RunFolder.last_value`.
 
         Raises:
             DataError: a data set cannot be had. Nothing was started.
-            ConfigError: a run is too short for a step or too large for the memory, or the processes that it is to be
-                spread over cannot be had. Nothing was started.
+            ConfigError: a run is too short for a step or too large for the memory, or the processes over which it is to
+                be spread cannot be had. Nothing was started.
             CrewError: another process of the crew came to an end; the runs can be resumed.
             StoreError: a stored file is damaged. Nothing was started.
-            InterruptedTraining: the process was told to stop; the runs are saved.
+            InterruptedTraining: a signal asked to stop; the runs are saved.
         """
-        placements = {(job.config.compute.devices, job.config.compute.nodes): job.config.compute for job in self.jobs}
-        if len(placements) > 1:
+        computes = {(c.devices, c.nodes): c for c in (spec.config.compute for spec in self.specs)}
+        if len(computes) > 1:
             raise ConfigError("compute.devices, compute.nodes: must be the same for all runs that train in one process")
-        if not self.jobs:
+        if not self.specs:
             return []
-        (compute,) = placements.values()
-        return in_crew(compute, lambda train: self._lead(train, listener))
+        (compute,) = computes.values()
+        with Crew.join(compute) as crew:
+            if not crew.is_leader:
+                return crew.follow()  # type: ignore[no-any-return]
+            with Interruption() as interruption:
+                _Leader(self, crew, interruption, listener).train()
+            return crew.dismiss(self._read_last_values())
 
-    def _lead(self, train: "Train", listener: Listener) -> list[float]:
-        from nc_sweeps.store.leases import Worker
-        from nc_sweeps.store.runs import FINAL, RunStore, last_value
+    def _read_last_values(self) -> list[float]:
+        from nc_sweeps.store.run_folder import RunFolder
 
-        stores = {job.directory: RunStore(job.directory, job.config, job.overrides, self.log) for job in self.jobs}
-        waiting = [store for store in stores.values() if store.status not in FINAL]
-        if len(waiting) < len(stores):
-            print(f"{len(stores) - len(waiting)} of {format_count(len(stores), 'run')} done already", file=sys.stderr)
-        with Interruption() as interruption:
-            for sweep, runs in groupby(waiting, lambda store: store.directory.parent):
-                with Worker(sweep, self.jobs[0].config.compute.lease_seconds, self.about) as worker:
-                    self._train_all(list(runs), worker, _Training(train, interruption, listener))
-        return [last_value(job.directory, job.config.optimized_metric) for job in self.jobs]
+        return [RunFolder(spec.directory).last_value(spec.config.optimized_metric) for spec in self.specs]
 
-    def _train_all(self, waiting: "list[RunStore]", worker: "Worker", training: "_Training") -> None:
-        from nc_sweeps.store.runs import FINAL
 
-        told = False
+class _Leader:
+    """The leader of a crew, at work on a pack."""
+
+    def __init__(self, pack: Pack, crew: Crew, interruption: Interruption, listener: Listener) -> None:
+        self.pack = pack
+        self.crew = crew
+        self.interruption = interruption
+        self.listener = listener
+
+    def train(self) -> None:
+        """Train all runs of the pack, sweep by sweep."""
+        from nc_sweeps.store.leases import LeaseHolder
+        from nc_sweeps.store.runs import RunStore
+
+        specs, pack = self.pack.specs, self.pack
+        by_folder = {spec.directory: RunStore(spec.directory, spec.config, spec.overrides, pack.log) for spec in specs}
+        stores = [*by_folder.values()]
+        waiting = _select_unfinished(stores)
+        if done := len(stores) - len(waiting):
+            print(f"{done} of {format_count(len(stores), 'run')} done already", file=sys.stderr)
+        for sweep, runs in groupby(waiting, lambda store: store.directory.parent):
+            with LeaseHolder(sweep, specs[0].config.compute.lease_seconds, pack.about) as holder:
+                self._train_sweep([*runs], holder)
+
+    def _train_sweep(self, waiting: "list[RunStore]", holder: "LeaseHolder") -> None:
+        """Train runs of one sweep as they become free, until all are done."""
+        has_said_that_it_waits = False
         while waiting:
-            mine = [store for store in waiting if worker.claim(store.directory.name)]
+            claimed = [store for store in waiting if holder.claim(store.directory.name)]
             try:
-                # Whoever held a run before may have finished it.
-                self._isolated([store for store in mine if store.status not in FINAL], training)
+                self._train_or_halve(claimed)
             finally:
-                for store in mine:
-                    worker.release(store.directory.name)
-            waiting = [store for store in waiting if store not in mine and store.status not in FINAL]
-            if waiting and not mine:
-                if not told:
+                for store in claimed:
+                    holder.release(store.directory.name)
+            waiting = _select_unfinished([store for store in waiting if store not in claimed])
+            if waiting and not claimed:
+                if not has_said_that_it_waits:
                     print(f"another process trains {len(waiting)} of the runs; waiting for it", file=sys.stderr)
-                told = True
-                time.sleep(_LOOK)
-            if training.interruption.signal is not None:
-                raise InterruptedTraining(training.interruption.signal)
+                has_said_that_it_waits = True
+                time.sleep(_POLLING_SECONDS)
+            if self.interruption.signal is not None:
+                raise InterruptedTraining(self.interruption.signal)
 
-    def _isolated(self, stores: "list[RunStore]", training: "_Training") -> None:
-        """Train runs; where that fails, each half, until the one that cannot be trained stands alone.
+    def _train_or_halve(self, stores: "list[RunStore]") -> None:
+        """Train runs; if that fails, train each half, down to the single run that cannot be trained.
 
         So a bad run costs no other, and what is too much for the memory at once is tried in smaller ensembles.
         """
+        # The process that held a run before may have finished it, or an ensemble may have, before another one failed.
+        stores = _select_unfinished(stores)
+        if not stores:
+            return
         try:
-            self._train(stores, training)
+            self._train(stores)
         except Exception as error:
-            # The other processes of a crew are still where the failure has left them.
-            if not self.isolate or stores[0].config.compute.processes > 1:
+            # The followers of a crew are still where the failure has left them.
+            if not self.pack.isolate or stores[0].config.compute.processes > 1:
                 raise
             if len(stores) == 1:
                 log.exception(f"{stores[0].directory}: {reason(error)}")
                 stores[0].finish("failed", reason(error))
-                training.listener.finished(1)
+                self.listener.finish_runs(1)
                 return
             log.warning(f"{reason(error)}; trying {len(stores)} runs in halves")
         else:
@@ -157,39 +156,47 @@ class Pack:
         _free_memory()
         middle = len(stores) // 2
         for half in (stores[:middle], stores[middle:]):
-            self._isolated(half, training)
+            self._train_or_halve(half)
 
-    def _train(self, stores: "list[RunStore]", training: "_Training") -> None:
-        from nc_sweeps.store.runs import FINAL
-
-        stores = [store for store in stores if store.status not in FINAL]
-        if not stores:
-            return
-        with _without_collection():
+    def _train(self, stores: "list[RunStore]") -> None:
+        with _pause_garbage_collection():
             from nc_sweeps.data import load_all
 
         data = load_all([store.config.dataset for store in stores])
 
-        # Here and not above: neither a pack that is done nor an error in the data need wait for Lightning.
-        with _without_collection():
+        # Lightning is imported as late as here: neither a pack that is done nor an error in the data need wait for it.
+        with _pause_garbage_collection():
             from nc_sweeps.training.ensembles import LoadedRun, cut_into_ensembles
 
-        checkpoints = [store.resume() for store in stores]
-        runs = [
-            LoadedRun(store.config, own, store, checkpoint.step, checkpoint.state, checkpoint.seconds)
-            for store, own, checkpoint in zip(stores, data, checkpoints, strict=True)
-        ]
-        for run, store in zip(runs, stores, strict=True):
+        runs = []
+        for store, own_data in zip(stores, data, strict=True):
+            checkpoint = store.resume()
+            run = LoadedRun(store.config, own_data, store, checkpoint.step, checkpoint.state, checkpoint.seconds)
             store.steps = run.schedule.total
-        parts = [part for group in _groups(runs) for part in cut_into_ensembles(group, self.max_runs_per_ensemble)]
-        training.listener.begin(len(runs), sum(part.work for part in parts))
-        for part in parts:
-            training.train(part, training.interruption, training.listener.advance)
-            training.listener.finished(len(part.runs))
+            runs.append(run)
+        limit = self.pack.max_runs_per_ensemble
+        ensembles = [ensemble for group in _group_runs(runs) for ensemble in cut_into_ensembles(group, limit)]
+        self.listener.begin(len(runs), sum(ensemble.work for ensemble in ensembles))
+        for ensemble in ensembles:
+            self.crew.train(ensemble, self.interruption, self.listener)
+            self.listener.finish_runs(len(ensemble.runs))
 
 
-def _groups(runs: "Sequence[LoadedRun]") -> "Iterable[list[LoadedRun]]":
-    """Runs of equal shape that stand at the same step, in the order in which they were asked for."""
+def skip_garbage_collection_at_exit() -> None:
+    """Let this process end at once. The interpreter would spend a second on the search for garbage among all that was
+    loaded before it throws everything away.
+    """
+    atexit.register(gc.freeze)
+
+
+def _select_unfinished(stores: "Iterable[RunStore]") -> "list[RunStore]":
+    from nc_sweeps.store.summary import FINAL
+
+    return [store for store in stores if store.status not in FINAL]
+
+
+def _group_runs(runs: "Iterable[LoadedRun]") -> "Iterable[list[LoadedRun]]":
+    """Return groups of runs of equal shape that stand at the same step, in the order in which they were asked for."""
     groups: dict[tuple[str, int], list[LoadedRun]] = {}
     for run in runs:
         groups.setdefault((ensemble_key(run.config), run.step), []).append(run)
@@ -197,8 +204,8 @@ def _groups(runs: "Sequence[LoadedRun]") -> "Iterable[list[LoadedRun]]":
 
 
 @contextmanager
-def _without_collection() -> Iterator[None]:
-    """For what makes a million objects that stay: looking for garbage among them takes an eighth of the time."""
+def _pause_garbage_collection() -> Iterator[None]:
+    """Speed up imports that make a million objects to stay: the search for garbage takes an eighth of their time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

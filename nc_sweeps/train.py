@@ -23,7 +23,7 @@ from nc_sweeps.config import parse
 from nc_sweeps.config.composition import VERSION_BASE
 from nc_sweeps.config.resolvers import register_resolvers
 from nc_sweeps.errors import reason
-from nc_sweeps.pack import Pack
+from nc_sweeps.pack import Pack, skip_garbage_collection_at_exit
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.training.processes import is_leader
 
@@ -81,6 +81,7 @@ def _describe(error: Exception) -> str:
 
 def main() -> None:
     """Run ``nc-train``."""
+    skip_garbage_collection_at_exit()
     with errors_in_one_line("nc-train", _describe), hydra_raises_errors():
         register_resolvers()
         hydra.main(config_path="pkg://nc_sweeps.conf", config_name="config", **VERSION_BASE)(train)()

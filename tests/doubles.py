@@ -14,7 +14,7 @@ class SilentListener:
     def advance(self, work, metrics):
         pass
 
-    def finished(self, runs):
+    def finish_runs(self, runs):
         pass
 
 

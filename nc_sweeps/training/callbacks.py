@@ -2,13 +2,14 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 from torch import Tensor
 
 from nc_sweeps.interruption import Interruption
+from nc_sweeps.training.listener import Listener
 from nc_sweeps.training.module import RunsModule
 
 
@@ -29,8 +30,8 @@ class RunRecord(Protocol):
         """Keep the rows so far and close the run."""
 
 
-class Silent:
-    """The record of a process that another one speaks for."""
+class SilentRecord:
+    """The record of a follower, which keeps nothing: the leader keeps the same numbers."""
 
     def append(self, row: dict[str, int | float]) -> None:
         """See :class:`RunRecord`."""
@@ -167,21 +168,23 @@ class Record(pl.Callback):
 
 
 class Progress(pl.Callback):
-    """Reports steps as they are taken.
+    """Tells a listener of steps as they are taken.
 
     Args:
-        report: called with the number of steps taken since the last call and the latest metrics of all live runs.
-        record: where the latest metrics are.
+        listener: hears of the work done and of the latest metrics of all live runs.
+        record: the callback that has the latest metrics.
+        work_per_step: work of one step of the ensemble.
     """
 
-    def __init__(self, report: Callable[[int, dict[str, list[float]]], None], record: Record) -> None:
-        self.report = report
+    def __init__(self, listener: Listener, record: Record, work_per_step: int) -> None:
+        self.listener = listener
         self.record = record
+        self.work_per_step = work_per_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Report the segment just taken."""
+        """Tell of the segment just taken."""
         assert isinstance(batch, tuple)
         first, last = batch
-        self.report(last - first, self.record.latest)
+        self.listener.advance((last - first) * self.work_per_step, self.record.latest)

@@ -1,10 +1,10 @@
-"""The processes over which the particles of a run are spread.
+"""The processes that share the particles of an ensemble.
 
-The first of them reads the store, loads the data, cuts ensembles and hands every other its part of each ensemble; the
-others train what they are handed, write nothing and say nothing. They are the processes that srun or torchrun started;
-where neither did, the first starts the others on its own machine.
+Process 0 is the leader: it reads the store, loads the data, cuts ensembles and sends every follower its part of each
+ensemble. The followers train what they receive; they write and print nothing. srun or torchrun may have started all
+processes; otherwise the leader starts its followers on its own machine.
 
-Free of torch until there is a crew.
+Importing this module does not import torch.
 """
 
 import json
@@ -13,16 +13,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nc_sweeps.config import ComputeConfig
 from nc_sweeps.errors import ConfigError, UserError
 from nc_sweeps.interruption import Interruption
+from nc_sweeps.training.listener import Listener
 from nc_sweeps.training.processes import find_cluster, find_device
 
 if TYPE_CHECKING:
@@ -30,13 +29,11 @@ if TYPE_CHECKING:
 
     from nc_sweeps.training.ensembles import Ensemble
 
-_FOLLOW = "from nc_sweeps.training.crew import follow_starter; follow_starter()"
+_FOLLOW = "from nc_sweeps.training.follower import follow_starter; follow_starter()"
 #: Seconds that a process may take to end after its connections have broken.
-_ENDING = 1.0
+_ENDING_SECONDS = 1.0
+_POLLING_SECONDS = 0.02
 
-Report = Callable[[int, dict[str, list[float]]], None]
-#: Trains runs, until they are done or interrupted, and reports.
-Train = Callable[["Ensemble", Interruption, Report], None]
 Result = TypeVar("Result")
 
 
@@ -44,217 +41,227 @@ class CrewError(UserError):
     """Another process of the crew came to an end."""
 
 
-def in_crew(compute: ComputeConfig, lead: Callable[[Train], Result]) -> Result:
-    """Lead a crew, or belong to one until its leader is done.
+class Crew:
+    r"""The processes that share the particles of an ensemble; in this class itself, a single one.
 
-    Args:
-        compute: over how many devices of how many nodes.
-        lead: what the first process does; given how to train.
+    .. code-block:: python
 
-    Returns:
-        What ``lead`` returns, in every process.
-
-    Raises:
-        ConfigError: so many processes cannot be had.
-        CrewError: another process came to an end.
+        with Crew.join(compute) as crew:
+            if not crew.is_leader:
+                return crew.follow()
+            ...
+            crew.train(ensemble, interruption, listener)  # as often as there is something to train
+            ...
+            return crew.dismiss(result)
     """
-    if compute.processes == 1:
-        return lead(lambda training, interruption, report: training.train(interruption, report))
-    if (cluster := find_cluster()) is not None:
-        _join(cluster, compute)
-        return _lead(compute, lead) if cluster.global_rank() == 0 else _follow()
-    with _Started(compute) as started:
-        return _lead(compute, lead, started.meet)
+
+    is_leader = True
+
+    @staticmethod
+    def join(compute: ComputeConfig) -> "Crew":
+        """Return the crew of this process.
+
+        Args:
+            compute: the numbers of devices and nodes.
+
+        Raises:
+            ConfigError: the processes cannot be had; some errors of this kind are raised only on entering the context.
+        """
+        if compute.processes == 1:
+            return Crew()
+        cluster = find_cluster()
+        return _StartedCrew(compute) if cluster is None else _LaunchedCrew(compute, cluster)
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def train(self, ensemble: "Ensemble", interruption: Interruption, listener: Listener) -> None:
+        """Train an ensemble together with the followers; only the leader calls this.
+
+        Raises:
+            InterruptedTraining: a signal asked to stop. All runs are saved.
+            CrewError: another process came to an end before training began. If one ends later, the error that breaks
+                the connection is raised here, and leaving the context replaces it by a CrewError where possible.
+        """
+        ensemble.train(interruption, listener)
+
+    def follow(self) -> Any:
+        """Train what the leader sends until it dismisses the crew; only followers call this.
+
+        Returns:
+            The result with which the leader dismissed the crew.
+
+        Raises:
+            SystemExit: the leader failed.
+        """
+        raise NotImplementedError("a process that trains alone leads")
+
+    def dismiss(self, result: Result) -> Result:
+        """Send the followers home with a result, and return it; only the leader calls this, once."""
+        return result
 
 
-def _backend(compute: ComputeConfig) -> str:
-    """What is in main memory always goes by Gloo, checkpoints for one."""
-    return "cpu:gloo,cuda:nccl" if find_device(compute).type == "cuda" else "gloo"
+class _SpreadCrew(Crew):
+    """Several processes, which meet in the default process group of ``torch.distributed``."""
+
+    def __init__(self, compute: ComputeConfig) -> None:
+        self._compute = compute
+        #: Whether the followers wait for what the leader sends next.
+        self._followers_wait = False
+
+    def train(self, ensemble: "Ensemble", interruption: Interruption, listener: Listener) -> None:
+        self._followers_wait = False
+        for rank in range(1, self._compute.processes):
+            _send(ensemble.cut_part(rank), rank)
+        ensemble.cut_part(0).train(interruption, listener)
+        self._followers_wait = True
+
+    def follow(self) -> Any:
+        from nc_sweeps.training.follower import follow
+
+        return follow()
+
+    def dismiss(self, result: Result) -> Result:
+        self._dismiss(result, failed=False)
+        return result
+
+    def _dismiss(self, result: object, failed: bool) -> None:
+        """Dismiss the followers, unless they have not met the leader yet, are training or were dismissed before."""
+        if self._followers_wait:
+            from nc_sweeps.training.follower import Dismissal
+
+            self._followers_wait = False
+            for rank in range(1, self._compute.processes):
+                _send(Dismissal(result, failed), rank)
+
+    def _choose_backend(self) -> str:
+        """Return the backend of the group. What lies in main memory, such as checkpoints, always travels by Gloo."""
+        return "cpu:gloo,cuda:nccl" if find_device(self._compute).type == "cuda" else "gloo"
 
 
-def _join(cluster: "ClusterEnvironment", compute: ComputeConfig) -> None:
-    """Meet the other processes, once for as long as this one lives."""
-    import torch.distributed as dist
+class _LaunchedCrew(_SpreadCrew):
+    """Processes that srun or torchrun started. Their group lasts as long as they live."""
 
-    size, started = compute.processes, cluster.world_size()
-    if size != started:
-        asked = f"compute.devices={compute.devices}, compute.nodes={compute.nodes}"
-        raise ConfigError(f"{asked}: needs {size} processes, but srun or torchrun started {started}")
-    if not dist.is_initialized():
-        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = cluster.main_address, str(cluster.main_port)
-        dist.init_process_group(_backend(compute), rank=cluster.global_rank(), world_size=size)
+    def __init__(self, compute: ComputeConfig, cluster: "ClusterEnvironment") -> None:
+        super().__init__(compute)
+        self._cluster = cluster
+        self.is_leader = cluster.global_rank() == 0
+
+    def __enter__(self) -> Crew:
+        import torch.distributed as dist
+
+        cluster, size = self._cluster, self._compute.processes
+        if size != cluster.world_size():
+            asked = f"compute.devices={self._compute.devices}, compute.nodes={self._compute.nodes}"
+            started = cluster.world_size()
+            raise ConfigError(f"{asked}: needs {size} processes, but srun or torchrun started {started}")
+        if not dist.is_initialized():
+            os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = cluster.main_address, str(cluster.main_port)
+            dist.init_process_group(self._choose_backend(), rank=cluster.global_rank(), world_size=size)
+        self._followers_wait = self.is_leader
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._dismiss(None, failed=True)
 
 
-class _Started:
-    """Processes on this machine, which end with the context; this one is the first, and meets the others when there is
-    something to train.
+class _StartedCrew(_SpreadCrew):
+    """This process and followers that it starts on its machine. They meet when there is something to train, and end
+    with the context.
     """
 
     def __init__(self, compute: ComputeConfig) -> None:
+        super().__init__(compute)
         if compute.nodes > 1:
             raise ConfigError(f"compute.nodes={compute.nodes}: start nc-train on every node, by srun or torchrun")
-        self.compute = compute
-        self.others: list[subprocess.Popen[bytes]] = []
-        self.folder = tempfile.TemporaryDirectory(prefix="nc-sweeps-")
-        self.met = False
+        self._followers: list[subprocess.Popen[bytes]] = []
+        self._folder = tempfile.TemporaryDirectory(prefix="nc-sweeps-")
+        self._has_met = False
 
-    def __enter__(self) -> "_Started":
-        # Sessions of their own: Ctrl-C is for this process, which ends them.
-        self.others = [
+    def __enter__(self) -> Crew:
+        # In sessions of their own they do not hear Ctrl-C: the leader does, and ends them.
+        self._followers = [
             subprocess.Popen(
                 [sys.executable, "-c", _FOLLOW],
                 stdin=subprocess.PIPE,
                 env=os.environ | {"LOCAL_RANK": str(rank)},
                 start_new_session=True,
             )
-            for rank in range(1, self.compute.devices)
+            for rank in range(1, self._compute.devices)
         ]
         return self
 
-    def meet(self) -> None:
-        """Make the processes a group, unless they are."""
-        import torch.distributed as dist
-        from torch.distributed import FileStore  # type: ignore[attr-defined]
+    def train(self, ensemble: "Ensemble", interruption: Interruption, listener: Listener) -> None:
+        if not self._has_met:
+            self._meet()
+        super().train(ensemble, interruption, listener)
 
-        if self.met:
-            return
-        size, backend = self.compute.devices, _backend(self.compute)
-        path = str(Path(self.folder.name, "meeting"))
-        store = FileStore(path, size)
-        for rank, other in enumerate(self.others, start=1):
-            assert other.stdin is not None
-            other.stdin.write(json.dumps([rank, size, path, backend]).encode() + b"\n")
-            other.stdin.flush()
-        while not store.check([str(rank) for rank in range(1, size)]):
-            self._check()
-            time.sleep(0.02)
-        dist.init_process_group(backend, store=store, rank=0, world_size=size)
-        self.met = True
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if error is not None and not isinstance(error, UserError | KeyboardInterrupt | SystemExit):
-                # Where another process was killed, all that this one knows is a broken connection.
-                self._check(wait=_ENDING)
+                # If a follower was killed, all that the leader knows is a broken connection.
+                self._raise_if_one_died(wait=_ENDING_SECONDS)
         finally:
             self._end(failed=error is not None)
 
-    def _check(self, wait: float = 0.0) -> None:
-        """Say which process has failed."""
+    def _meet(self) -> None:
+        """Make the processes a group."""
+        import torch.distributed as dist
+        from torch.distributed import FileStore  # type: ignore[attr-defined]
+
+        size, backend = self._compute.devices, self._choose_backend()
+        path = str(Path(self._folder.name, "meeting"))
+        store = FileStore(path, size)
+        for rank, follower in enumerate(self._followers, start=1):
+            assert follower.stdin is not None
+            follower.stdin.write(json.dumps([rank, size, path, backend]).encode() + b"\n")
+            follower.stdin.flush()
+        while not store.check([str(rank) for rank in range(1, size)]):
+            self._raise_if_one_died()
+            time.sleep(_POLLING_SECONDS)
+        dist.init_process_group(backend, store=store, rank=0, world_size=size)
+        self._has_met = True
+
+    def _raise_if_one_died(self, wait: float = 0.0) -> None:
+        """Raise a CrewError if a follower ended with an error, now or within ``wait`` seconds."""
         until = time.monotonic() + wait
         while True:
-            for rank, other in enumerate(self.others, start=1):
-                if code := other.poll():
+            for rank, follower in enumerate(self._followers, start=1):
+                if code := follower.poll():
                     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
                     raise CrewError(
-                        f"compute.devices={self.compute.devices}: the process of rank {rank} {how}; "
+                        f"compute.devices={self._compute.devices}: the process of rank {rank} {how}; "
                         "the same command goes on from the last checkpoints"
                     )
             if time.monotonic() >= until:
                 return
-            time.sleep(0.02)
+            time.sleep(_POLLING_SECONDS)
 
     def _end(self, failed: bool) -> None:
-        for other in self.others:
-            if failed or not self.met:  # else it has been told that there is no more to train
-                other.kill()
-            other.wait()
-            assert other.stdin is not None
-            other.stdin.close()
-        if self.met:
+        for follower in self._followers:
+            if failed or not self._has_met:  # otherwise it was dismissed
+                follower.kill()
+            follower.wait()
+            assert follower.stdin is not None
+            follower.stdin.close()
+        if self._has_met:
             import torch.distributed as dist
 
             dist.destroy_process_group()
-        self.folder.cleanup()
+        self._folder.cleanup()
 
 
-def follow_starter() -> None:
-    """What a process does that :class:`_Started` has started."""
-    import torch.distributed as dist
-    from torch.distributed import FileStore  # type: ignore[attr-defined]
-
-    import nc_sweeps.training.ensembles  # noqa: F401 (all that takes long, while the starter prepares what is to train)
-
-    rank, size, path, backend = json.loads(_line_of_stdin())
-    threading.Thread(target=_end_with_starter, daemon=True).start()
-    store = FileStore(path, size)
-    store.set(str(rank), "here")
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
-    _follow()
-    dist.destroy_process_group()
-
-
-def _line_of_stdin() -> bytes:
-    """Read without a buffer, of which the interpreter could not let go while a thread waits for more."""
-    line = b""
-    while not line.endswith(b"\n"):
-        if not (byte := os.read(0, 1)):
-            raise SystemExit(1)
-        line += byte
-    return line
-
-
-def _end_with_starter() -> None:
-    """Whatever ends the process that started this one closes the pipe between them."""
-    os.read(0, 1)
-    os._exit(1)
-
-
-def _lead(
-    compute: ComputeConfig,
-    lead: Callable[[Train], Result],
-    meet: Callable[[], None] | None = None,
-) -> Result:
-    """Do what ``lead`` says; the others follow, from the start on or from when they have been met."""
-    others = range(1, compute.processes)
-    listening = meet is None
-
-    def tell(rank: int, message: object) -> None:
-        import torch
-        import torch.distributed as dist
-
-        dist.send_object_list([message], dst=rank, device=torch.device("cpu"))
-
-    def train(training: "Ensemble", interruption: Interruption, report: Report) -> None:
-        nonlocal listening
-        if meet:
-            meet()
-        listening = False
-        for rank in others:
-            tell(rank, training.part(rank))
-        training.part(0).train(interruption, report)
-        listening = True
-
-    result: list[Result] = []
-    try:
-        result.append(lead(train))
-    finally:
-        if listening:
-            for rank in others:
-                tell(rank, result)
-    return result[0]
-
-
-def _follow() -> Any:
-    """Train what the leader sends until it sends its result, a list that is empty where it failed."""
+def _send(message: object, rank: int) -> None:
     import torch
     import torch.distributed as dist
 
-    from nc_sweeps.training.ensembles import Ensemble
-
-    while True:
-        message: list[Any] = [None]
-        dist.recv_object_list(message, src=0, device=torch.device("cpu"))
-        if not isinstance(message[0], Ensemble):
-            break
-        # Signals are the leader's affair, who has all stop at the same step.
-        with (
-            Interruption() as interruption,
-            open(os.devnull, "w") as nowhere,
-            redirect_stdout(nowhere),
-            redirect_stderr(nowhere),
-        ):
-            message[0].train(interruption)
-    if not message[0]:
-        raise SystemExit(1)
-    return message[0][0]
+    dist.send_object_list([message], dst=rank, device=torch.device("cpu"))

@@ -1,20 +1,14 @@
-"""Train runs: those of particles and of one shape as one ensemble, deep networks one after another."""
+"""Ensembles: runs that train at once. Networks of particles share one if their shapes agree; deep ones train alone."""
 
-import logging
 import math
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from nc_sweeps.activations import ACTIVATIONS
@@ -26,19 +20,22 @@ from nc_sweeps.dynamics.schedule import Schedule
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.interruption import InterruptedTraining, Interruption
 from nc_sweeps.metrics.statistics import one_hot
-from nc_sweeps.models.deep import initialised
-from nc_sweeps.models.mean_field import MeanFieldEnsemble, initial_ensemble
+from nc_sweeps.models.deep import initialise
+from nc_sweeps.models.mean_field import PARTICLES, MeanFieldEnsemble, initial_ensemble
 from nc_sweeps.models.shard import Shard
 from nc_sweeps.models.truncation import Truncation
-from nc_sweeps.training.callbacks import Progress, Record, RunRecord, Silent
-from nc_sweeps.training.cost import STOPS, Size, budget_bytes
+from nc_sweeps.training.callbacks import Progress, Record, RunRecord, SilentRecord
 from nc_sweeps.training.deep import DeepModule, network_of
-from nc_sweeps.training.module import PARTICLES, FlowModule, RunsModule, Segments
-from nc_sweeps.training.processes import count_threads, find_device
+from nc_sweeps.training.listener import Listener
+from nc_sweeps.training.memory import find_budget_bytes, predict_peak_bytes
+from nc_sweeps.training.module import FlowModule, RunsModule, Segments
+from nc_sweeps.training.processes import count_threads
 from nc_sweeps.training.references import References
-from nc_sweeps.training.strategy import ParticleParallelStrategy
+from nc_sweeps.training.seconds import STOPS, count_work
+from nc_sweeps.training.sizes import Size
+from nc_sweeps.training.trainer import open_trainer
 
-#: Besides ``STOPS``, a stop whenever a run has done so many multiply-adds, a fraction of a second.
+#: Multiply-adds of a run, a fraction of a second, after which training stops although ``STOPS`` do not ask for it.
 _WORK_A_STOP = 10**10
 
 
@@ -47,12 +44,12 @@ class LoadedRun:
     """A run that is ready to be trained.
 
     Args:
-        config: what to run.
+        config: configuration of the run.
         data: its data set.
-        record: where its numbers go.
-        step: steps already taken.
-        state: as :meth:`RunsModule.state` gave it after that step, with the particles of this process; None: the
-            initial state.
+        record: the place where its numbers go.
+        step: number of steps already taken.
+        state: the state after that step, as :meth:`RunsModule.state` returned it, with the particles of this process;
+            None: the initial state.
         seconds: training time already spent.
     """
 
@@ -65,12 +62,12 @@ class LoadedRun:
 
     @cached_property
     def schedule(self) -> Schedule:
-        """The steps of the run."""
+        """Schedule of the steps of the run."""
         return Schedule.of(self.config.dynamics, len(self.data.train.labels))
 
     @cached_property
     def size(self) -> Size:
-        """What decides the cost of the run."""
+        """Sizes that decide the cost of the run."""
         return Size.of(self.config, self.data, self.schedule, self.step)
 
 
@@ -78,36 +75,39 @@ class Ensemble(ABC):
     """Runs that train at once, from a common step to the end.
 
     Args:
-        runs: all at the same step.
+        runs: runs that stand at the same step.
+        rank: number of this process among those that share the particles of the runs.
     """
 
-    def __init__(self, runs: Sequence[LoadedRun]) -> None:
+    def __init__(self, runs: Sequence[LoadedRun], rank: int = 0) -> None:
         self.runs = runs
+        self.rank = rank
         self.config = runs[0].config
         self.begin = runs[0].step
         self.size = runs[0].size
 
     @property
     def work(self) -> int:
-        """Multiply-adds of the steps to take: proportional to the time that they cost."""
-        return self.size.steps * len(self.runs) * self.size.step_work
+        """Number of multiply-adds of the steps to take, which is proportional to the time that they cost."""
+        return self.size.steps * self._work_per_step
 
-    def train(
-        self,
-        interruption: Interruption | None = None,
-        report: Callable[[int, dict[str, list[float]]], None] | None = None,
-    ) -> None:
-        """Train to the end, or until told to stop.
+    @property
+    def _work_per_step(self) -> int:
+        return len(self.runs) * count_work(self.size).step
+
+    def train(self, interruption: Interruption | None = None, listener: Listener | None = None) -> None:
+        """Train to the end, or until a signal asks to stop.
 
         Args:
-            interruption: tells to; None: nobody does.
-            report: called with the work done since the last call and the latest metrics of the live runs.
+            interruption: the signals that ask to stop; None: none does.
+            listener: hears of the work done and of the latest metrics of the live runs.
 
         Raises:
-            InterruptedTraining: it was told to stop. All runs are saved.
+            InterruptedTraining: a signal asked to stop. All runs are saved. A follower, whom the leader makes stop,
+                returns instead.
         """
         interruption = interruption or Interruption()
-        if self.work == 0:  # stopped after the last step and before it could say so
+        if self.work == 0:  # an earlier process ended after the last step and before it could record the end
             for run in self.runs:
                 run.record.finish("completed")
             return
@@ -121,30 +121,30 @@ class Ensemble(ABC):
             interruption,
         )
         callbacks: list[pl.Callback] = [record]
-        if report is not None:
-            a_step = len(self.runs) * self.size.step_work
-            callbacks.append(Progress(lambda steps, metrics: report(steps * a_step, metrics), record))
-        _trainer(self.config, callbacks).fit(self._module(), datamodule=Segments(self._stops(steps)))
-        if record.interrupted and interruption.signal is not None and not isinstance(self.runs[0].record, Silent):
+        if listener is not None:
+            callbacks.append(Progress(listener, record, self._work_per_step))
+        with open_trainer(self.config.compute, self.rank, callbacks) as trainer:
+            trainer.fit(self._build_module(), datamodule=Segments(self._plan_stops(steps)))
+        if self.rank == 0 and record.interrupted and interruption.signal is not None:
             raise InterruptedTraining(interruption.signal)
 
-    def _stops(self, measurements: Sequence[int]) -> list[int]:
-        """Steps between which training is left alone: the same for a run alone, packed or resumed."""
+    def _plan_stops(self, measurements: Sequence[int]) -> list[int]:
+        """Return the steps between which nothing interrupts training: the same for a run alone, packed or resumed."""
         total = measurements[-1]
-        apart = min(math.ceil(total / STOPS), max(1, _WORK_A_STOP // self.size.step_work))
+        apart = min(math.ceil(total / STOPS), max(1, _WORK_A_STOP // count_work(self.size).step))
         return sorted({self.begin} | {step for step in {*measurements, *range(0, total, apart)} if step > self.begin})
 
     @abstractmethod
-    def part(self, rank: int) -> "Ensemble":
-        """What one of the processes of ``compute`` trains. Only the first keeps records.
+    def cut_part(self, rank: int) -> "Ensemble":
+        """Return what one of several processes trains. Only process 0 keeps records.
 
         Args:
-            rank: of that process.
+            rank: number of that process.
         """
 
     @abstractmethod
-    def _module(self) -> RunsModule:
-        """What Lightning trains."""
+    def _build_module(self) -> RunsModule:
+        """Return the module that Lightning trains."""
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -152,29 +152,27 @@ class Ensemble(ABC):
 
 
 class FlowEnsemble(Ensemble):
-    """Networks of particles, of one :func:`~nc_sweeps.config.ensemble_key`, that train as one program."""
+    """Networks of particles, with one :func:`~nc_sweeps.config.ensemble_key`, that train as one program."""
 
-    def part(self, rank: int) -> "FlowEnsemble":
-        """Its particles; the runs' states are those of all of them."""
+    def cut_part(self, rank: int) -> "FlowEnsemble":
+        """Return the same runs, with only the particles of one process in their states."""
         own = Shard(self.config.width.particles, rank, self.config.compute.processes).own
 
         def cut(state: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: Z[own].clone() if name in PARTICLES else Z for name, Z in state.items()}
 
-        return FlowEnsemble(
-            [
-                replace(run, record=Silent() if rank else run.record, state=run.state and cut(run.state))
-                for run in self.runs
-            ]
-        )
+        runs = [
+            replace(run, record=SilentRecord() if rank else run.record, state=run.state and cut(run.state))
+            for run in self.runs
+        ]
+        return FlowEnsemble(runs, rank)
 
-    def _module(self) -> FlowModule:
+    def _build_module(self) -> FlowModule:
         dtype = self._dtype
         configs = [run.config for run in self.runs]
         distances = [config.dynamics.stage_one_distance for config in configs]
         module = FlowModule(
-            ensemble=self._networks(dtype),
-            flow=self._flow(),
+            flow=self._flow(dtype),
             X=self._inputs("train", dtype),
             Y=self._targets("train", dtype),
             X_test=self._inputs("test", dtype),
@@ -185,10 +183,10 @@ class FlowEnsemble(Ensemble):
         )
         states = [run.state for run in self.runs if run.state is not None]
         if states:
-            module.restore(states)
+            module.flow.restore(states)
         return module
 
-    def _flow(self) -> Flow:
+    def _flow(self, dtype: torch.dtype) -> Flow:
         dynamics = self.config.dynamics
         hyperparameters = Hyperparameters(
             seeds=torch.tensor([run.config.seed for run in self.runs], dtype=torch.int64),
@@ -198,7 +196,13 @@ class FlowEnsemble(Ensemble):
             schedules=tuple(run.schedule for run in self.runs),
         )
         starts = [run.schedule.stage_one if run.config.model.train_head else NEVER for run in self.runs]
-        return Flow(INTEGRATORS[dynamics.integrator], hyperparameters, dynamics.batch_size, torch.tensor(starts))
+        return Flow(
+            self._networks(dtype),
+            INTEGRATORS[dynamics.integrator],
+            hyperparameters,
+            dynamics.batch_size,
+            torch.tensor(starts),
+        )
 
     def _networks(self, dtype: torch.dtype) -> MeanFieldEnsemble:
         models = [run.config.model for run in self.runs]
@@ -233,17 +237,17 @@ class FlowEnsemble(Ensemble):
 
 
 class DeepEnsemble(Ensemble):
-    """A deep network."""
+    """One run of a deep network."""
 
-    def part(self, rank: int) -> "DeepEnsemble":
-        """All of it: it trains in one process."""
+    def cut_part(self, rank: int) -> "DeepEnsemble":
+        """Return all of it: a deep network trains in one process."""
         return self
 
-    def _module(self) -> DeepModule:
+    def _build_module(self) -> DeepModule:
         (run,) = self.runs
         network = network_of(run.config.model, run.data)
         module = DeepModule(
-            initialised(network, run.config.seed, self._dtype),
+            initialise(network, run.config.seed, self._dtype),
             run.data,
             run.config.dynamics,
             run.schedule,
@@ -256,21 +260,22 @@ class DeepEnsemble(Ensemble):
 
 
 def cut_into_ensembles(runs: Sequence[LoadedRun], max_runs: int | None) -> Sequence[Ensemble]:
-    """Cut runs of one shape and one step into what is trained at once and fits into the memory.
+    """Cut runs of one shape, all at the same step, into ensembles that fit into the memory.
 
     Args:
-        runs: in the order in which they were asked for.
-        max_runs: largest ensemble; None: no limit.
+        runs: runs in the order in which they were asked for.
+        max_runs: size of the largest ensemble; None: no limit.
 
     Raises:
-        ConfigError: not one run fits into ``compute.memory``, or the network is not for such samples or batches.
+        ConfigError: not even one run fits into ``compute.memory``, or the network does not accept such samples or
+            batches.
     """
     size, config = runs[0].size, runs[0].config
-    budget, threads = budget_bytes(config), count_threads(config.compute)
+    budget, threads = find_budget_bytes(config), count_threads(config.compute)
     limit = (max_runs or len(runs)) if config.model.has_particles else 1
-    most = next((count for count in range(limit, 0, -1) if size.peak_bytes(count, threads) <= budget), 0)
+    most = next((count for count in range(limit, 0, -1) if predict_peak_bytes(size, count, threads) <= budget), 0)
     if most == 0 and config.compute.memory is not None:
-        needed = (size.peak_bytes(1, threads) - budget) / 2**30 + config.compute.memory
+        needed = (predict_peak_bytes(size, 1, threads) - budget) / 2**30 + config.compute.memory
         network = f"of {config.width.particles} particles" if config.model.has_particles else f"of {config.model.name}"
         raise ConfigError(
             f"compute.memory={config.compute.memory:g}: a run {network} needs {needed:.2g} GiB, with what the process "
@@ -280,32 +285,3 @@ def cut_into_ensembles(runs: Sequence[LoadedRun], max_runs: int | None) -> Seque
         return [DeepEnsemble([run]) for run in runs]
     most = max(most, 1)  # what is free is a guess: let a run that needs more than that try
     return [FlowEnsemble(runs[start : start + most]) for start in range(0, len(runs), most)]
-
-
-def _trainer(config: RunConfig, callbacks: list[pl.Callback]) -> pl.Trainer:
-    torch.set_num_threads(count_threads(config.compute))
-    # Lightning announces hardware and hints at data loaders and loggers that are not in use here.
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-    accelerator = config.compute.accelerator
-    if accelerator == "auto" and not torch.cuda.is_available():
-        accelerator = "cpu"  # the metrics need float64, which Apple's GPUs do not have
-    spread: dict[str, Any] = {}
-    if config.compute.processes > 1:
-        strategy = ParticleParallelStrategy(find_device(config.compute), dist.get_rank())
-        spread = {"strategy": strategy, "plugins": [LightningEnvironment()]}
-    try:
-        return pl.Trainer(
-            accelerator=accelerator,
-            devices=1,
-            **spread,
-            precision=config.compute.precision,  # type: ignore[arg-type]
-            max_epochs=1,
-            callbacks=callbacks,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-    except (ValueError, ImportError, MisconfigurationException) as error:
-        raise ConfigError(f"compute.accelerator={config.compute.accelerator}: {str(error).splitlines()[0]}") from error

@@ -168,7 +168,7 @@ def test_progress_speaks_in_lines_where_there_is_no_terminal(capsys):
     with ProgressBar(Console(stderr=True)) as progress:
         progress.begin(3, 300)
         progress.advance(200, {"loss/train": [0.5, 0.1, 0.3], "nc1/train": [float("nan"), 0.2]})
-        progress.finished(2)
+        progress.finish_runs(2)
     assert capsys.readouterr().err == "2/3 runs trained: loss 0.3  NC1 train 0.2\n"
 
 

@@ -55,15 +55,15 @@ def start(particles: int, processes: int, dtype: torch.dtype = torch.float64):
     Y = torch.eye(2, dtype=dtype).repeat(10, 1)[None]
     beta, decay = (torch.tensor([x], dtype=torch.float64) for x in (40.0, 0.05))
     hyperparameters = Hyperparameters(torch.tensor([3]), beta, decay, decay, (Schedule((Piece(0, 1000, 0.2),), 1),))
-    return ensemble, X, Y, Flow(INTEGRATORS["exponential"], hyperparameters, None, torch.zeros(1, dtype=torch.int64))
+    flow = Flow(ensemble, INTEGRATORS["exponential"], hyperparameters, None, torch.zeros(1, dtype=torch.int64))
+    return ensemble, X, Y, flow
 
 
 def sent(particles: int, processes: int, steps: int) -> int:
     """Bytes of all tensors that this process hands to torch.distributed in a stretch of so many steps."""
-    ensemble, X, Y, flow = start(particles, processes, torch.float32)
-    flow.begin(ensemble)
+    _, X, Y, flow = start(particles, processes, torch.float32)
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded:
-        flow.advance(ensemble, X, Y, 0, steps)
+        flow.advance(X, Y, 0, steps)
     calls = [event for event in recorded.events() if event.name.startswith("gloo:")]
     assert len(calls) >= 2 * steps
     return sum(4 * torch.Size(shape).numel() for event in calls for shape in event.input_shapes if shape)
@@ -72,7 +72,7 @@ def sent(particles: int, processes: int, steps: int) -> int:
 def network(rank: int, processes: int) -> dict[str, object]:
     """What a process finds and sends that moves a network by itself."""
     ensemble, X, Y, flow = start(11, processes)
-    flow.advance(ensemble, X, Y, 0, 100)
+    flow.advance(X, Y, 0, 100)
     shard = ensemble.shard
     return {
         "W": ensemble.W.data,

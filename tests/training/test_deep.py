@@ -24,8 +24,10 @@ from nc_sweeps.report.runs import describe_run
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store.runs import load_sweep, read_metrics, read_summary
 from nc_sweeps.theory.certificate import certificate
-from nc_sweeps.training.cost import Size
 from nc_sweeps.training.ensembles import DeepEnsemble, LoadedRun
+from nc_sweeps.training.memory import predict_peak_bytes
+from nc_sweeps.training.seconds import count_work
+from nc_sweeps.training.sizes import Size
 from tests.configs import config_of, refusal, tiny
 from tests.doubles import MemoryRecord, SilentListener
 
@@ -121,7 +123,7 @@ def test_metrics_are_those_of_the_whole_data_set_at_once(model):
         "metrics.points=2", "dataset.imbalance=2",
     )  # fmt: skip
     solo = DeepEnsemble([run(config)])
-    module = solo._module()
+    module = solo._build_module()
     solo._module = lambda: module
     solo.train()
     found = solo.runs[0].record.rows[-1]
@@ -167,7 +169,7 @@ def test_steps_are_those_of_the_definition(loss):
         "dynamics.weight_decay=0.01", "dynamics.schedule=[{after: 0.5, step_size: 0.003}]", "dynamics.step_size=0.01",
     )  # fmt: skip
     solo = DeepEnsemble([run(config)])
-    module = solo._module()
+    module = solo._build_module()
     network = initialise(deep_network("mlp", (1, 8, 8), 10, hidden=[7]), config.seed, torch.float64)
     velocities = [torch.zeros_like(Z) for Z in network.parameters()]
     order = torch.cat([permutations(torch.tensor([config.seed]), Stream.BATCHES, epoch, 30)[0] for epoch in range(2)])
@@ -242,14 +244,14 @@ def test_cost_is_that_of_the_layers():
     size = one.size
     weights = 64 * 100 + 100 * 50 + 50 * 20 + 20 * 10
     assert size.pass_work == weights
-    assert size.step_work == 3 * 12 * weights
+    assert count_work(size).step == 3 * 12 * weights
     assert size.parameters == weights + 150
     # Kept for the way back: the input, two activations and the features.
     assert size.activations == 4 * (64 + 100 + 50 + 20)
     resnet = Size.of(deep("resnet18"), one.data, one.schedule, 0)
     assert resnet.parameters == pytest.approx(11.17e6, rel=0.01)
-    assert resnet.peak_bytes(1, 1) > 8 * 4 * resnet.parameters
-    assert 0 < resnet.measurement_work < math.inf
+    assert predict_peak_bytes(resnet, 1, 1) > 8 * 4 * resnet.parameters
+    assert 0 < count_work(resnet).measurement < math.inf
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from nc_sweeps.store.runs import read_metrics
 from nc_sweeps.training import ensembles
 from nc_sweeps.training.ensembles import FlowEnsemble, LoadedRun
 from nc_sweeps.training.measurements import MEASUREMENTS, measure
+from nc_sweeps.training.memory import predict_peak_bytes
 from tests.configs import tiny
 from tests.doubles import MemoryRecord, SilentListener
 from tests.training.recorded import train
@@ -93,7 +94,7 @@ def test_order_of_particles_and_rotation_of_features_change_no_metric():
     noise = ("dynamics=two_stage", "dynamics.beta=50", "dynamics.stage_one=10", "model.truncation=3")
     config = tiny("compute.precision=64-true", "dynamics.lambda_w=0.02", *noise)
     run = LoadedRun(config, load(config.dataset), MemoryRecord())
-    module = FlowEnsemble([run])._module()
+    module = FlowEnsemble([run])._build_module()
     before = measure(module.snapshot(), tuple(MEASUREMENTS))
     rotation, _ = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))
     order = torch.randperm(12)
@@ -201,10 +202,11 @@ def test_a_diverged_run_is_named_and_the_others_go_on():
 
 
 def test_an_ensemble_of_diverged_runs_stops():
-    record, work = MemoryRecord(), []
+    record, work, listener = MemoryRecord(), [], SilentListener()
+    listener.advance = lambda done, _: work.append(done)
     config = tiny("dynamics.step_size=1e6", "model.activation=relu", "dynamics.horizon=100000")
     ensemble = FlowEnsemble([LoadedRun(config, load(config.dataset), record)])
-    ensemble.train(report=lambda done, _: work.append(done))
+    ensemble.train(listener=listener)
     assert record.status[0] == "diverged"
     assert sum(work) < ensemble.work / 10
 
@@ -218,7 +220,7 @@ def test_only_what_is_asked_for_is_measured():
 def test_gradient_norms_are_those_of_the_regularised_objective():
     """By autograd: L_λ is differentiated through its definition; particles in the mean-field scaling."""
     config = tiny("compute.precision=64-true", "dynamics.lambda_rho=0.05", "dynamics.lambda_w=0.02", "model.gamma=1.7")
-    module = FlowEnsemble([LoadedRun(config, load(config.dataset), MemoryRecord())])._module()
+    module = FlowEnsemble([LoadedRun(config, load(config.dataset), MemoryRecord())])._build_module()
     snapshot = module.snapshot()
     U, A, W = (Z.detach().clone().requires_grad_() for Z in (module.ensemble.U, module.ensemble.A, module.ensemble.W))
     N = U.shape[1]
@@ -262,10 +264,10 @@ def test_ensembles_are_cut_to_the_memory_they_may_take(monkeypatch):
         LoadedRun(config, load(config.dataset), MemoryRecord())
         for config in (tiny(f"seed={seed}") for seed in range(10))
     ]
-    taken = [runs[0].size.peak_bytes(count, 1) for count in range(1, 11)]
+    taken = [predict_peak_bytes(runs[0].size, count, 1) for count in range(1, 11)]
 
     def sizes(budget, max_runs=None):
-        monkeypatch.setattr(ensembles, "budget_bytes", lambda _: budget)
+        monkeypatch.setattr(ensembles, "find_budget_bytes", lambda _: budget)
         return [len(ensemble.runs) for ensemble in ensembles.cut_into_ensembles(runs, max_runs)]
 
     assert sizes(taken[9]) == [10]
@@ -284,7 +286,7 @@ def test_runs_with_the_same_data_hold_it_once():
     configs = [tiny(f"seed={seed}", "dataset.seed=3") for seed in range(3)]
     data = load(configs[0].dataset)
     shared = FlowEnsemble([LoadedRun(config, data, MemoryRecord()) for config in configs])
-    assert shared._module().X.stride(0) == 0
+    assert shared._build_module().X.stride(0) == 0
     own = FlowEnsemble([LoadedRun(config, load(config.dataset), MemoryRecord()) for config in configs])
     shared.train()
     own.train()

@@ -98,7 +98,7 @@ def several(pair) -> list[dict[str, torch.Tensor]]:
 
 def test_all_processes_have_the_same_head_to_the_bit_and_particles_of_their_own(several):
     whole, X, Y, flow = start(11, 1)
-    flow.advance(whole, X, Y, 0, 100)
+    flow.advance(X, Y, 0, 100)
     for found in several:
         assert torch.equal(found["W"], several[0]["W"])
     torch.testing.assert_close(several[0]["W"], whole.W.data, rtol=1e-12, atol=1e-14)

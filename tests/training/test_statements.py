@@ -103,7 +103,7 @@ def test_stage_one_ends_at_a_certified_distance_and_a_resumed_run_knows():
 
 def test_a_problem_too_large_for_the_oracle_is_told_once_and_is_undefined(capsys):
     config = tiny("dynamics=two_stage", "dynamics.stage_one=10", "metrics.exclude=[]", "dataset.train_per_class=1400")
-    module = FlowEnsemble([LoadedRun(config, load(config.dataset), MemoryRecord())])._module()
+    module = FlowEnsemble([LoadedRun(config, load(config.dataset), MemoryRecord())])._build_module()
     found = measure(module.snapshot(), ["oracle/distance", "oracle/nc1"])
     assert capsys.readouterr().err.count("no Gibbs oracle for a run: 4200 samples × 3 classes are 12600 unknowns") == 1
     assert all(math.isnan(value) for (value,) in found.values())
