@@ -4,7 +4,7 @@
 """
 
 from nc_sweeps.config.identity import ensemble_key, signature
-from nc_sweeps.config.parsing import Variations, explain, parse, parse_dataset
+from nc_sweeps.config.parsing import explain, parse, parse_dataset
 from nc_sweeps.config.schema import (
     CHOICES,
     DATASETS,
@@ -28,6 +28,7 @@ from nc_sweeps.config.schema import (
     leaves,
     selected_metrics,
 )
+from nc_sweeps.config.variations import Variations
 
 __all__ = [
     "CHOICES",
