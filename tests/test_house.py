@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PATIENCE
+from tests.processes import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {
