@@ -11,7 +11,8 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.processes import PATIENCE
-from tests.slurm.cluster import NODES, Cluster, missing
+from tests.slurm.cluster import Cluster, find_obstacle
+from tests.slurm.configuration import NODES
 
 # A test's first example pays for imports and shape checks: time says nothing about it.
 settings.register_profile("nc_sweeps", deadline=None)
@@ -86,8 +87,8 @@ def mnist_dir() -> Path:
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Cluster]:
     """A SLURM cluster, started for the first test that asks; skipped where its programs are missing."""
-    if reason := missing():
-        pytest.skip(reason)
+    if obstacle := find_obstacle():
+        pytest.skip(obstacle)
     with Cluster() as cluster:
         yield cluster
 

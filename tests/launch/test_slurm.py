@@ -19,7 +19,7 @@ import nc_sweeps
 from nc_sweeps.store.runs import read_summary
 from tests.configs import TINY
 from tests.processes import PATIENCE
-from tests.slurm.cluster import NODES
+from tests.slurm.configuration import NODES
 
 BIN = Path(sys.executable).parent
 CLUSTER = ["hydra.launcher.cpus_per_task=1", "hydra.launcher.pack_minutes=0", "hydra.launcher.timeout_min=20"]
@@ -94,7 +94,7 @@ def test_preemption_a_crash_and_the_death_of_the_launcher_leave_no_trace(on_slur
     on_slurm.wait(lambda: progress(sweep) > steps)
     node = on_slurm.run("squeue", "--noheader", "--format=%N").split()[0]
     on_slurm.crash(node)
-    on_slurm.down(node)
+    on_slurm.take_down(node)
     attached = run([str(BIN / "nc-sweep"), "attach", "results/sweep"])
     assert attached.returncode == 0, attached.stderr
     assert statuses(sweep) == ["completed"] * 4

@@ -4,8 +4,8 @@ r"""A SLURM cluster of four nodes on one machine, with accounting, GPUs and cras
 submitit find it, and takes it down at Ctrl-C. In tests, the fixtures ``slurm`` and ``on_slurm`` give one.
 
 All of SLURM's programs are real and run as root, with sockets, ports and state of their own in a temporary folder: a
-SLURM, munge or MariaDB of the system is neither used nor disturbed. Each of them has a `keeper` that kills all it left
-when this process ends, however it ends.
+SLURM, munge or MariaDB of the system is neither used nor disturbed. Each of them has a `keeper` that kills all
+that it left when this process ends, however it ends.
 
 The nodes f1…f4 have 4 CPUs, 4000 MB and 2 GPUs each; the GPUs are device nodes that nothing can compute on. Partitions:
 
@@ -24,13 +24,10 @@ file of the cluster's own; jobs inherit it from their submission. Jobs with ``--
 
 import ctypes
 import os
-import random
-import secrets
 import shlex
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import tempfile
@@ -43,7 +40,7 @@ from typing import Self
 
 import psutil
 
-NODES = ("f1", "f2", "f3", "f4")
+from tests.slurm.configuration import ADDRESS, NODES, ClusterOptions, write_configuration
 
 #: Programs that a cluster needs, and the Debian packages they come from.
 PROGRAMS = {
@@ -60,77 +57,10 @@ NSS_WRAPPER = "libnss_wrapper.so"
 _PATIENCE = 300.0
 
 _KEEPER = Path(__file__).with_name("keeper.py")
-_ADDRESS = "127.0.0.1"
-_DATABASE_USER = "slurm"
-
-_SLURM_CONF = """\
-ClusterName=tests
-SlurmctldHost={host}({address})
-SlurmctldPort={slurmctld}
-SlurmctldPidFile={folder}/slurmctld.pid
-{preemption}
-SlurmUser=root
-SlurmdUser=root
-SlurmdPidFile={folder}/slurmd.%n.pid
-SlurmdSpoolDir={folder}/spool.%n
-SlurmdParameters=config_overrides
-StateSaveLocation={folder}/state
-AuthType=auth/munge
-# Credentials that expire soon bring requeued jobs back soon.
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
-CryptoType=crypto/munge
-MailProg=/bin/true
-MpiDefault=none
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost={address}
-AccountingStoragePort={slurmdbd}
-AccountingStoragePass={folder}/munge.socket
-AccountingStorageTRES=gres/gpu
-JobRequeue={requeue:d}
-MaxArraySize={max_array_size}
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core_Memory
-DefMemPerCPU=500
-# On a busy machine a launch may fail: such a job is tried again and not held.
-SchedulerParameters=batch_sched_delay=0,bf_interval=2,sched_min_interval=100000,nohold_on_prolog_fail
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-KillWait=10
-# A node that does not answer is found out soon.
-SlurmdTimeout=10
-TCPTimeout=1
-MessageTimeout=10
-# A node that comes back is used again, whatever it was down for.
-ReturnToService=2
-GresTypes=gpu
-{nodes}
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 PreemptMode=OFF
-PartitionName=low Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=30
-PartitionName=high Nodes=ALL MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
-"""
-
-_SLURMDBD_CONF = """\
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
-DbdHost={host}
-DbdAddr={address}
-DbdPort={slurmdbd}
-SlurmUser=root
-PidFile={folder}/slurmdbd.pid
-StorageType=accounting_storage/mysql
-StorageHost={address}
-StoragePort={mariadb}
-StorageUser={user}
-StoragePass={password}
-StorageLoc=slurm_acct_db
-"""
 
 
-def missing() -> str | None:
-    """Why no cluster can be started here; None where one can."""
+def find_obstacle() -> str | None:
+    """Return why no cluster can be started here; None where one can."""
     if os.geteuid() != 0:
         return "a SLURM cluster needs root: it makes device nodes"
     lacking = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
@@ -142,23 +72,20 @@ def missing() -> str | None:
 
 
 class Cluster:
-    """A running cluster; stops with the ``with`` block.
+    """A running cluster, which stops at the end of the ``with`` block.
 
     Args:
-        max_array_size: One more than the largest index of a job array.
-        requeue: Whether jobs that lose their node are requeued unless they say otherwise (``JobRequeue``).
-        preempt_signal: Whether preempted jobs receive the signal they asked for (``preempt_send_user_signal``), with
-            which submitit checkpoints, or SIGTERM only.
+        options: what tests may vary.
 
     Attributes:
-        environment: What to add to a process's environment for it to use this cluster.
-        folder: Configuration, state and the logs of all daemons.
+        environment: variables with which a process uses this cluster.
+        folder: configuration, state and the logs of all daemons.
     """
 
-    def __init__(self, *, max_array_size: int = 1001, requeue: bool = True, preempt_signal: bool = True) -> None:
-        if reason := missing():
-            raise RuntimeError(reason)
-        self._max_array_size, self._requeue, self._preempt_signal = max_array_size, requeue, preempt_signal
+    def __init__(self, options: ClusterOptions = ClusterOptions()) -> None:
+        if obstacle := find_obstacle():
+            raise RuntimeError(obstacle)
+        self._options = options
         self._keepers: dict[str, list[subprocess.Popen[bytes]]] = {}
 
     def __enter__(self) -> Self:
@@ -170,7 +97,7 @@ class Cluster:
             "NSS_WRAPPER_HOSTS": str(self.folder / "hosts"),
         }
         try:
-            self._configure()
+            self._ports = write_configuration(self.folder, self._options)
             self._start_accounting()
             self._launch("slurmctld", "slurmctld", "-D")
             for node in NODES:
@@ -187,10 +114,10 @@ class Cluster:
         self._stop()
 
     def run(self, *command: str) -> str:
-        """Standard output of a command on the cluster.
+        """Run a command on the cluster and return its standard output.
 
         Raises:
-            CalledProcessError: with what the command said.
+            CalledProcessError: the command fails; with its output as a note.
         """
         environment = os.environ | self.environment
         try:
@@ -203,32 +130,32 @@ class Cluster:
         return done.stdout
 
     def jobs(self) -> dict[str, str]:
-        """States of the jobs in the queue by id, array tasks one by one: ``{"7": "PENDING", "8_0": "RUNNING"}``."""
+        """Return the state of each job in the queue, array tasks one by one: ``{"7": "PENDING", "8_0": "RUNNING"}``."""
         lines = self.run("squeue", "--noheader", "--array", "--format=%i %T").splitlines()
         return dict(line.split() for line in lines)
 
     def nodes(self) -> dict[str, str]:
-        """States of the nodes: ``idle``, ``mixed``, ``allocated``, ``down``, …; with ``*`` where a node is silent."""
+        """Return the state of each node: ``idle``, ``mixed``, ``down``, …; with ``*`` where it does not answer."""
         lines = self.run("sinfo", "--noheader", "--Node", "--partition=main", "--format=%N %T").splitlines()
         return dict(line.split() for line in lines)
 
     def crash(self, node: str) -> None:
-        """The node fails: every process on it is killed at once. SLURM finds out for itself, or by `down`."""
+        """Kill every process on a node at once. SLURM finds out for itself, or by `take_down`."""
         for keeper in self._keepers.pop(node, []):
             _stop(keeper)
 
     def kill_slurmd(self, node: str) -> None:
-        """The node falls silent, as one behind a broken network: only its daemon is killed, jobs on it go on."""
+        """Kill only the daemon of a node, as if its network were broken; jobs on it go on."""
         for daemon in self._slurmds(node):
             daemon.kill()
             daemon.wait(_PATIENCE)
 
-    def down(self, node: str) -> None:
-        """The administrator takes the node down: its jobs lose it at once."""
+    def take_down(self, node: str) -> None:
+        """Take a node down as an administrator does; its jobs lose it at once."""
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
 
     def start(self, node: str) -> None:
-        """Bring a node back after `crash`, `kill_slurmd` or `down`."""
+        """Bring a node back after `crash`, `kill_slurmd` or `take_down`."""
         if not self._slurmds(node):
             self._launch(node, "slurmd", "-D", "-N", node)
             self.wait(lambda: bool(self._slurmds(node)))
@@ -236,7 +163,7 @@ class Cluster:
             self.run("scontrol", "update", f"nodename={node}", "state=resume")
 
     def cancel_all(self) -> None:
-        """Every job of the queue is cancelled, and killed without the time that SLURM gives it to end."""
+        """Cancel every job of the queue without the time that SLURM gives it to end."""
         self.run("scancel", "--user=root", "--state=RUNNING", "--full", "--signal=KILL")
         self.run("scancel", "--user=root")
 
@@ -244,15 +171,15 @@ class Cluster:
         """Wait until the queue is empty and every node answers and is free.
 
         Raises:
-            TimeoutError: where that takes longer.
+            TimeoutError: it takes longer.
         """
         self.wait(lambda: not self.jobs() and set(self.nodes().values()) == {"idle"}, seconds)
 
     def wait(self, condition: Callable[[], bool], seconds: float = _PATIENCE) -> None:
-        """Wait until something is so.
+        """Wait until a condition holds.
 
         Raises:
-            TimeoutError: where that takes longer, with the end of every daemon's log.
+            TimeoutError: it takes longer; with the end of every daemon's log.
         """
         end = time.monotonic() + seconds
         while not self._holds(condition):
@@ -262,52 +189,11 @@ class Cluster:
             time.sleep(0.1)
 
     def _holds(self, condition: Callable[[], bool]) -> bool:
-        """A controller that is starting or overwhelmed cannot be asked."""
+        """Return whether a condition holds; it does not while the controller is starting or overwhelmed."""
         try:
             return condition()
         except subprocess.CalledProcessError:
             return False
-
-    def _configure(self) -> None:
-        names = ("slurmctld", "slurmdbd", "mariadb", *NODES)
-        ports = dict(zip(names, _free_ports(len(names)), strict=True))
-        host = socket.gethostname().split(".")[0]
-        password = secrets.token_hex()
-        places = {"folder": self.folder, "host": host, "address": _ADDRESS} | ports
-        nodes = [
-            f"NodeName={node} NodeHostname={host} NodeAddr={_ADDRESS} Port={ports[node]} "
-            "CPUs=4 RealMemory=4000 Gres=gpu:2"
-            for node in NODES
-        ]
-        # SLURM takes a GPU for real only where its file is a character device: these are /dev/null.
-        for gpu in range(2):
-            os.mknod(self.folder / f"gpu{gpu}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
-        files = {
-            "slurm.conf": _SLURM_CONF.format(
-                preemption="SlurmctldParameters=preempt_send_user_signal" if self._preempt_signal else "",
-                requeue=self._requeue,
-                max_array_size=self._max_array_size,
-                nodes="\n".join(nodes),
-                **places,
-            ),
-            "slurmdbd.conf": _SLURMDBD_CONF.format(user=_DATABASE_USER, password=password, **places),
-            "gres.conf": f"AutoDetect=off\nNodeName={','.join(NODES)} Name=gpu File={self.folder}/gpu[0-1]\n",
-            # torch.distributed asks for IPv6 first and does not go on where nss_wrapper knows none.
-            "hosts": "\n".join(
-                [
-                    Path("/etc/hosts").read_text(),
-                    *(f"{_ADDRESS} {node}\n::ffff:{_ADDRESS} {node}" for node in NODES),
-                    "",
-                ]
-            ),
-            "munge.key": secrets.token_hex(),
-            "init.sql": f"CREATE USER {_DATABASE_USER}@'{_ADDRESS}' IDENTIFIED BY '{password}';\n"
-            f"GRANT ALL ON slurm_acct_db.* TO {_DATABASE_USER}@'{_ADDRESS}';\n",
-        }
-        for name, text in files.items():
-            (self.folder / name).touch(mode=0o600)
-            (self.folder / name).write_text(text)
-        self._database_port, self._accounting_port = ports["mariadb"], ports["slurmdbd"]
 
     def _start_accounting(self) -> None:
         folder = self.folder
@@ -330,15 +216,15 @@ class Cluster:
             *database,
             f"--socket={folder}/mariadb.socket",
             f"--pid-file={folder}/mariadb.pid",
-            f"--bind-address={_ADDRESS}",
-            f"--port={self._database_port}",
+            f"--bind-address={ADDRESS}",
+            f"--port={self._ports['mariadb']}",
             f"--init-file={folder}/init.sql",
             "--skip-name-resolve",
             "--innodb-log-file-size=4M",
         )
-        self.wait(lambda: _answers(self._database_port))
+        self.wait(lambda: _is_listening(self._ports["mariadb"]))
         self._launch("slurmdbd", "slurmdbd", "-D")
-        self.wait(lambda: _answers(self._accounting_port))
+        self.wait(lambda: _is_listening(self._ports["slurmdbd"]))
 
     def _launch(self, name: str, *command: str) -> None:
         environment = {"PATH": os.environ["PATH"], "SLURM_CONF": self.environment["SLURM_CONF"]}
@@ -375,24 +261,9 @@ def _stop(keeper: subprocess.Popen[bytes]) -> None:
     keeper.wait()
 
 
-def _answers(port: int) -> bool:
+def _is_listening(port: int) -> bool:
     with socket.socket() as client:
-        return client.connect_ex((_ADDRESS, port)) == 0
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports outside the range from which Linux takes those of outgoing connections."""
-    ports: list[int] = []
-    while len(ports) < count:
-        with socket.socket() as server:
-            port = random.randrange(20_000, 32_000)
-            try:
-                server.bind((_ADDRESS, port))
-            except OSError:
-                continue
-        if port not in ports:
-            ports.append(port)
-    return ports
+        return client.connect_ex((ADDRESS, port)) == 0
 
 
 def main() -> None:

@@ -1,8 +1,7 @@
-"""``python keeper.py COMMAND…``: one machine, as far as processes go.
+"""``python keeper.py COMMAND…``: run a command as if on a machine of its own, which fails when standard input ends.
 
-Runs the command until standard input ends, which it does at the latest when the process that holds the pipe dies. Then
-the machine fails: every process that the command left is killed, also those that moved into sessions of their own, as
-SLURM's steps and jobs do.
+Standard input ends at the latest when the process that holds the pipe dies. Then every process that the command left is
+killed, also those that moved into sessions of their own, as SLURM's steps and jobs do.
 """
 
 import ctypes
@@ -18,14 +17,14 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def reap(*_: object) -> None:
-    """Take leave of the children that have ended."""
+    """Collect the children that have ended."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG) != (0, 0):
             pass
 
 
 def main(command: list[str]) -> None:
-    # What loses its parent becomes a child of this process instead of init's: nothing leaves the machine.
+    # A process that loses its parent becomes a child of this process, not of init: none escapes.
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
     signal.signal(signal.SIGCHLD, reap)

@@ -1,4 +1,4 @@
-"""The cluster of the tests does what a cluster does, as seen by submitit."""
+"""The test cluster behaves as real clusters do, seen through submitit."""
 
 import os
 import shutil
@@ -15,29 +15,30 @@ import submitit
 import torch
 
 from tests.processes import PATIENCE
-from tests.slurm.cluster import NODES, Cluster
+from tests.slurm.cluster import Cluster
+from tests.slurm.configuration import NODES, ClusterOptions
 
 # Jobs need not import the tests.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def executor(folder: Path, **parameters: Any) -> submitit.AutoExecutor:
+def make_executor(folder: Path, **parameters: Any) -> submitit.AutoExecutor:
     # Above ten minutes: with less, submitit takes a preemption for a time-out.
     made = submitit.AutoExecutor(folder, cluster="slurm")
     made.update_parameters(timeout_min=20, tasks_per_node=1, cpus_per_task=1, **parameters)
     return made
 
 
-def place(meeting: Path, index: int) -> tuple[str, str]:
-    """Node and GPUs of a task, while seven others have theirs."""
+def find_device(meeting: Path, index: int) -> tuple[str, str]:
+    """Return the node and GPUs of a task, while seven others have theirs."""
     (meeting / str(index)).touch()
     while len(list(meeting.iterdir())) < 8:
         time.sleep(0.1)
     return os.environ["SLURMD_NODENAME"], os.environ["CUDA_VISIBLE_DEVICES"]
 
 
-def restarts(started: Path) -> tuple[str, str]:
-    """Returns only where SLURM has started the job again."""
+def wait_for_restart(started: Path) -> tuple[str, str]:
+    """Return only where SLURM has started the job again."""
     count = os.environ.get("SLURM_RESTART_COUNT", "0")
     if count == "0":
         started.write_text(os.environ["SLURMD_NODENAME"])
@@ -46,7 +47,7 @@ def restarts(started: Path) -> tuple[str, str]:
 
 
 class Work:
-    """Returns only once it has been checkpointed."""
+    """A task that returns only after a checkpoint."""
 
     def __init__(self, started: Path) -> None:
         self.started, self.checkpoints = started, 0
@@ -62,8 +63,8 @@ class Work:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def rank_sum() -> tuple[str, float]:
-    """Master and sum of 1 + rank over the tasks of a job."""
+def sum_ranks() -> tuple[str, float]:
+    """Return the address of the master, and the sum of 1 + rank over the tasks of a job."""
     submitit.helpers.TorchDistributedEnvironment().export()
     # submitit's port is often one of those that systems give to clients, and may be in use.
     os.environ["MASTER_PORT"] = str(32_000 + int(os.environ["SLURM_JOB_ID"]) % 768)
@@ -76,33 +77,33 @@ def rank_sum() -> tuple[str, float]:
 def test_an_array_has_a_gpu_for_each_task(on_slurm, tmp_path):
     meeting = tmp_path / "meeting"
     meeting.mkdir()
-    jobs = executor(tmp_path, slurm_gpus_per_task=1).map_array(place, [meeting] * 8, range(8))
+    jobs = make_executor(tmp_path, slurm_gpus_per_task=1).map_array(find_device, [meeting] * 8, range(8))
     on_slurm.wait(lambda: all(job.done() for job in jobs))
     assert sorted(job.result() for job in jobs) == [(node, gpu) for node in NODES for gpu in "01"]
 
 
 def test_nodes_of_a_job_meet_at_the_name_of_the_first(on_slurm, tmp_path):
-    job = executor(tmp_path, nodes=2).submit(rank_sum)
+    job = make_executor(tmp_path, nodes=2).submit(sum_ranks)
     on_slurm.wait(job.done)
     assert job.results() == [("f1", 3.0), ("f1", 3.0)]
 
 
 def test_a_preempted_job_is_checkpointed_and_requeued(on_slurm, tmp_path):
     started = tmp_path / "started"
-    job = executor(tmp_path, slurm_partition="low").submit(Work(started))
+    job = make_executor(tmp_path, slurm_partition="low").submit(Work(started))
     on_slurm.wait(started.exists)
     on_slurm.run("sbatch", "--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=true")
     on_slurm.wait(job.done)
     assert job.result() == (1, "1")
-    on_slurm.wait(lambda: states(on_slurm, job.job_id) == ["REQUEUED", "COMPLETED"])
+    on_slurm.wait(lambda: read_ends(on_slurm, job.job_id) == ["REQUEUED", "COMPLETED"])
 
 
 def test_a_job_outlives_the_crash_of_its_node(on_slurm, tmp_path):
     started = tmp_path / "started"
-    job = executor(tmp_path).submit(restarts, started)
+    job = make_executor(tmp_path).submit(wait_for_restart, started)
     on_slurm.wait(started.exists)
     first = started.read_text()
-    processes = job_processes(on_slurm, first)
+    processes = find_job_processes(on_slurm, first)
     on_slurm.crash(first)
     assert processes
     assert not any(process.is_running() for process in processes)
@@ -111,16 +112,16 @@ def test_a_job_outlives_the_crash_of_its_node(on_slurm, tmp_path):
     count, second = job.result()
     assert count == "1"
     assert second != first
-    on_slurm.wait(lambda: states(on_slurm, job.job_id) == ["NODE_FAIL", "COMPLETED"])
+    on_slurm.wait(lambda: read_ends(on_slurm, job.job_id) == ["NODE_FAIL", "COMPLETED"])
 
 
 def test_a_job_outlives_the_daemon_of_its_node(on_slurm, tmp_path):
     started = tmp_path / "started"
-    job = executor(tmp_path).submit(restarts, started)
+    job = make_executor(tmp_path).submit(wait_for_restart, started)
     on_slurm.wait(started.exists)
     node = started.read_text()
     on_slurm.kill_slurmd(node)
-    processes = job_processes(on_slurm, node)
+    processes = find_job_processes(on_slurm, node)
     on_slurm.start(node)
     assert processes
     assert all(process.is_running() for process in processes)
@@ -128,15 +129,15 @@ def test_a_job_outlives_the_daemon_of_its_node(on_slurm, tmp_path):
 
 
 def test_parameters_decide(slurm):
-    with Cluster(max_array_size=5, requeue=False, preempt_signal=False) as cluster:
+    with Cluster(ClusterOptions(max_array_size=5, requeue=False, preempt_signal=False)) as cluster:
         script = ("--output=/dev/null", "--wrap=sleep 600")
         with pytest.raises(subprocess.CalledProcessError, match="sbatch"):
             cluster.run("sbatch", "--array=0-5", *script)
         job = cluster.run("sbatch", "--parsable", "--array=0-4", "--nodelist=f1", "--exclusive", *script).strip()
         cluster.wait(lambda: "RUNNING" in cluster.jobs().values())
         cluster.crash("f1")
-        cluster.down("f1")
-        cluster.wait(lambda: states(cluster, f"{job}_0") == ["NODE_FAIL"])
+        cluster.take_down("f1")
+        cluster.wait(lambda: read_ends(cluster, f"{job}_0") == ["NODE_FAIL"])
         assert "preempt_send_user_signal" not in cluster.run("scontrol", "show", "config")
 
 
@@ -148,8 +149,8 @@ def test_nothing_outlives_the_owner(slurm):
             environment = dict(export.split("=", 1) for export in exports)
             job = ["sbatch", "--output=/dev/null", "--wrap=sleep 600"]
             subprocess.run(job, env=os.environ | environment, check=True, capture_output=True)
-            slurm.wait(lambda: any("sleep" in process.name() for process in below(owner)))
-            processes = below(owner)
+            slurm.wait(lambda: any("sleep" in process.name() for process in find_descendants(owner)))
+            processes = find_descendants(owner)
         finally:
             owner.kill()
     _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
@@ -157,18 +158,18 @@ def test_nothing_outlives_the_owner(slurm):
     assert not alive
 
 
-def below(owner: subprocess.Popen[str]) -> list[psutil.Process]:
+def find_descendants(owner: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(owner.pid).children(recursive=True)
 
 
-def states(cluster: Cluster, job: str) -> list[str]:
-    """Every end of a job that accounting knows."""
+def read_ends(cluster: Cluster, job: str) -> list[str]:
+    """Return the states in which a job ended, each time that accounting knows of."""
     lines = cluster.run("sacct", "-D", "-X", "--parsable2", "--noheader", "--format=State", f"--jobs={job}")
     return lines.split()
 
 
-def job_processes(cluster: Cluster, node: str) -> list[psutil.Process]:
-    """What jobs run on a node."""
+def find_job_processes(cluster: Cluster, node: str) -> list[psutil.Process]:
+    """Return the processes of jobs on a node."""
     marks = {"SLURM_CONF": cluster.environment["SLURM_CONF"], "SLURMD_NODENAME": node}
     found = []
     for process in psutil.process_iter():
