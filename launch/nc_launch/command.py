@@ -124,11 +124,11 @@ def resume(
     from nc_launch.submission import Origin, find_submissions
     from nc_sweeps.store.sweep_folder import SweepFolder
 
-    sweep = sweep.absolute()
-    specs = SweepFolder(sweep).read_specs()
+    folder = sweep.absolute()
+    specs = SweepFolder(folder).read_specs()
     if not specs:
         raise UserError(f"{sweep}: no manifest here; expected the folder of a sweep")
-    submissions = find_submissions(sweep)
+    submissions = find_submissions(folder)
     origin = submissions[-1].origin if submissions else Origin("packed", SETTINGS["packed"]())
     if launcher not in {"as", origin.backend_name}:
         if launcher not in SETTINGS:
