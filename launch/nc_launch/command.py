@@ -1,4 +1,4 @@
-"""``nc-sweep``: look after a sweep that was launched."""
+"""Look after a sweep: its state, its results, its jobs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,10 @@ Sweep = Annotated[Path, typer.Argument(help="folder of the sweep, <output_dir>/<
 
 @app.command()
 def status(sweep: Sweep) -> None:
-    """Show how a sweep stands: runs, jobs, NC1 so far, time left. Only reads."""
+    """Show runs, jobs, NC1 so far and the time left of a sweep.
+
+    Only reads files and asks for the jobs.
+    """
     from rich.console import Console
 
     from nc_launch.status import make_status
@@ -30,7 +33,7 @@ def status(sweep: Sweep) -> None:
 
 @app.command()
 def show(run: Annotated[Path, typer.Argument(help="folder of a run", metavar="RUN")]) -> None:
-    """Show one run: its configuration, its curves, how it stands."""
+    """Show the state, the configuration and the curves of a run."""
     from rich.console import Console
 
     from nc_sweeps.report.runs import describe_run
@@ -40,7 +43,7 @@ def show(run: Annotated[Path, typer.Argument(help="folder of a run", metavar="RU
 
 @app.command()
 def compare(runs: Annotated[list[Path], typer.Argument(help="folders of runs", metavar="RUN RUN")]) -> None:
-    """Show runs beside each other: what was asked differently, and where each ended."""
+    """Show where runs differ, and their last values, side by side."""
     from rich.console import Console
 
     from nc_sweeps.report.runs import compare_runs
@@ -53,10 +56,12 @@ def query(
     sweep: Sweep,
     question: Annotated[str, typer.Argument(help="SQL over the tables runs and measurements", metavar="SQL")],
 ) -> None:
-    """Answer a question in SQL; as CSV where the output is no terminal.
+    """Run an SQL query over the measurements of a sweep.
 
-    Tables: measurements, as nc_sweeps.load_sweep gives it, and runs, the last row of each run. Names with dots and
-    slashes stand in double quotes: nc-sweep query results/sweep 'select seed, "nc1/train" from runs order by seed'
+    The answer is a table at a terminal, and CSV anywhere else.
+
+    There are two tables: measurements, which nc_sweeps.load_sweep returns, and runs, with the last row of each run. Put
+    names with dots or slashes in double quotes: nc-sweep query DIR 'select seed, "nc1/train" from runs order by seed'
     """
     from rich.console import Console
 
@@ -73,12 +78,15 @@ def query(
 @app.command()
 def report(
     sweep: Sweep,
-    over: Annotated[str, typer.Option(help="key over whose values curves are averaged", metavar="KEY")] = "seed",
+    over: Annotated[str, typer.Option(help="key over whose values the curves are averaged", metavar="KEY")] = "seed",
     figures: Annotated[
-        Path | None, typer.Option(help="folder for the same charts as PDF, SVG and PNG, a column wide", metavar="DIR")
+        Path | None, typer.Option(help="folder for the charts as PDF, SVG and PNG, one column wide", metavar="DIR")
     ] = None,
 ) -> None:
-    """Write report.html of a sweep, running or not: one file with everything, to be opened in a browser."""
+    """Write the report of a sweep, report.html.
+
+    It is one file with everything, for a browser. The sweep may still be running.
+    """
     from nc_sweeps.report.digest import digest_sweep
     from nc_sweeps.report.page import write_report
 
@@ -92,7 +100,7 @@ def report(
 
 @app.command()
 def attach(sweep: Sweep) -> None:
-    """Wait for the latest submission of a sweep, as its launcher would, and show the results."""
+    """Wait for the latest submission of a sweep; show the results."""
     from rich.console import Console
 
     from nc_launch.jobs import Jobs
@@ -112,9 +120,12 @@ def attach(sweep: Sweep) -> None:
 @app.command()
 def resume(
     sweep: Sweep,
-    launcher: Annotated[str, typer.Option(help="packed, slurm, or as: the launcher of the last submission")] = "as",
+    launcher: Annotated[str, typer.Option(help="packed, slurm, or as, the launcher of the last submission")] = "as",
 ) -> None:
-    """Train all runs that were asked for and are not done; needs only the files of the sweep."""
+    """Train all runs of a sweep that are not done.
+
+    The manifest of the sweep says which runs were asked for.
+    """
     from dataclasses import replace
 
     from rich.console import Console
@@ -157,21 +168,27 @@ def cancel(sweep: Sweep) -> None:
 
 @app.command()
 def sync(sweep: Sweep) -> None:
-    """Publish a sweep to Weights & Biases, or what of it is not published yet; offline where there is no API key."""
+    """Publish a sweep to Weights & Biases.
+
+    What is published already is left alone. Without an API key, runs go to offline folders.
+    """
     from rich.console import Console
 
-    from nc_sweeps.publish.sync import sync as synced
+    from nc_sweeps.publish.sync import sync
 
-    for line in synced(sweep, Console(stderr=True)):
+    for line in sync(sweep, Console(stderr=True)):
         print(line)
 
 
 @app.command()
 def dashboard(
     sweep: Sweep,
-    json: Annotated[Path | None, typer.Option(help="write the specification to a file; needs no network")] = None,
+    json: Annotated[Path | None, typer.Option(help="only write the specification to a file, without network")] = None,
 ) -> None:
-    """Make a workspace and a report for a sweep on Weights & Biases, with its figures; called again, replace them."""
+    """Make dashboards of a sweep on Weights & Biases.
+
+    They are a workspace and a W&B report with the figures of the sweep; a second call replaces them.
+    """
     from nc_sweeps.publish.dashboard import Dashboard
     from nc_sweeps.store import files
 
