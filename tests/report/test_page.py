@@ -1,4 +1,4 @@
-"""The HTML report as its reader meets it: in a browser, from a file."""
+"""The HTML report in a browser, opened from a file as its reader opens it."""
 
 import dataclasses
 import re
@@ -18,8 +18,10 @@ from nc_sweeps.report.page import write_report
 from nc_sweeps.report.paper import write_figures
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store import manifest
-from nc_sweeps.store.leases import Worker
-from nc_sweeps.store.runs import RunStore, environment, last_value
+from nc_sweeps.store.environment import describe_environment
+from nc_sweeps.store.leases import LeaseHolder
+from nc_sweeps.store.run_folder import RunFolder
+from nc_sweeps.store.runs import RunStore
 from tests.configs import tiny
 from tests.doubles import SilentListener
 from tests.processes import PATIENCE
@@ -28,7 +30,7 @@ ATTACK = "</script><script>alert(1)</script>"
 WIDTHS, MARGINS, SEEDS = (8, 12), (-0.1, 0.05, 0.2), (0, 1)
 
 
-def job(sweep: Path, *overrides: str) -> RunSpec:
+def make_spec(sweep: Path, *overrides: str) -> RunSpec:
     config = tiny("dynamics.beta=1e4", *overrides)
     config.name = ATTACK
     return RunSpec(config, list(overrides), sweep / signature(config))
@@ -36,19 +38,19 @@ def job(sweep: Path, *overrides: str) -> RunSpec:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory) -> Path:
-    """Two widths, three margins, two seeds; one more run that failed and one that was never begun."""
+    """A sweep of two widths, three margins and two seeds, with one more run that failed and one that was not begun."""
     folder = tmp_path_factory.mktemp("results") / "question"
-    jobs = [
-        job(folder, f"width.particles={width}", f"separation.margin={margin}", f"seed={seed}")
+    specs = [
+        make_spec(folder, f"width.particles={width}", f"separation.margin={margin}", f"seed={seed}")
         for width in WIDTHS
         for margin in MARGINS
         for seed in SEEDS
     ]
-    Pack(jobs).train(SilentListener())
-    failed = job(folder, "seed=7")
+    Pack(specs).train(SilentListener())
+    failed = make_spec(folder, "seed=7")
     RunStore(failed.directory, failed.config, failed.overrides).finish("failed", f"no space left {ATTACK}")
     invocation = {"overrides": ["seed=0,1", f"name={ATTACK}"], "launcher": {}}
-    manifest.write(folder, [*jobs, failed, job(folder, "seed=8")], invocation, environment())
+    manifest.write(folder, [*specs, failed, make_spec(folder, "seed=8")], invocation, describe_environment())
     return folder
 
 
@@ -67,7 +69,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def opened(browser, sweep):
-    """Opens the report, and at the end nothing may have been said to the console or asked of a network."""
+    """Open the report in new pages; none of them may write to the console or use the network."""
     path, complaints = write_report(digest_sweep(sweep)), []
 
     def open_(**options) -> Page:
@@ -93,14 +95,14 @@ def page(opened):
 
 
 def column(page: Page, title: str) -> list[str]:
-    """What the rows that are shown say under a heading."""
+    """Return the texts of a column in the rows that are shown."""
     headings = page.locator("#table thead th").all_text_contents()
     cells = f"#table tbody tr:not([hidden]) td:nth-child({headings.index(title) + 1})"
     return page.locator(cells).all_text_contents()
 
 
-def fed(page: Page, place: str) -> list[dict]:
-    """The rows of a chart, once it is in sight and up to date."""
+def read_rows(page: Page, place: str) -> list[dict]:
+    """Return the rows of a chart, once it is in view and up to date."""
     page.locator(place).scroll_into_view_if_needed()
     chart = f"document.querySelector({place!r})"
     page.wait_for_function(f"views.has({chart}) && !stale.has({chart}) && document.body.dataset.drawn")
@@ -109,12 +111,12 @@ def fed(page: Page, place: str) -> list[dict]:
 
 def test_a_filter_changes_table_and_charts(page):
     assert len(column(page, "run")) == 13
-    assert {row["separation_margin"] for row in fed(page, "#curves")} >= set(MARGINS)
+    assert {row["separation_margin"] for row in read_rows(page, "#curves")} >= set(MARGINS)
     before = page.locator("#curves canvas").screenshot()
     page.get_by_role("group", name="margin").get_by_role("button", name="-0.1").click()
     assert column(page, "margin") == ["-0.1"] * 4
-    assert {row["separation_margin"] for row in fed(page, "#curves")} == {-0.1}
-    assert {row["separation_margin"] for row in fed(page, "[data-chart=end-nc1_train]")} == {-0.1}
+    assert {row["separation_margin"] for row in read_rows(page, "#curves")} == {-0.1}
+    assert {row["separation_margin"] for row in read_rows(page, "[data-chart=end-nc1_train]")} == {-0.1}
     page.get_by_role("group", name="particles").get_by_role("button", name="12").click()
     assert column(page, "particles") == ["12"] * 2
     assert page.locator("#shown").text_content() == "2 of 13 runs"
@@ -123,23 +125,23 @@ def test_a_filter_changes_table_and_charts(page):
     assert len(column(page, "run")) == 13
     page.get_by_label("Find").fill("FAILED")
     assert column(page, "status") == ["failed"]
-    assert fed(page, "#curves") == []
+    assert read_rows(page, "#curves") == []
 
 
 def test_chosen_rows_are_the_curves_also_from_the_keyboard(page):
     run = column(page, "run")[0]
     page.get_by_label(f"choose run {run}").focus()
     page.keyboard.press("Space")
-    assert len(fed(page, "#curves")) == 8  # metrics.points
+    assert len(read_rows(page, "#curves")) == 8  # metrics.points
     assert page.locator("#shown").text_content() == "13 of 13 runs, curves of 1 chosen"
     page.locator("#table tbody tr").nth(1).click()
-    assert len(fed(page, "#curves")) == 16
-    assert len(fed(page, "[data-chart=end-nc1_train]")) == 13
+    assert len(read_rows(page, "#curves")) == 16
+    assert len(read_rows(page, "[data-chart=end-nc1_train]")) == 13
     page.locator("#table tbody tr").nth(1).click()
-    assert len(fed(page, "#curves")) == 8
+    assert len(read_rows(page, "#curves")) == 8
     page.get_by_label("Curves of").select_option(label="loss")
-    assert set(fed(page, "#curves")[0]) >= {"time", "loss_train"}
-    assert len(fed(page, "#curves")) == 8
+    assert set(read_rows(page, "#curves")[0]) >= {"time", "loss_train"}
+    assert len(read_rows(page, "#curves")) == 8
 
 
 def test_a_click_on_a_heading_sorts(page, sweep):
@@ -151,7 +153,7 @@ def test_a_click_on_a_heading_sorts(page, sweep):
         assert shown.pop() == "–"
         values = [float(text) for text in shown]
         assert values == sorted(values, reverse=is_descending)
-    true = sorted(last_value(run.parent, "nc1/test") for run in sweep.glob("*/metrics.parquet"))
+    true = sorted(RunFolder(path.parent).last_value("nc1/test") for path in sweep.glob("*/metrics.parquet"))
     assert values[::-1] == pytest.approx(true, rel=0.01)
 
 
@@ -166,7 +168,7 @@ def test_the_lines_are_geometric_means_from_the_least_to_the_largest_seed(page):
                 [point, width_particles, separation_margin, value, least, most]);
         })"""
     )
-    rows = fed(page, "#curves")
+    rows = read_rows(page, "#curves")
     assert drawn
     for point, width, margin, value, least, most in drawn:
         seeds = [
@@ -184,7 +186,7 @@ def test_what_a_user_wrote_stays_text(page, sweep):
     assert ATTACK in page.locator("#reproduce").text_content()
     assert "alert(1)</script>" not in (sweep / "report.html").read_text()
     assert "12 completed, 1 failed, 1 waiting" in page.locator("header").text_content()
-    commit = environment()["git_commit"]
+    commit = describe_environment()["git_commit"]
     assert commit is None or commit in page.locator("#reproduce").text_content()
 
 
@@ -218,8 +220,8 @@ def test_charts_are_valid_and_draw_as_files(sweep, tmp_path):
     assert all(box and float(box[1]) <= 3.5 * 72 for box in boxes)
 
 
-def some(folder: Path, *variants: tuple[str, ...], rows: int = 3) -> Path:
-    """Runs of which only few metrics were written."""
+def write_runs(folder: Path, *variants: tuple[str, ...], rows: int = 3) -> Path:
+    """Write runs with only few metrics."""
     for overrides in variants:
         config = tiny(*overrides)
         store = RunStore(folder / signature(config), config, list(overrides))
@@ -240,16 +242,16 @@ def some(folder: Path, *variants: tuple[str, ...], rows: int = 3) -> Path:
     ids=["one", "seeds", "width", "infinite"],
 )
 def test_it_adapts_to_what_was_varied(tmp_path, variants, ends):
-    condensed = digest_sweep(some(tmp_path, *variants))
+    condensed = digest_sweep(write_runs(tmp_path, *variants))
     pictures = [chart for chart in build_charts(condensed) if chart.name.startswith("end-")]
     assert [list(chart.fields) for chart in pictures] == ([] if ends is None else [[*ends, "nc1_train"]])
     assert "nobody goes on with it" in write_report(condensed).read_text()
 
 
 def test_a_run_that_is_held_is_running_and_one_that_is_not_has_stopped(tmp_path):
-    some(tmp_path, ("seed=0",), ("seed=1",))
-    with Worker(tmp_path, 60.0) as worker:
-        assert worker.claim(signature(tiny("seed=0")))
+    write_runs(tmp_path, ("seed=0",), ("seed=1",))
+    with LeaseHolder(tmp_path, 60.0) as holder:
+        assert holder.claim(signature(tiny("seed=0")))
         runs = digest_sweep(tmp_path).runs
     assert dict(runs.select("seed", "status").iter_rows()) == {0: "running", 1: "stopped"}
     assert [reason for reason in runs["reason"] if reason] == ["nobody goes on with it"]
@@ -257,20 +259,20 @@ def test_a_run_that_is_held_is_running_and_one_that_is_not_has_stopped(tmp_path)
 
 def test_what_another_key_decides_is_no_axis_of_its_own(tmp_path):
     variants = [(f"dynamics.beta={b}", f"dynamics.lambda_rho={1 / b}", "seed=3") for b in (10, 100, 1000)]
-    assert [axis.key for axis in digest_sweep(some(tmp_path, *variants)).main_axes] == ["dynamics.beta"]
+    assert [axis.key for axis in digest_sweep(write_runs(tmp_path, *variants)).main_axes] == ["dynamics.beta"]
     grid = [(f"model.gamma={g}", f"dynamics.step_size={h}") for g in (1, 2) for h in (0.1, 0.2)]
-    both = digest_sweep(some(tmp_path / "grid", *grid)).main_axes
+    both = digest_sweep(write_runs(tmp_path / "grid", *grid)).main_axes
     assert {axis.key for axis in both} == {"model.gamma", "dynamics.step_size"}
     apart = [(f"model.gamma={1 + i}", f"dynamics.step_size={0.1 + i * 7 % 5}") for i in range(5)]
-    assert len(digest_sweep(some(tmp_path / "apart", *apart)).main_axes) == 2
+    assert len(digest_sweep(write_runs(tmp_path / "apart", *apart)).main_axes) == 2
     kinds = [(f"dataset={name}", f"model.gamma={gamma}") for name in ("gaussian", "separable") for gamma in (1, 2)]
-    mixed = digest_sweep(some(tmp_path / "mixed", *kinds)).main_axes
+    mixed = digest_sweep(write_runs(tmp_path / "mixed", *kinds)).main_axes
     assert {axis.key for axis in mixed} == {"dataset.name", "model.gamma"}
 
 
 def test_long_sweeps_are_thinned_point_by_point(tmp_path, monkeypatch):
     monkeypatch.setattr("nc_sweeps.report.digest._MAX_ROWS", 40)
-    curves = digest_sweep(some(tmp_path, ("seed=0",), ("seed=1",), rows=101)).curves
+    curves = digest_sweep(write_runs(tmp_path, ("seed=0",), ("seed=1",), rows=101)).curves
     assert curves.height == 40
     assert curves["point"].min() == 0
     assert curves["point"].max() == 100

@@ -1,4 +1,4 @@
-"""What one looks at, from tables whose right answer is known."""
+"""Tables, pictures and progress, made from tables whose right answer is known."""
 
 import io
 
@@ -14,7 +14,7 @@ from nc_sweeps.report.table import format_number, tabulate_sweep
 
 
 def sweep(widths=(8, 16), margins=(-0.1, 0.3), seeds=(0, 1)):
-    """NC1 falls from 1 to 10⁻ˢ⁻¹·(width + margin) for seed s."""
+    """Return a sweep in which NC1 falls from 1 to 10⁻ˢ⁻¹·(width + margin) for seed s."""
     rows = [
         {
             "signature": f"{width}/{margin}/{seed}",
@@ -164,7 +164,7 @@ def test_figure_keeps_other_choices_apart():
     assert figure["spec"]["encoding"]["color"]["sort"] == ["-0.1, 10.0", "-0.1, 100.0", "0.3, 10.0", "0.3, 100.0"]
 
 
-def test_progress_speaks_in_lines_where_there_is_no_terminal(capsys):
+def test_progress_is_printed_in_lines_where_there_is_no_terminal(capsys):
     with ProgressBar(Console(stderr=True)) as progress:
         progress.begin(3, 300)
         progress.advance(200, {"loss/train": [0.5, 0.1, 0.3], "nc1/train": [float("nan"), 0.2]})
