@@ -1,19 +1,19 @@
-"""Signals ask training to stop; it answers when its state is saved."""
+"""Signals that ask training to stop. Training stops when its state is saved."""
 
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-#: Ctrl-C; the end of a job, announced in the ways of different clusters.
+#: Ctrl-C, and the signals by which different clusters announce the end of a job.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interruption:
-    """The one owner of signals while runs train. A second Ctrl-C ends the process at once.
+    """A context that catches the signals that ask training to stop. A second Ctrl-C ends the process at once.
 
     Attributes:
-        signal: the first that came; None: go on.
+        signal: the first signal that came; None: no signal came.
     """
 
     def __init__(self) -> None:
@@ -21,9 +21,9 @@ class Interruption:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        if threading.current_thread() is threading.main_thread():  # Python gives signals to no other
+        if threading.current_thread() is threading.main_thread():  # no other thread can catch signals
             self._before = {number: signal.getsignal(number) for number in SIGNALS}
-            self.own()
+            self.catch()
         return self
 
     def __exit__(
@@ -32,12 +32,12 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def own(self) -> None:
-        """Take the signals, again where a library has helped itself to them (Lightning does, whenever it fits)."""
+    def catch(self) -> None:
+        """Catch the signals. This is needed again whenever Lightning has installed its own handlers, as ``fit`` does."""
         for number in self._before:
-            signal.signal(number, self._take)
+            signal.signal(number, self._note)
 
-    def _take(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal = signal.Signals(number)
         elif number == signal.SIGINT:
@@ -45,7 +45,7 @@ class Interruption:
 
 
 class InterruptedTraining(SystemExit):
-    """Training was told to stop and has saved all runs.
+    """A signal asked training to stop, and all runs are saved.
 
     Args:
         by: the signal.

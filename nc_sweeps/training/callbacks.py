@@ -1,4 +1,4 @@
-"""Callbacks around training: measure, record, checkpoint, show progress."""
+"""Lightning callbacks that measure runs while they train, record them and tell a listener."""
 
 import math
 import time
@@ -15,19 +15,19 @@ from nc_sweeps.training.module import RunsModule
 
 @runtime_checkable
 class RunRecord(Protocol):
-    """Where the numbers of one run go."""
+    """The place where the numbers of one run go."""
 
     def append(self, row: dict[str, int | float]) -> None:
         """Take one row of measurements."""
 
     def flush(self) -> None:
-        """Keep the rows so far."""
+        """Make the rows so far permanent."""
 
     def save(self, state: dict[str, Tensor], step: int) -> None:
-        """Keep the rows so far and the state after a step, to go on from."""
+        """Make the rows so far permanent, and the state after a step, from which training can go on."""
 
     def finish(self, status: str, reason: str = "") -> None:
-        """Keep the rows so far and close the run."""
+        """Make the rows so far permanent and close the run."""
 
 
 class SilentRecord:
@@ -46,23 +46,27 @@ class SilentRecord:
         """See :class:`RunRecord`."""
 
 
-#: Share of the time that writing rows may take: small networks are measured faster than files are written.
-_WRITING = 0.05
+#: Largest share of the time that goes into writing rows: small networks are measured faster than files are written.
+_WRITING_SHARE = 0.05
 
 
-class Record(pl.Callback):
-    """Measures at the given steps and hands every run its own numbers and checkpoints.
+class RecordingCallback(pl.Callback):
+    """Measures the runs at given steps and gives the record of every run its numbers and checkpoints.
 
     A run whose parameters stop being finite is closed as diverged, with the steps between which it happened;
-    the other runs of the ensemble never notice, because nothing mixes runs.
+    the other runs of the ensemble are not affected, because nothing mixes runs.
 
     Args:
-        records: one a run.
-        metrics: names from the catalogue.
-        steps: at which to measure.
-        seconds: training time already spent by each run before this process.
-        checkpoint_seconds: least time between two checkpoints; the last state is always kept.
-        interruption: asks to stop; the runs are then saved and left open.
+        records: one record for each run.
+        metrics: names of metrics in the catalogue.
+        steps: steps at which to measure.
+        seconds: training time that each run spent in earlier processes.
+        checkpoint_seconds: least time between two checkpoints; the last state is always saved.
+        interruption: the signals that ask to stop; the runs are then saved and left open.
+
+    Attributes:
+        latest: the last measured values of the live runs, by metric.
+        interrupted: whether a signal made training stop.
     """
 
     def __init__(
@@ -86,9 +90,9 @@ class Record(pl.Callback):
         self._last_measured = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure the initial state; a resumed run has measured it already."""
+        """Measure the initial state, unless the run is resumed and has measured it already."""
         assert isinstance(pl_module, RunsModule)
-        self.interruption.own()
+        self.interruption.catch()
         self._start = self._saved = time.monotonic()
         self._next_flush = -math.inf
         self._last_measured = pl_module.step
@@ -98,20 +102,20 @@ class Record(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Measure where asked; keep the state from time to time."""
+        """Measure at the given steps, save the state from time to time, and stop if a signal asks for it."""
         assert isinstance(pl_module, RunsModule)
         if pl_module.step in self.steps:
             self._measure(pl_module)
-        # Particles are gathered from all processes, so they look at one clock.
+        # Saving collects particles from all processes, so that all of them go by one clock.
         if trainer.strategy.broadcast(time.monotonic() - self._saved >= self.checkpoint_seconds):
             self._save(pl_module)
-        # All processes stop at the same step, which is the first one's to say.
+        # All processes stop at the same step, on which process 0 decides.
         self.interrupted = trainer.strategy.broadcast(self.interruption.signal is not None)
         if self.interrupted or not any(self.alive):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the last state and close the runs that came to their end."""
+        """Save the last state and close the runs that came to their end."""
         assert isinstance(pl_module, RunsModule)
         self._save(pl_module)
         if pl_module.step < max(self.steps):
@@ -154,37 +158,37 @@ class Record(pl.Callback):
             if alive:
                 record.flush()
         end = time.monotonic()
-        self._next_flush = end + (end - begin) / _WRITING
+        self._next_flush = end + (end - begin) / _WRITING_SHARE
 
     def _save(self, module: RunsModule) -> None:
         for run, record in enumerate(self.records):
             if not self.alive[run]:
                 continue
             state = module.state(run)
-            # A run may have diverged since it was last measured; the next measurement will say so.
+            # A run may have diverged since it was last measured; the next measurement will find out.
             if all(Z.isfinite().all() for Z in state.values()):
                 record.save(state, module.step)
         self._saved = time.monotonic()
 
 
-class Progress(pl.Callback):
-    """Tells a listener of steps as they are taken.
+class ListenerCallback(pl.Callback):
+    """Tells a listener of every stretch of steps.
 
     Args:
         listener: hears of the work done and of the latest metrics of all live runs.
-        record: the callback that has the latest metrics.
+        recording: the callback that has the latest metrics.
         work_per_step: work of one step of the ensemble.
     """
 
-    def __init__(self, listener: Listener, record: Record, work_per_step: int) -> None:
+    def __init__(self, listener: Listener, recording: RecordingCallback, work_per_step: int) -> None:
         self.listener = listener
-        self.record = record
+        self.recording = recording
         self.work_per_step = work_per_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Tell of the segment just taken."""
+        """Tell of the segment that was just trained."""
         assert isinstance(batch, tuple)
         first, last = batch
-        self.listener.advance((last - first) * self.work_per_step, self.record.latest)
+        self.listener.advance((last - first) * self.work_per_step, self.recording.latest)

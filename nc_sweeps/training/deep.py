@@ -16,17 +16,26 @@ from nc_sweeps.dynamics.batches import MiniBatches
 from nc_sweeps.dynamics.schedule import Schedule
 from nc_sweeps.models.deep import DeepNetwork, deep_network
 from nc_sweeps.training.module import RunsModule
-from nc_sweeps.training.passes import Batch, Gradient, Head, Loss, measured, norm_of, of_layers, sample_losses
+from nc_sweeps.training.passes import (
+    Batch,
+    Gradient,
+    Head,
+    Loss,
+    compute_losses,
+    compute_norm,
+    measure_layers,
+    measure_sets,
+)
 
-#: Samples that a measurement has in the network at once.
+#: Number of samples that a measurement puts through the network at once.
 AT_ONCE = 128
 
 
-def network_of(model: DeepConfig, data: Dataset) -> DeepNetwork:
-    """The network of a configuration for a data set, without numbers, on the device ``meta``.
+def build_network(model: DeepConfig, data: Dataset) -> DeepNetwork:
+    """Return the network of a configuration for a data set, without numbers, on the device ``meta``.
 
     Raises:
-        ConfigError: the network is for images and the samples are none.
+        ConfigError: the network takes images, and the samples are not images.
     """
     hidden = model.hidden if isinstance(model, MlpConfig) else ()
     return deep_network(model.name, data.shape, data.classes, model.features, hidden)
@@ -38,16 +47,16 @@ class DeepModule(RunsModule):
     .. math::
         v \leftarrow \mu v + \nabla L + \lambda\theta, \qquad \theta \leftarrow \theta - \eta v,
 
-    from v = 0, L the mean loss of a mini-batch. Which samples it has is a function of (seed, step).
+    from v = 0, where L is the mean loss of a mini-batch, whose samples are a function of (seed, step).
 
     Args:
-        network: at step ``step``.
-        data: its samples are standardised: every channel (of samples that are no images: all numbers) by mean and
-            standard deviation of the training set.
-        dynamics: how it is trained.
+        network: the network at step ``step``.
+        data: the data set. Its samples are standardised by mean and standard deviation of the training set: images
+            channel by channel, any other samples by those of all their numbers.
+        dynamics: configuration of the training.
         schedule: step sizes.
-        seed: of the mini-batches.
-        step: steps already taken.
+        seed: seed of the mini-batches.
+        step: number of steps taken.
     """
 
     X: Tensor
@@ -74,15 +83,15 @@ class DeepModule(RunsModule):
         self.seed = seed
         self.step = step
         dtype = network.head.weight.dtype
-        mean, deviation = _moments(data)
+        mean, deviation = _compute_moments(data)
         for suffix, split in (("", data.train), ("_test", data.test)):
-            self.register_buffer(f"X{suffix}", _standardised(split.x, mean, deviation).to(dtype), persistent=False)
+            self.register_buffer(f"X{suffix}", _standardise(split.x, mean, deviation).to(dtype), persistent=False)
             self.register_buffer(f"labels{suffix}", torch.from_numpy(split.labels), persistent=False)
         self._momenta = {name: torch.zeros_like(Z) for name, Z in network.named_parameters()}
         self._batches: MiniBatches | None = None
 
     def configure_optimizers(self) -> None:
-        """None that Lightning would have to know: steps are taken by this module."""
+        """Return no optimiser to Lightning: this module takes its steps itself."""
         dynamics = self.dynamics
         self.optimiser = torch.optim.SGD(
             self.network.parameters(),
@@ -106,51 +115,53 @@ class DeepModule(RunsModule):
             self.optimiser.param_groups[0]["lr"] = self.schedule.step_size(step)
             self.optimiser.zero_grad()
             scores = self.network(self.X[chosen])
-            torch.autograd.backward(sample_losses(self.loss, scores, self.labels[chosen]).mean())
+            torch.autograd.backward(compute_losses(self.loss, scores, self.labels[chosen]).mean())
             self.optimiser.step()
         self.step = last
 
     @property
     def schedules(self) -> Sequence[Schedule]:
-        """Of the one run."""
+        """Schedule of the one run."""
         return [self.schedule]
 
     def measure(self, names: Sequence[str]) -> dict[str, list[float]]:
-        """Metrics of the catalogue, in evaluation mode."""
-        descends = any(name.startswith("gradient_norm/") for name in names)
-        gradient = Gradient(self.network) if descends else None
+        """Return metrics of the catalogue by name, measured in evaluation mode."""
+        needs_gradient = any(name.startswith("gradient_norm/") for name in names)
+        gradient = Gradient(self.network) if needs_gradient else None
         head = Head(self.network.head)
-        sets: dict[str, Callable[[bool], Iterator[Batch]]] = {"train": partial(self._pass, head, self.X, self.labels)}
+        sets: dict[str, Callable[[bool], Iterator[Batch]]] = {
+            "train": partial(self._iterate_batches, head, self.X, self.labels)
+        }
         if any(name.endswith("/test") for name in names):
-            sets["test"] = partial(self._pass, head, self.X_test, self.labels_test)
-        with self._evaluation(), torch.no_grad():
-            values = measured(sets, head, self.loss, gradient, names.__contains__)
-            values |= of_layers(head, self.network.linear)
+            sets["test"] = partial(self._iterate_batches, head, self.X_test, self.labels_test)
+        with self._evaluation_mode(), torch.no_grad():
+            values = measure_sets(sets, head, self.loss, gradient, names.__contains__)
+            values |= measure_layers(head, self.network.linear)
             values |= {name.removesuffix("/train"): value for name, value in values.items() if "certificate/" in name}
             decay = self.dynamics.weight_decay
-            squares = norm_of(Z.double() for Z in self.network.parameters()).square()
+            squares = compute_norm(Z.double() for Z in self.network.parameters()).square()
             values["loss/regularised"] = values["loss/train"] + decay / 2 * squares
             if gradient is not None:
-                parts = {name: Z + decay * gradient.parameters[name] for name, Z in gradient.mean().items()}
-                values["gradient_norm/parameters"] = norm_of(parts.values())
-                values["gradient_norm/w"] = norm_of([parts["head.weight"]])
+                parts = {name: Z + decay * gradient.parameters[name] for name, Z in gradient.compute().items()}
+                values["gradient_norm/parameters"] = compute_norm(parts.values())
+                values["gradient_norm/w"] = compute_norm([parts["head.weight"]])
         if "data/margin" in names:
             values["data/margin"] = torch.tensor(self.data.margin)
         return {name: [float(values[name])] for name in names}
 
-    def _pass(
+    def _iterate_batches(
         self, head: Head, X: Float[Tensor, "n d"], labels: Int[Tensor, "n"], with_gradient: bool
     ) -> Iterator[Batch]:
-        """Through a data set, some samples at a time."""
-        for some, classes in zip(torch.split(X, AT_ONCE), torch.split(labels, AT_ONCE), strict=True):
+        """Yield the batches of a pass through a data set."""
+        for inputs, classes in zip(torch.split(X, AT_ONCE), torch.split(labels, AT_ONCE), strict=True):
             with torch.set_grad_enabled(with_gradient), self.trainer.precision_plugin.forward_context():
-                features = self.network.features(some)
+                features = self.network.features(inputs)
                 scores = self.network.head(features)
             H = features.detach().double()
             yield Batch(H, head.scores(H), scores, classes)
 
     @contextmanager
-    def _evaluation(self) -> Iterator[None]:
+    def _evaluation_mode(self) -> Iterator[None]:
         self.network.eval()
         try:
             yield
@@ -158,13 +169,13 @@ class DeepModule(RunsModule):
             self.network.train()
 
     def state(self, run: int) -> dict[str, Tensor]:
-        """Parameters, what BatchNorm has seen, and momenta."""
+        """Return parameters, statistics of BatchNorm and momenta."""
         tensors = {f"network.{name}": Z for name, Z in self.network.state_dict().items()}
         tensors |= {f"momentum.{name}": Z for name, Z in self._momenta.items()}
         return {name: Z.detach().cpu() for name, Z in tensors.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a state, as :meth:`state` gave it."""
+        """Take over a state that :meth:`state` returned."""
         for name, Z in self.network.state_dict().items():
             Z.copy_(state[f"network.{name}"])
         for name, Z in self._momenta.items():
@@ -172,7 +183,7 @@ class DeepModule(RunsModule):
 
     @torch.no_grad()
     def extinguish_diverged(self) -> list[bool]:
-        """See :class:`RunsModule`."""
+        """Set all parameters and statistics to zero if one of them is infinite or NaN; return whether one was."""
         numbers = [Z for Z in self.network.state_dict().values() if Z.is_floating_point()]
         diverged = not all(bool(Z.isfinite().all()) for Z in numbers)
         if diverged:
@@ -181,8 +192,8 @@ class DeepModule(RunsModule):
         return [diverged]
 
 
-def _moments(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel of the training inputs."""
+def _compute_moments(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of each channel of the training inputs."""
     channels = data.shape[0] if len(data.shape) == 3 else 1
     x = data.train.x.reshape(len(data.train.x), channels, -1)
     deviation = x.std(axis=(0, 2), keepdims=True)
@@ -190,8 +201,8 @@ def _moments(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
     return x.mean(axis=(0, 2), keepdims=True), deviation
 
 
-def _standardised(x: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> Float[Tensor, "n d"]:
-    """Inputs, in float64: one more array of their size."""
+def _standardise(x: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> Float[Tensor, "n d"]:
+    """Return standardised inputs in float64, which takes one more array of their size."""
     z = x.reshape(len(x), mean.shape[1], -1) - mean
     z /= deviation
     return torch.from_numpy(z.reshape(x.shape))

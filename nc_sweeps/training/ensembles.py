@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nc_sweeps.activations import ACTIVATIONS
-from nc_sweeps.config import RunConfig, selected_metrics
+from nc_sweeps.config import RunConfig, select_metrics
 from nc_sweeps.data import Dataset
 from nc_sweeps.dynamics.flow import NEVER, Flow, Hyperparameters
 from nc_sweeps.dynamics.integrators import INTEGRATORS
@@ -24,8 +24,8 @@ from nc_sweeps.models.deep import initialise
 from nc_sweeps.models.mean_field import PARTICLES, MeanFieldEnsemble, initial_ensemble
 from nc_sweeps.models.shard import Shard
 from nc_sweeps.models.truncation import Truncation
-from nc_sweeps.training.callbacks import Progress, Record, RunRecord, SilentRecord
-from nc_sweeps.training.deep import DeepModule, network_of
+from nc_sweeps.training.callbacks import ListenerCallback, RecordingCallback, RunRecord, SilentRecord
+from nc_sweeps.training.deep import DeepModule, build_network
 from nc_sweeps.training.listener import Listener
 from nc_sweeps.training.memory import find_budget_bytes, predict_peak_bytes
 from nc_sweeps.training.module import FlowModule, RunsModule, Segments
@@ -83,7 +83,7 @@ class Ensemble(ABC):
         self.runs = runs
         self.rank = rank
         self.config = runs[0].config
-        self.begin = runs[0].step
+        self.first_step = runs[0].step
         self.size = runs[0].size
 
     @property
@@ -112,27 +112,28 @@ class Ensemble(ABC):
                 run.record.finish("completed")
             return
         steps = self.runs[0].schedule.measurements(self.config.metrics)
-        record = Record(
+        recording = RecordingCallback(
             [run.record for run in self.runs],
-            selected_metrics(self.config),
+            select_metrics(self.config),
             steps,
             [run.seconds for run in self.runs],
             self.config.compute.checkpoint_seconds,
             interruption,
         )
-        callbacks: list[pl.Callback] = [record]
+        callbacks: list[pl.Callback] = [recording]
         if listener is not None:
-            callbacks.append(Progress(listener, record, self._work_per_step))
+            callbacks.append(ListenerCallback(listener, recording, self._work_per_step))
         with open_trainer(self.config.compute, self.rank, callbacks) as trainer:
             trainer.fit(self._build_module(), datamodule=Segments(self._plan_stops(steps)))
-        if self.rank == 0 and record.interrupted and interruption.signal is not None:
+        if self.rank == 0 and recording.interrupted and interruption.signal is not None:
             raise InterruptedTraining(interruption.signal)
 
     def _plan_stops(self, measurements: Sequence[int]) -> list[int]:
         """Return the steps between which nothing interrupts training: the same for a run alone, packed or resumed."""
         total = measurements[-1]
         apart = min(math.ceil(total / STOPS), max(1, _WORK_A_STOP // count_work(self.size).step))
-        return sorted({self.begin} | {step for step in {*measurements, *range(0, total, apart)} if step > self.begin})
+        stops = {*measurements, *range(0, total, apart)}
+        return sorted({self.first_step} | {step for step in stops if step > self.first_step})
 
     @abstractmethod
     def cut_part(self, rank: int) -> "Ensemble":
@@ -177,7 +178,7 @@ class FlowEnsemble(Ensemble):
             Y=self._targets("train", dtype),
             X_test=self._inputs("test", dtype),
             Y_test=self._targets("test", dtype),
-            step=self.begin,
+            step=self.first_step,
             references=References(configs, [run.data for run in self.runs]),
             stage_one_distance=torch.tensor([math.nan if d is None else d for d in distances], dtype=torch.float64),
         )
@@ -245,7 +246,7 @@ class DeepEnsemble(Ensemble):
 
     def _build_module(self) -> DeepModule:
         (run,) = self.runs
-        network = network_of(run.config.model, run.data)
+        network = build_network(run.config.model, run.data)
         module = DeepModule(
             initialise(network, run.config.seed, self._dtype),
             run.data,

@@ -1,4 +1,4 @@
-"""What Lightning trains: steps as its data, and runs as its modules, those of particles among them."""
+"""Runs as modules that Lightning trains, and stretches of steps as the data that it iterates over."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from nc_sweeps.training.snapshot import Snapshot
 
 
 class Segments(pl.LightningDataModule):
-    """What Lightning iterates over: stretches of the flow from one measurement to the next, as (first, last) step.
+    """Stretches of steps that are trained without interruption, each as its (first, last) step.
 
     Args:
-        steps: increasing steps at which to measure; the flow starts at the first.
+        steps: increasing steps at which training stops; it starts at the first.
     """
 
     def __init__(self, steps: Sequence[int]) -> None:
@@ -31,7 +31,7 @@ class Segments(pl.LightningDataModule):
         self.steps = steps
 
     def train_dataloader(self) -> DataLoader[tuple[int, int]]:
-        """One batch a segment."""
+        """Return a loader with one batch for each segment."""
         segments: Any = list(pairwise(self.steps))
         return DataLoader(segments, batch_size=None, collate_fn=tuple)
 
@@ -40,7 +40,7 @@ class RunsModule(pl.LightningModule, ABC):
     """Runs that train at once. One training step takes all steps of a segment.
 
     Attributes:
-        step: steps already taken.
+        step: number of steps taken.
     """
 
     step: int
@@ -48,19 +48,19 @@ class RunsModule(pl.LightningModule, ABC):
     @property
     @abstractmethod
     def schedules(self) -> Sequence[Schedule]:
-        """Of each run."""
+        """Schedule of each run."""
 
     @abstractmethod
     def measure(self, names: Sequence[str]) -> dict[str, list[float]]:
-        """Metrics of the catalogue: one number a run."""
+        """Return metrics of the catalogue by name, each with one number for every run."""
 
     @abstractmethod
     def state(self, run: int) -> dict[str, Tensor]:
-        """All that a run needs to go on from here, besides the step."""
+        """Return all that a run needs to go on from here, besides the step."""
 
     @abstractmethod
     def extinguish_diverged(self) -> list[bool]:
-        """Set all numbers of every run that left the finite ones to zero, where they can do no harm.
+        """Set all parameters of every run of which one is infinite or NaN to zero, where they can do no harm.
 
         Returns:
             Whether each run was found diverged.
@@ -68,15 +68,16 @@ class RunsModule(pl.LightningModule, ABC):
 
 
 class FlowModule(RunsModule):
-    """An ensemble, its data and its flow. One training step advances the flow to the next measurement.
+    """A flow of networks of particles, and their data. One training step advances the flow by a segment.
 
     Args:
-        flow: the networks at step ``step`` and how they move.
-        X, Y: training set, one-hot targets.
-        X_test, Y_test: test set.
-        step: steps already taken.
-        references: what measurements are held against.
-        stage_one_distance: certified distance to the optimum of stage 1 that ends it, one a run; NaN: none does.
+        flow: the flow, with the networks at step ``step``.
+        X, Y: inputs and one-hot targets of the training set.
+        X_test, Y_test: inputs and one-hot targets of the test set.
+        step: number of steps taken.
+        references: margins and oracles with which measurements are compared.
+        stage_one_distance: for each run the certified distance to the optimum of stage 1 at which the stage ends; NaN:
+            it ends at no distance.
     """
 
     X: Tensor
@@ -102,34 +103,34 @@ class FlowModule(RunsModule):
         self.step = step
         self.references = references
         buffers = {"X": X, "Y": Y, "X_test": X_test, "Y_test": Y_test, "stage_one_distance": stage_one_distance}
-        for name, tensor in buffers.items():  # which move to the device
+        for name, tensor in buffers.items():  # buffers move to the device
             self.register_buffer(name, tensor, persistent=False)
 
     def configure_optimizers(self) -> None:
-        """No optimiser: the flow has its own integrators."""
+        """Return no optimiser: the flow has integrators of its own."""
 
     def training_step(self, segment: tuple[int, int], batch_idx: int) -> None:
-        """Advance from the segment's first to its last step, and let the heads go that have waited long enough."""
+        """Take the steps of a segment, and release the heads of runs that have come close enough to the optimum."""
         first, last = segment
         self.flow.advance(self.X, self.Y, first, last)
         self.step = last
         if bool((self.flow.head_is_held(last) & ~self.stage_one_distance.isnan()).any()):
             arrived = self.snapshot().oracle.certified_distances <= self.stage_one_distance
-            # Processors that differ may round a distance differently; all heads must go together.
+            # Unlike devices may round a distance differently, but all processes must release a head at the same step.
             self.flow.release_heads(self.ensemble.shard.any(arrived), last)
 
     @property
     def ensemble(self) -> MeanFieldEnsemble:
-        """The networks."""
+        """The networks of the flow."""
         return self.flow.ensemble
 
     @property
     def schedules(self) -> Sequence[Schedule]:
-        """Of each run."""
+        """Schedule of each run."""
         return self.flow.schedules
 
     def measure(self, names: Sequence[str]) -> dict[str, list[float]]:
-        """Metrics of the catalogue: one number a run."""
+        """Return metrics of the catalogue by name, each with one number for every run."""
         return measure(self.snapshot(), names)
 
     def state(self, run: int) -> dict[str, Tensor]:
@@ -137,7 +138,7 @@ class FlowModule(RunsModule):
         return self.flow.state(run)
 
     def snapshot(self) -> Snapshot:
-        """The present state, ready to be measured."""
+        """Return the present state, ready to be measured."""
         return Snapshot(
             ensemble=self.ensemble,
             X=self.X,
@@ -150,22 +151,22 @@ class FlowModule(RunsModule):
         )
 
     def extinguish_diverged(self) -> list[bool]:
-        """Set the parameters of every run that left the finite numbers to zero, where they can do no harm.
+        """Set all parameters of every run of which one is infinite or NaN to zero, where they can do no harm.
 
         Runs never mix in the flow, but LAPACK refuses a whole batch of matrices for one NaN.
 
         Returns:
             Whether each run was found diverged.
         """
-        diverged = self.ensemble.shard.any(~torch.stack([*map(_finite, self.ensemble.parameters())]).all(dim=0))
+        diverged = self.ensemble.shard.any(~torch.stack([*map(_are_finite, self.ensemble.parameters())]).all(dim=0))
         runs = diverged.nonzero().flatten()  # a mask would have every parameter read and written
         for parameter in self.ensemble.parameters():
             parameter.index_fill_(0, runs, 0.0)
         return diverged.tolist()
 
 
-def _finite(Z: Float[Tensor, "run *_"]) -> Tensor:
-    """Whether all numbers of each run are finite. Their sum, found thirty times as fast, is so only if they are."""
+def _are_finite(Z: Float[Tensor, "run *_"]) -> Tensor:
+    """Return whether all numbers of each run are finite. A finite sum proves it thirty times as fast."""
     if Z.sum().isfinite():
         return torch.ones(len(Z), dtype=torch.bool, device=Z.device)
     return Z.isfinite().flatten(1).all(dim=1)

@@ -1,7 +1,7 @@
-"""What the samples of a data set tell of a network with a linear head, added up while they pass through it.
+"""Measurements of a network with a linear head, made while the samples of its data sets pass through it.
 
-Nothing of the size of the data set is held: statistics of the features H, of r = F − Y and of the loss add up over
-batches and processes, in float64, and all else follows.
+Nothing as large as a data set is kept: statistics of the features H, of r = F − Y and of the loss add up over batches
+and processes, in float64, and everything else follows from them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,12 +24,12 @@ Loss = Literal["mse", "cross_entropy"]
 
 @dataclass(frozen=True)
 class Batch:
-    """What passed through the head.
+    """A batch of samples that passed through the head.
 
     Args:
-        H, F: features and scores, without gradients.
-        scores: as the module has them, in its own precision, with their gradients.
-        labels: classes.
+        H, F: features and scores in double precision, without gradients.
+        scores: the scores as the module computes them, in its own precision, with their gradients.
+        labels: class of each sample.
     """
 
     H: Float[Tensor, "b p"]
@@ -55,64 +55,64 @@ class Head:
         self.bias = None if layer.bias is None else layer.bias.detach().to(device).double()
 
     def scores(self, H: Float[Tensor, "b p"]) -> Float[Tensor, "b q"]:
-        """F."""
+        """Return the scores F of features."""
         return H @ self.W if self.bias is None else H @ self.W + self.bias
 
 
 class Tally:
-    """What adds up over the batches and processes of one data set, and what follows from it."""
+    """Statistics of one data set, which add up over its batches and over processes.
+
+    Args:
+        head: head of the network.
+        loss: loss of the network.
+    """
 
     def __init__(self, head: Head, loss: Loss) -> None:
         self._head, self._loss = head, loss
         p, q = head.W.shape
-        # Residuals, and losses and errors, are rows with a label as features are.
+        # Residuals, and losses with errors, are rows with a label, just as features are.
         features, residuals, outcomes = (NeuralCollapse(q, width).to(head.W.device) for width in (p, q, 2))
         self._features, self._residuals, self._outcomes = features, residuals, outcomes
 
-    def take(self, batch: Batch) -> None:
+    def add(self, batch: Batch) -> None:
         """Add samples of this process."""
         self._features.update(batch.H, batch.labels)
         labels = batch.labels.long()
         self._residuals.update(batch.F - one_hot(labels, batch.F.shape[1]), labels)
         wrong = (batch.F.argmax(dim=1) != labels).double()
-        self._outcomes.update(torch.stack([sample_losses(self._loss, batch.F, labels), wrong], dim=1), labels)
+        self._outcomes.update(torch.stack([compute_losses(self._loss, batch.F, labels), wrong], dim=1), labels)
 
     @cached_property
     def statistics(self) -> ClassStatistics:
-        """Of the features in all processes."""
-        return _of_all(self._features)
+        """Class statistics of the features in all processes."""
+        return _merge_processes(self._features)
 
-    @property
-    def samples(self) -> Tensor:
-        """In all processes."""
-        return self.statistics.counts.sum()
-
-    def values(self) -> dict[str, Tensor]:
-        """Loss, error, NC1 to NC3 and for ``mse`` the certificate, of the samples in all processes."""
+    def compute(self) -> dict[str, Tensor]:
+        """Return loss, error, NC1 to NC3 and for ``mse`` the certificate, of the samples in all processes."""
         statistics, W = self.statistics, self._head.W
         values = measure_collapse(statistics, W)
-        outcomes = _of_all(self._outcomes)
+        outcomes = _merge_processes(self._outcomes)
         losses, errors = outcomes.means.unbind(dim=1)
-        values["loss"] = (outcomes.counts * losses).sum() / self.samples
+        values["loss"] = (outcomes.counts * losses).sum() / statistics.counts.sum()
         values["error"] = errors.where(outcomes.counts > 0, torch.nan).mean()
         if self._loss == "mse":
-            residuals = _of_all(self._residuals)
+            residuals = _merge_processes(self._residuals)
             # LAPACK refuses what a diverged training leaves behind.
             if W.isfinite().all():
                 has_bias = self._head.bias is not None
-                found = certificate_of_statistics(statistics, residuals, W, W.new_ones(()), has_bias=has_bias)
+                certificate = certificate_of_statistics(statistics, residuals, W, W.new_ones(()), has_bias=has_bias)
             else:
-                found = Certificate(*5 * [W.new_tensor(torch.nan)])
-            values |= {f"certificate/{name}": value for name, value in vars(found).items()}
-            values["certificate/tightness"] = values["nc1"] / found.nc1_bound
+                certificate = Certificate(*5 * [W.new_tensor(torch.nan)])
+            values |= {f"certificate/{name}": value for name, value in vars(certificate).items()}
+            values["certificate/tightness"] = values["nc1"] / certificate.nc1_bound
         return values
 
 
 class Gradient:
-    """The gradient of the mean loss in all parameters that are trained.
+    """The gradient of the mean loss with respect to all parameters that are trained.
 
     Args:
-        module: whose parameters.
+        module: the module that has the parameters.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -123,7 +123,7 @@ class Gradient:
         ]
         self._samples = 0
 
-    def take(self, losses: Float[Tensor, "b"]) -> None:
+    def add(self, losses: Float[Tensor, "b"]) -> None:
         """Add samples of this process."""
         gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()), allow_unused=True)
         for total, gradient in zip(self._sums, gradients, strict=True):
@@ -131,15 +131,15 @@ class Gradient:
                 total.add_(gradient)
         self._samples += len(losses)
 
-    def mean(self, added_up: Callable[[Tensor], Tensor] = lambda Z: Z) -> dict[str, Tensor]:
-        """By parameter.
+    def compute(self, add_processes: Callable[[Tensor], Tensor] = lambda Z: Z) -> dict[str, Tensor]:
+        """Return the gradient by the names of the parameters.
 
         Args:
-            added_up: over processes.
+            add_processes: returns the sum of a tensor over processes; by default there is one process.
         """
-        sums = added_up(torch.cat([total.flatten() for total in self._sums]))
-        # On its own: single precision counts to 2²⁴ only.
-        samples = added_up(torch.tensor(self._samples, dtype=torch.int64, device=sums.device))
+        sums = add_processes(torch.cat([total.flatten() for total in self._sums]))
+        # The number of samples is added up as an integer: single precision counts to 2²⁴ only.
+        samples = add_processes(torch.tensor(self._samples, dtype=torch.int64, device=sums.device))
         parts = torch.split(sums, [total.numel() for total in self._sums])
         return {
             name: part.view_as(parameter) / samples
@@ -147,14 +147,14 @@ class Gradient:
         }
 
 
-def norm_of(parts: Iterable[Tensor]) -> Tensor:
-    """Of all parts together."""
+def compute_norm(parts: Iterable[Tensor]) -> Tensor:
+    """Return the Euclidean norm of all numbers in several tensors."""
     norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part) for part in parts]))
     return norm
 
 
-def sample_losses(loss: Loss, F: Float[Tensor, "b q"], labels: Tensor) -> Float[Tensor, "b"]:
-    """Loss of every sample, in single precision or better."""
+def compute_losses(loss: Loss, F: Float[Tensor, "b q"], labels: Tensor) -> Float[Tensor, "b"]:
+    """Return the loss of every sample, in single precision or better."""
     F = F.to(torch.promote_types(F.dtype, torch.float32))
     labels = labels.to(F.device).long()
     if loss == "mse":
@@ -162,42 +162,44 @@ def sample_losses(loss: Loss, F: Float[Tensor, "b q"], labels: Tensor) -> Float[
     return cross_entropy(F, labels, reduction="none")
 
 
-def _of_all(metric: NeuralCollapse) -> ClassStatistics:
-    """Statistics of what all processes have seen."""
+def _merge_processes(metric: NeuralCollapse) -> ClassStatistics:
+    """Return the statistics of the samples that all processes have seen."""
     with metric.sync_context():
         return metric.statistics
 
 
-def of_layers(head: Head, previous: nn.Linear | None) -> dict[str, Tensor]:
-    """What the weights alone say."""
+def measure_layers(head: Head, previous: nn.Linear | None) -> dict[str, Tensor]:
+    """Return the metrics that depend on weights alone: singular values of the head, and balancedness of the head and
+    the linear layer before it, if there is one.
+    """
     finite = bool(head.W.isfinite().all())
     singular = torch.linalg.svdvals(head.W) if finite else head.W.new_full((2,), torch.nan)
     values = {"head/sigma_min": singular[-1], "head/sigma_max": singular[0]}
     if previous is not None:
-        V = previous.weight.detach().to(head.W.device).double()  # (p, m): m particles, but for a scale that cancels
+        V = previous.weight.detach().to(head.W.device).double()  # (p m): m particles, up to a scale that cancels
         values["balancedness"] = balancedness(V @ V.mT, head.W)
     return values
 
 
-def measured(
+def measure_sets(
     sets: Mapping[str, Callable[[bool], Iterator[Batch]]],
     head: Head,
     loss: Loss,
     gradient: Gradient | None,
     wants: Callable[[str], bool],
 ) -> dict[str, Tensor]:
-    """Pass through data sets once, and twice through the first where that is asked for.
+    """Measure a network in one pass through each data set, and in a second pass through the first one for its NC4.
 
     Args:
-        sets: passes by name, told whether scores are to have gradients; the first is the training set, from which NC4
-            takes the class centres.
-        head: of the network.
-        loss: of the network.
-        gradient: takes in the first set; None: nobody asks.
-        wants: whether a value of this name is asked for.
+        sets: data sets by name. Each is a function that returns the batches of one pass, given whether their scores are
+            to have gradients. The first is the training set, from which NC4 takes the class centres.
+        head: head of the network.
+        loss: loss of the network.
+        gradient: gradient to which the samples of the first set are added; None: it is not asked for.
+        wants: tells whether a value of a name is asked for.
 
     Returns:
-        Values by name and set, as in ``nc1/train``.
+        Values by metric and set, such as ``nc1/train``.
     """
     values: dict[str, Tensor] = {}
     centres: ClassStatistics | None = None
@@ -206,13 +208,13 @@ def measured(
         agreement = None if centres is None else NearestClassCentre(centres)
         tally = Tally(head, loss)
         for batch in batches(is_first and gradient is not None):
-            tally.take(batch)
+            tally.add(batch)
             if is_first and gradient is not None:
                 with torch.enable_grad():
-                    gradient.take(sample_losses(loss, batch.scores, batch.labels))
+                    gradient.add(compute_losses(loss, batch.scores, batch.labels))
             if agreement is not None:
                 agreement.update(batch.H, batch.F)
-        values |= {f"{metric}/{name}": value for metric, value in tally.values().items()}
+        values |= {f"{metric}/{name}": value for metric, value in tally.compute().items()}
         if centres is None:
             centres = tally.statistics
             if wants(f"nc4/{name}"):

@@ -1,4 +1,4 @@
-"""What measurements are held against and does not change along a run."""
+"""Quantities with which measurements are compared and that do not change along a run."""
 
 import math
 import sys
@@ -18,11 +18,11 @@ from nc_sweeps.oracle.gibbs import GibbsOracle, gibbs_oracle
 
 
 class References:
-    """Margins of the training sets and Gibbs oracles, each computed when first asked for.
+    """Margins of the training sets and Gibbs oracles of runs, each computed when first asked for.
 
     Args:
-        configs: of the runs.
-        datasets: of the runs.
+        configs: configurations of the runs.
+        datasets: data sets of the runs.
     """
 
     def __init__(self, configs: Sequence[RunConfig], datasets: Sequence[Dataset]) -> None:
@@ -36,8 +36,8 @@ class References:
         return torch.tensor([dataset.margin for dataset in self.datasets], dtype=torch.float64)
 
     def oracle(self, run: int, W: Float[Tensor, "p q"]) -> GibbsOracle | None:
-        """The infinite-width optimum of a run whose head is held at W; None where there is none (no noise, no weight
-        decay, a truncation) or it is out of reach, which is told once.
+        """Return the infinite-width optimum of a run whose head is held at W; None if there is no such optimum (without
+        noise or weight decay, or with a truncation) or if it cannot be computed, which is printed once.
         """
         if run not in self._oracles:
             self._oracles[run] = self._solve(run, W)

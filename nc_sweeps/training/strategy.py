@@ -1,4 +1,4 @@
-"""Particle-parallel training as a Lightning strategy."""
+"""The Lightning strategy for processes that share the particles of a network."""
 
 from typing import Any
 
@@ -8,15 +8,15 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 
 
 class ParticleParallelStrategy(SingleDeviceStrategy):
-    """One network over several processes, each with a device and particles of its own.
+    """A strategy for one network in several processes, each with a device and particles of its own.
 
     There is no gradient to average and no parameter to copy: every process moves its own particles, all move the same
-    head, and what they must know of each other the network itself adds up (:class:`~nc_sweeps.models.shard.Shard`). So
-    to Lightning each of them trains alone; only decisions are common.
+    head, and the network itself sums over processes (:class:`~nc_sweeps.models.shard.Shard`). So each process trains
+    alone as far as Lightning can see; only decisions are made in common.
 
     Args:
-        device: of this process.
-        rank: of this process; the processes' group exists already (:mod:`nc_sweeps.training.crew`).
+        device: device of this process.
+        rank: number of this process in the default process group, which exists already.
     """
 
     def __init__(self, device: torch.device, rank: int) -> None:
@@ -25,11 +25,11 @@ class ParticleParallelStrategy(SingleDeviceStrategy):
 
     @property
     def is_global_zero(self) -> bool:
-        """Whether this process decides."""
+        """Whether this process makes the decisions."""
         return self.global_rank == 0
 
     def broadcast(self, obj: Any, src: int = 0) -> Any:
-        """What one process has decided."""
-        decided = [obj]
-        dist.broadcast_object_list(decided, src, device=torch.device("cpu"))
-        return decided[0]
+        """Return the object of process ``src`` in all processes."""
+        objects = [obj]
+        dist.broadcast_object_list(objects, src, device=torch.device("cpu"))
+        return objects[0]

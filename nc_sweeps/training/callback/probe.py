@@ -1,4 +1,4 @@
-"""The linear head of a module, and what passes through it."""
+"""A probe that records what passes through the linear head of a module."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -8,24 +8,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from nc_sweeps.config.checks import one_of
+from nc_sweeps.config.checks import suggest_choice
 from nc_sweeps.errors import UserError
 
 
 class Probe:
-    """Watches, as a context, the head of a module while batches pass through it.
+    """Records input and output of the head of a module while batches pass through it. Use it as a context.
 
     Args:
-        module: with at least one ``torch.nn.Linear``.
-        name: of the head among ``module.named_modules()``; None: the last Linear.
+        module: a module with at least one ``torch.nn.Linear``.
+        name: name of the head among ``module.named_modules()``; None: the last Linear.
 
     Attributes:
         head: the head.
-        previous: the Linear whose output, untouched, was the input of the head in the last forward pass; None: there is
-            none.
+        previous: the Linear whose unchanged output was the input of the head in the last forward pass; None: there is
+            no such layer.
 
     Raises:
-        UserError: there is no such head, or it has one output.
+        UserError: the module has no such head, or the head has only one output.
     """
 
     def __init__(self, module: nn.Module, name: str | None = None) -> None:
@@ -34,7 +34,7 @@ class Probe:
         if not self._linear:
             raise UserError(f"{kind} has no torch.nn.Linear that could be its head")
         if name is not None and name not in self._linear:
-            raise UserError(f"head={name}: no torch.nn.Linear of {kind}; {one_of(name, list(self._linear))}")
+            raise UserError(f"head={name}: no torch.nn.Linear of {kind}; {suggest_choice(name, list(self._linear))}")
         self.name = list(self._linear)[-1] if name is None else name
         self.head = self._linear[self.name]
         if self.head.out_features < 2:
@@ -46,7 +46,7 @@ class Probe:
 
     def __enter__(self) -> "Probe":
         for layer in self._linear.values():
-            self._handles.append(layer.register_forward_hook(self._saw))
+            self._handles.append(layer.register_forward_hook(self._record))
         return self
 
     def __exit__(
@@ -60,7 +60,7 @@ class Probe:
         """Run the module once.
 
         Returns:
-            What ``run`` returns; input and output of the head.
+            The result of ``run``, and input and output of the head.
 
         Raises:
             UserError: the head was not called exactly once, or not with a matrix.
@@ -77,13 +77,13 @@ class Probe:
             raise UserError(f"head={self.name}: its input has shape {tuple(H.shape)}; expected one row a sample")
         return result, H.detach(), F
 
-    def _saw(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def _record(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         assert isinstance(layer, nn.Linear)
         if layer is self.head:
             H = inputs[0]
             self._calls.append((H, output))
-            # The version tells whether an activation has worked in place.
-            rows = (known for known, Z, version in self._outputs if Z is H and version == H._version)
-            self.previous = next(rows, None)
+            # The version of a tensor tells whether something, such as an activation in place, has changed it.
+            sources = (source for source, Z, version in self._outputs if Z is H and version == H._version)
+            self.previous = next(sources, None)
         elif layer.out_features == self.head.in_features:
             self._outputs.append((layer, output, output._version))
