@@ -84,18 +84,18 @@ def build_curve_chart(digest: Digest, quantity: Quantity) -> Chart:
     A line is the mean over the key that is averaged over, a geometric mean on a logarithmic scale.
     """
     groups = [axis.field for axis in digest.groups]
-    colour, dash = _colour_and_dash(digest)
+    colour, dash = _choose_colour_and_dash(digest)
     encodings: dict[str, Any] = {"detail": [alt.Detail(f"{name}:N") for name in groups]}
     if colour:
-        encodings["color"] = _colour(colour)
-    x = alt.X("time:Q", title="time t = Σ η", axis=_axis(True)).scale(type="log", nice=False)
-    y = _y("value", quantity.title, quantity.is_logarithmic)
+        encodings["color"] = _encode_colour(colour)
+    x = alt.X("time:Q", title="time t = Σ η", axis=_make_axis(True)).scale(type="log", nice=False)
+    y = _encode_y("value", quantity.title, quantity.is_logarithmic)
     tips = [alt.Tooltip(f"{axis.field}:N", title=axis.title) for axis in digest.groups]
     band = alt.Chart().mark_area(opacity=0.18, line=False).encode(x=x, y=y, y2="most:Q", **encodings)
-    band = band.transform_filter("datum.runs > 1").encode(y=_y("least", quantity.title, quantity.is_logarithmic))
+    band = band.transform_filter("datum.runs > 1").encode(y=_encode_y("least", quantity.title, quantity.is_logarithmic))
     lines = alt.Chart().mark_line(strokeWidth=1.8).encode(x=x, y=y, tooltip=tips, **encodings)
     if dash:
-        lines = lines.encode(strokeDash=_dash(dash))
+        lines = lines.encode(strokeDash=_encode_dash(dash))
     layers = [band, lines]
     if digest.runs.n_unique(groups or None) <= _MOST_CURVES_WITH_VALUES:
         tips += [
@@ -106,8 +106,8 @@ def build_curve_chart(digest: Digest, quantity: Quantity) -> Chart:
         layers.append(alt.Chart().mark_point(size=60, opacity=0).encode(x=x, y=y, tooltip=tips, **encodings))
     span = {"least": f"min({quantity.field})", "most": f"max({quantity.field})"}
     rows = _average(quantity, [*groups, "point"], " && datum.time > 0", **span, time="mean(time)")
-    rows = rows.transform_calculate(value=_mean(quantity))
-    picture = _over(rows, layers, height=340)
+    rows = rows.transform_calculate(value=_restore_scale(quantity))
+    picture = _layer(rows, layers, height=340)
     fields = ["point", "time", *groups, quantity.field]
     return Chart(f"curve-{quantity.field}", quantity.title, f"{quantity.title} against time", "curves", fields, picture)
 
@@ -167,12 +167,12 @@ def build_heat_map(quantity: Quantity, x: Axis, y: Axis) -> Chart:
             low="min(level)", high="max(level)", columns=f"distinct({x.field})", lines=f"distinct({y.field})"
         )
         .transform_calculate(
-            value=_mean(quantity),
+            value=_restore_scale(quantity),
             share="(datum.level - datum.low) / (datum.high - datum.low)",
         )
         .transform_calculate(label="format(datum.value, datum.value && abs(datum.value) < 1e-3 ? '.1~e' : '.2~g')")
     )
-    picture = _over(rows, [cells, numbers], height=max(120, min(360, 42 * len(y.values))))
+    picture = _layer(rows, [cells, numbers], height=max(120, min(360, 42 * len(y.values))))
     description = f"{quantity.title} at the end, heat map of {y.title} and {x.title}"
     fields = [x.field, y.field, quantity.field]
     return Chart(f"end-{quantity.field}", quantity.title, description, "runs", fields, picture)
@@ -182,16 +182,18 @@ def _build_profile(quantity: Quantity, x: Axis, group: Axis | None) -> Chart:
     across: alt.X
     if x.is_numeric:
         wide = x.values[0] > 0 and x.values[-1] >= 8 * x.values[0]
-        across = alt.X(f"{x.field}:Q", title=x.title, axis=_axis(wide))
+        across = alt.X(f"{x.field}:Q", title=x.title, axis=_make_axis(wide))
         across = across.scale(type="log" if wide else "linear", zero=False, nice=False, padding=12)
     else:
         across = alt.X(f"{x.field}:O", title=x.title, sort=x.values, axis=alt.Axis(labelAngle=0))
-    colour = {"color": _colour(group)} if group else {}
-    up = _y("value", quantity.title, quantity.is_logarithmic)
+    colour = {"color": _encode_colour(group)} if group else {}
+    up = _encode_y("value", quantity.title, quantity.is_logarithmic)
     tips = [alt.Tooltip(f"{axis.field}:N", title=axis.title) for axis in (x, group) if axis]
     tips += [alt.Tooltip("value:Q", title=quantity.title, format=".3~g"), alt.Tooltip("runs:Q")]
     span = (
-        alt.Chart().mark_rule(strokeWidth=1.5).encode(x=across, y=_y("least", quantity.title, quantity.is_logarithmic))
+        alt.Chart()
+        .mark_rule(strokeWidth=1.5)
+        .encode(x=across, y=_encode_y("least", quantity.title, quantity.is_logarithmic))
     )
     span = span.encode(y2="most:Q", **colour)
     layers = [span, alt.Chart().mark_point(filled=True, size=45).encode(x=across, y=up, tooltip=tips, **colour)]
@@ -199,37 +201,37 @@ def _build_profile(quantity: Quantity, x: Axis, group: Axis | None) -> Chart:
         layers.append(alt.Chart().mark_line(strokeWidth=1.8).encode(x=across, y=up, **colour))
     groups = [axis.field for axis in (x, group) if axis]
     rows = _average(quantity, groups, least=f"min({quantity.field})", most=f"max({quantity.field})")
-    rows = rows.transform_calculate(value=_mean(quantity))
-    picture = _over(rows, layers, height=240)
+    rows = rows.transform_calculate(value=_restore_scale(quantity))
+    picture = _layer(rows, layers, height=240)
     description = f"{quantity.title} at the end against {x.title}"
     return Chart(f"end-{quantity.field}", quantity.title, description, "runs", [*groups, quantity.field], picture)
 
 
 def build_comparison(digest: Digest, x: Quantity, y: Quantity, name: str) -> Chart:
     """Chart the last values of two quantities against each other, one point for each run, and the line of equality."""
-    colour, _ = _colour_and_dash(digest)
+    colour, _ = _choose_colour_and_dash(digest)
     fields = [axis.field for axis in digest.axes]
     tips = [alt.Tooltip(f"{axis.field}:N", title=axis.title) for axis in digest.axes]
     tips += [alt.Tooltip(f"{quantity.field}:Q", title=quantity.title, format=".3~g") for quantity in (x, y)]
     points = (
         alt.Chart()
         .mark_point(filled=True, size=45, opacity=0.8)
-        .encode(x=_x(x.field, x.title), y=_y(y.field, y.title, True), tooltip=tips)
+        .encode(x=_encode_x(x.field, x.title), y=_encode_y(y.field, y.title, True), tooltip=tips)
     )
     if colour:
-        points = points.encode(color=_colour(colour, symbol="circle"))
+        points = points.encode(color=_encode_colour(colour, symbol="circle"))
     equal = (
         alt.Chart()
         .transform_aggregate(low=f"min({x.field})", high=f"max({x.field})")
         .transform_calculate(both="[datum.low, datum.high]")
         .transform_flatten(["both"])
         .mark_line(strokeDash=[4, 3], strokeWidth=1, color="#888888")
-        .encode(x=_x("both", x.title), y=_y("both", y.title, True))
+        .encode(x=_encode_x("both", x.title), y=_encode_y("both", y.title, True))
     )
     rows = alt.Chart().transform_filter(
-        f"{_defined(f'datum[{x.field!r}]', True)} && {_defined(f'datum[{y.field!r}]', True)}"
+        f"{_filter_defined(f'datum[{x.field!r}]', True)} && {_filter_defined(f'datum[{y.field!r}]', True)}"
     )
-    picture = _over(rows, [equal, points], height=280)
+    picture = _layer(rows, [equal, points], height=280)
     title = f"{y.title} against {x.title}"
     return Chart(name, title, f"{title}, one point for each run", "runs", [*fields, x.field, y.field], picture)
 
@@ -260,18 +262,18 @@ def _average(quantity: Quantity, groups: Sequence[str], also: str = "", **fields
     value = f"datum['{quantity.field}']"
     return (
         alt.Chart()
-        .transform_filter(_defined(value, quantity.is_logarithmic) + also)
+        .transform_filter(_filter_defined(value, quantity.is_logarithmic) + also)
         .transform_calculate(level=f"log({value})" if quantity.is_logarithmic else value)
         .transform_aggregate(level="mean(level)", **fields, runs="count()", groupby=list(groups))
     )
 
 
-def _mean(quantity: Quantity) -> str:
-    """Return the expression for the mean of a group, geometric on a logarithmic scale."""
+def _restore_scale(quantity: Quantity) -> str:
+    """Return the expression that turns an averaged level into a value; the mean is geometric on a logarithmic scale."""
     return "exp(datum.level)" if quantity.is_logarithmic else "datum.level"
 
 
-def _over(rows: alt.Chart, layers: Sequence[alt.Chart], height: int) -> alt.LayerChart | alt.FacetChart:
+def _layer(rows: alt.Chart, layers: Sequence[alt.Chart], height: int) -> alt.LayerChart | alt.FacetChart:
     """Put layers over the transformed rows; transforming them after layering would copy all layers at each step."""
     transform = rows.transform
     return alt.layer(*layers, data=alt.NamedData(DATA), transform=transform, width="container", height=height)
@@ -283,15 +285,15 @@ def _has_values(digest: Digest, quantity: Quantity) -> bool:
     return bool(((values > 0) if quantity.is_logarithmic else values.is_finite()).any())
 
 
-def _colour_and_dash(digest: Digest) -> tuple[Axis | None, Axis | None]:
-    """Return the axes shown by colour and by dashes; dashes show the first, the width, where there are two."""
+def _choose_colour_and_dash(digest: Digest) -> tuple[Axis | None, Axis | None]:
+    """Return the axis that colours show and the one that dashes show; of two axes dashes show the first, the width."""
     axes = digest.main_axes
     if len(axes) > 1 and len(axes[0].values) <= _MOST_DASHES:
         return axes[1], axes[0]
     return (axes[0], None) if axes else (None, None)
 
 
-def _colour(axis: Axis, symbol: str = "stroke") -> alt.Color:
+def _encode_colour(axis: Axis, symbol: str = "stroke") -> alt.Color:
     if axis.is_discrete:
         legend = alt.Legend(symbolType=symbol, symbolOpacity=1, symbolLimit=DISCRETE)
         return alt.Color(f"{axis.field}:O", title=axis.title, legend=legend).scale(domain=axis.values)
@@ -299,25 +301,25 @@ def _colour(axis: Axis, symbol: str = "stroke") -> alt.Color:
     return alt.Color(f"{axis.field}:Q", title=axis.title, scale=scale, legend=alt.Legend(type="gradient", format="~g"))
 
 
-def _dash(axis: Axis) -> alt.StrokeDash:
+def _encode_dash(axis: Axis) -> alt.StrokeDash:
     legend = alt.Legend(symbolType="stroke", symbolSize=300)
     shown = alt.StrokeDash(f"{axis.field}:O", title=axis.title, legend=legend)
     return shown.scale(domain=axis.values, range=_DASHES[: len(axis.values)])
 
 
-def _x(name: str, title: str) -> alt.X:
-    return alt.X(f"{name}:Q", title=title, axis=_axis(True)).scale(type="log", nice=False, padding=8)
+def _encode_x(name: str, title: str) -> alt.X:
+    return alt.X(f"{name}:Q", title=title, axis=_make_axis(True)).scale(type="log", nice=False, padding=8)
 
 
-def _y(name: str, title: str, logarithmic: bool) -> alt.Y:
-    y = alt.Y(f"{name}:Q", title=title, axis=_axis(logarithmic))
+def _encode_y(name: str, title: str, logarithmic: bool) -> alt.Y:
+    y = alt.Y(f"{name}:Q", title=title, axis=_make_axis(logarithmic))
     return y.scale(type="log", nice=False, padding=8) if logarithmic else y.scale(type="linear", zero=True)
 
 
-def _axis(logarithmic: bool) -> alt.Axis:
+def _make_axis(logarithmic: bool) -> alt.Axis:
     # The many grid lines of a logarithmic axis would hide the curves.
     return alt.Axis(format="~g", labelOverlap="greedy", tickCount=6, gridOpacity=0.5 if logarithmic else 1)
 
 
-def _defined(value: str, logarithmic: bool) -> str:
+def _filter_defined(value: str, logarithmic: bool) -> str:
     return f"isValid({value}) && isFinite({value})" + (f" && {value} > 0" if logarithmic else "")

@@ -48,7 +48,7 @@ def render(digest: Digest) -> str:
         over=digest.over,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         counts=counts,
-        cards=_cards(digest),
+        cards=_make_cards(digest),
         names={chart.name for chart in charts},
         titles={chart.name: chart.title for chart in charts},
         curves=[chart for chart in charts if chart.name.startswith("curve-")],
@@ -64,12 +64,12 @@ def render(digest: Digest) -> str:
         },
         common={key: next(iter(values)) for key, values in digest.configuration.items() if key not in differing},
         commands=digest.commands,
-        environments=_environments(digest),
-        libraries=_libraries(),
+        environments=_list_environments(digest),
+        libraries=_read_libraries(),
         data={
-            "runs": _columns(digest.runs),
-            "curves": _columns(digest.curves),
-            "columns": _table_columns(digest),
+            "runs": _list_columns(digest.runs),
+            "curves": _list_columns(digest.curves),
+            "columns": _list_table_columns(digest),
             "filters": [
                 {"field": axis.field, "title": axis.title, "values": axis.values}
                 for axis in digest.axes
@@ -90,7 +90,7 @@ def render(digest: Digest) -> str:
     )
 
 
-def _cards(digest: Digest) -> list[tuple[str, str]]:
+def _make_cards(digest: Digest) -> list[tuple[str, str]]:
     cards = [("runs", str(digest.runs.height + digest.waiting))]
     for quantity in digest.quantities:
         values = digest.runs[quantity.field].drop_nulls().to_list()
@@ -102,7 +102,7 @@ def _cards(digest: Digest) -> list[tuple[str, str]]:
     return cards
 
 
-def _table_columns(digest: Digest) -> list[dict[str, str]]:
+def _list_table_columns(digest: Digest) -> list[dict[str, str]]:
     columns = [
         {"field": "folder", "title": "run", "kind": "text"},
         {"field": "status", "title": "status", "kind": "text"},
@@ -114,7 +114,7 @@ def _table_columns(digest: Digest) -> list[dict[str, str]]:
     return [*columns, {"field": "seconds", "title": "seconds", "kind": "number"}]
 
 
-def _columns(table: pl.DataFrame) -> dict[str, list[Any]]:
+def _list_columns(table: pl.DataFrame) -> dict[str, list[Any]]:
     """Return the columns as lists for JSON, with four digits, and null for undefined values."""
     floats = [name for name, kind in table.schema.items() if kind.is_float()]
     table = table.with_columns(
@@ -123,7 +123,7 @@ def _columns(table: pl.DataFrame) -> dict[str, list[Any]]:
     return table.to_dict(as_series=False)
 
 
-def _environments(digest: Digest) -> list[dict[str, str]]:
+def _list_environments(digest: Digest) -> list[dict[str, str]]:
     found = {}
     for environment in digest.environments:
         found[json.dumps(environment, sort_keys=True)] = environment
@@ -140,7 +140,7 @@ def _environments(digest: Digest) -> list[dict[str, str]]:
     ]
 
 
-def _libraries() -> Markup:
+def _read_libraries() -> Markup:
     """Return Vega, Vega-Lite and Vega-Embed as one script; bundling takes seconds and is done once on a machine."""
     import vl_convert
 

@@ -35,7 +35,7 @@ def write_figures(digest: Digest, folder: Path, kinds: Sequence[str] = tuple(_CO
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for chart in build_charts(digest):
-        specification = _fit_to_paper(chart, _rows(digest, chart))
+        specification = _fit_to_paper(chart, _select_rows(digest, chart))
         for kind in kinds:
             path = folder / f"{chart.name}.{kind}"
             files.write(path, _CONVERTERS[kind](specification))
@@ -43,7 +43,7 @@ def write_figures(digest: Digest, folder: Path, kinds: Sequence[str] = tuple(_CO
     return written
 
 
-def _rows(digest: Digest, chart: Chart) -> list[dict[str, Any]]:
+def _select_rows(digest: Digest, chart: Chart) -> list[dict[str, Any]]:
     if chart.source == "runs":
         return digest.runs.select(chart.fields).to_dicts()
     axes = digest.runs.select("run", *(axis.field for axis in digest.axes))

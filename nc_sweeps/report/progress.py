@@ -50,13 +50,13 @@ class ProgressBar:
         self.progress.stop()
 
     def begin(self, runs: int, work: int) -> None:
-        """Take note of what is ahead."""
+        """Add runs and their work to what is to be done."""
         self.runs = self.finished_runs + runs
         done = self.progress.tasks[0].completed
-        self.progress.update(self.task, total=done + work, description=self._description())
+        self.progress.update(self.task, total=done + work, description=self._describe())
 
     def advance(self, work: int, metrics: dict[str, list[float]]) -> None:
-        """Take note of work done and of the latest metrics of the live runs."""
+        """Move the bar on by the work done and show the medians of the latest metrics."""
         shown = []
         for name in _SHOWN:
             values = [value for value in metrics.get(name, []) if math.isfinite(value)]
@@ -66,11 +66,11 @@ class ProgressBar:
         self.progress.update(self.task, advance=work, shown=self.latest)
 
     def finish_runs(self, runs: int) -> None:
-        """Take note of runs that came to their end."""
+        """Count runs that have ended; without a terminal, print a line."""
         self.finished_runs += runs
-        self.progress.update(self.task, description=self._description())
+        self.progress.update(self.task, description=self._describe())
         if not self.console.is_terminal:
-            self.console.print(f"{self._description()} trained: {self.latest}", highlight=False)
+            self.console.print(f"{self._describe()} trained: {self.latest}", highlight=False)
 
-    def _description(self) -> str:
+    def _describe(self) -> str:
         return f"{self.finished_runs}/{self.runs} runs"

@@ -24,7 +24,7 @@ _CURVE = 40
 
 
 def describe_run(directory: Path) -> RenderableType:
-    """Show how a run stands, its curves and its configuration.
+    """Describe a run: its status, its curves and its configuration.
 
     Args:
         directory: folder of the run.
@@ -54,7 +54,7 @@ def describe_run(directory: Path) -> RenderableType:
 
 
 def compare_runs(directories: Sequence[Path]) -> RenderableType:
-    """Show runs beside each other: the keys in which they differ, and where each ended.
+    """Compare runs: the keys in which they differ, and where each ended.
 
     Args:
         directories: folders of the runs.

@@ -27,7 +27,7 @@ def tabulate_sweep(table: pl.DataFrame) -> Table:
         *(pl.col(name).first().name.suffix(" start") for name in metrics),
         *(pl.col(name).last().name.suffix(" end") for name in metrics),
     )
-    points = _mean_over_seeds(runs, keys)
+    points = _average_over_seeds(runs, keys)
 
     seeds = runs.height // points.height
     title = f"{runs.height} runs" + (f", mean of {seeds} seeds" if seeds > 1 else "")
@@ -52,7 +52,7 @@ def tabulate_sweep(table: pl.DataFrame) -> Table:
     return result
 
 
-def _mean_over_seeds(runs: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
+def _average_over_seeds(runs: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
     means = pl.exclude("signature", *keys).mean()
     return runs.group_by(keys).agg(means).sort(keys) if keys else runs.select(means)
 
