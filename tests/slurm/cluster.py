@@ -82,7 +82,7 @@ class Cluster:
         folder: configuration, state and the logs of all daemons.
     """
 
-    def __init__(self, options: ClusterOptions = ClusterOptions()) -> None:
+    def __init__(self, options: ClusterOptions = ClusterOptions()) -> None:  # noqa: B008 (it is frozen)
         if obstacle := find_obstacle():
             raise RuntimeError(obstacle)
         self._options = options
