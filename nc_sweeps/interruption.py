@@ -33,7 +33,7 @@ class Interruption:
             signal.signal(number, handler)
 
     def catch(self) -> None:
-        """Catch the signals. This is needed again whenever Lightning has installed its own handlers, as ``fit`` does."""
+        """Catch the signals; again after Lightning has installed handlers of its own, as it does in every ``fit``."""
         for number in self._before:
             signal.signal(number, self._note)
 
