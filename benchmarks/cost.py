@@ -54,7 +54,7 @@ def main(quick: bool) -> None:
             wait_for_quiet()
             members = [LoadedRun(config, own, Nowhere()) for config, own in zip(configs, data, strict=True)]
             ensemble = FlowEnsemble(members)
-            predicted = measure_speed().seconds(ensemble.size, runs)
+            predicted = measure_speed().predict_seconds(ensemble.size, runs)
             begin = time.perf_counter()
             ensemble.train()
             taken.append(time.perf_counter() - begin)

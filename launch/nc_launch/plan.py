@@ -118,7 +118,8 @@ def group_by_shape(specs: Sequence[RunSpec], at_once: int | None) -> list[ShapeG
     from nc_sweeps.data import load
     from nc_sweeps.dynamics.schedule import Schedule
     from nc_sweeps.training.calibration import measure_speed
-    from nc_sweeps.training.cost import Size, budget_bytes
+    from nc_sweeps.training.memory import find_budget_bytes, predict_peak_bytes
+    from nc_sweeps.training.sizes import Size
 
     speed = measure_speed()
     groups = []
@@ -127,9 +128,11 @@ def group_by_shape(specs: Sequence[RunSpec], at_once: int | None) -> list[ShapeG
         data = load(config.dataset)
         size = Size.of(config, data, Schedule.of(config.dynamics, len(data.train.labels)), 0)
         runs = min(at_once or _TYPICAL_ENSEMBLE, len(same)) if config.model.has_particles else 1
-        while runs > 1 and size.peak_bytes(runs, 1) > budget_bytes(config):
+        while runs > 1 and predict_peak_bytes(size, runs, 1) > find_budget_bytes(config):
             runs //= 2
-        groups.append(ShapeGroup(same, speed.seconds(size, runs) / runs, size.peak_bytes(runs, 1), runs))
+        groups.append(
+            ShapeGroup(same, speed.predict_seconds(size, runs) / runs, predict_peak_bytes(size, runs, 1), runs)
+        )
     return sorted(groups, key=lambda group: -group.seconds)
 
 

@@ -1,7 +1,7 @@
-"""Compiles ``flow.cpp`` for the processor at hand, once, and keeps the result in the user's cache.
+"""Compile ``flow.cpp`` for this CPU, once, and keep the result in the user's cache.
 
-The library is plain C++ with a C interface, so that neither PyTorch's headers nor its version take part: it is built in
-seconds by any GCC or Clang, and several processes may build it at once, since the finished file is moved into place.
+The library is plain C++ with a C interface, so it depends on neither PyTorch's headers nor its version, and any GCC or
+Clang builds it in seconds. Several processes may build it at once, since the finished file is moved into place.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ class BuildError(Exception):
 
 @once
 def library() -> ctypes.CDLL | None:
-    """The compiled library, or None, with one line on stderr that says why, where it cannot be had."""
+    """Return the compiled library, or None where it cannot be built; then one line on stderr says why."""
     try:
         return ctypes.CDLL(str(_build()))
     except (BuildError, OSError) as error:
@@ -42,14 +42,14 @@ def library() -> ctypes.CDLL | None:
 
 
 def _build() -> Path:
-    """Path of the library for this source, compiler and processor."""
-    compiler = _compiler()
+    """Return the path of the library for this source, compiler and CPU; compile it if it is not there."""
+    compiler = _find_compiler()
     version = _run([compiler, "--version"])
     key = hashlib.sha256("\0".join([_SOURCE.read_text(), *_FLAGS, version, _describe_cpu()]).encode()).hexdigest()[:16]
     path = cache.find_folder() / f"flow-{key}.so"
     if path.exists():
         return path
-    print("nc-sweeps: compiling the step for this processor, once …", file=sys.stderr)
+    print("nc-sweeps: compiling the step for this CPU, once …", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         finished = Path(scratch, path.name)
         _run([compiler, *_FLAGS, "-o", str(finished), str(_SOURCE)])
@@ -57,7 +57,7 @@ def _build() -> Path:
     return path
 
 
-def _compiler() -> str:
+def _find_compiler() -> str:
     chosen = os.environ.get("CXX")
     for name in (chosen,) if chosen else _COMPILERS:
         if found := shutil.which(name):
@@ -75,7 +75,7 @@ def _run(command: list[str]) -> str:
 
 
 def _describe_cpu() -> str:
-    """What ``-march=native`` depends on: in a cluster one home folder may serve several kinds of processor."""
+    """Return all that ``-march=native`` depends on: in a cluster one home folder may serve several kinds of CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

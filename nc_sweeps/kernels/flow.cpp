@@ -1,16 +1,16 @@
-// The flow (20) of mean-field networks on processors: many steps of many networks a call.
+// The flow (20) of mean-field networks on CPUs: one call takes many steps of many networks.
 //
 // Notation as in nc_sweeps/dynamics/gradients.py. With B = A W and Z = S^T r the features never appear: F = (gamma/N) S B,
 // g_A = Z W^T and g_W = A^T Z / N, where r stands for (gamma/n)(F - Y). A (sample, particle) pair then costs 2d + 3q
 // multiply-adds and one activation, whatever p is.
 //
 // Vector lanes run over samples in the forward pass and over input dimensions in the backward pass, so inputs are packed
-// in panels of either kind. A tile of particles times a panel stays in registers. The residual of a sample needs nothing
-// of other samples: a step goes through the samples block by block, both passes at a time, so that the activations of a
-// block stay in the cache between them and never need more memory than the parameters.
+// in panels of both kinds. A tile of particles times a panel stays in registers. The residual of a sample does not depend
+// on other samples. So a step goes through the samples in blocks and makes both passes over a block before it takes the
+// next: the activations of a block stay in the cache in between, and never need more memory than the parameters.
 //
-// Particles are cut into units, as a function of the shape alone, and every sum over particles is taken unit by unit in
-// order: no number depends on how many threads there are or on which networks are trained beside this one.
+// Particles are cut into units by the shape alone, and every sum over particles is taken unit by unit, in order. So no
+// number depends on how many threads there are or on which networks are trained beside this one.
 
 #include <algorithm>
 #include <cmath>
@@ -42,18 +42,18 @@ template <typename T> constexpr int kLanes = kVectorBytes / static_cast<int>(siz
 template <typename T, int lanes = kLanes<T>> using Vector = typename VectorOf<T, lanes>::type;
 template <typename T> constexpr int kPanel = 2 * kLanes<T>;  // samples, or input dimensions, of a panel
 constexpr int kTile = 6;                                     // particles of a tile: 12 accumulators in 16 registers
-constexpr long kDrawn = 4 * kTile;                           // particles whose noise is drawn at once
+constexpr long kDrawn = 4 * kTile;                           // particles whose noise is drawn together
 
-constexpr long kCacheBytes = 128 << 10;   // of a block of U, and of a block of X, in the second-level cache
-constexpr int kPanelsAtOnce = 8;          // whose activations are between two steps of the forward pass
-constexpr int kDeltaPanels = 24;          // whose deltas are held at once, in the first-level cache
-constexpr long kUnitTiles = 4;            // of a unit, at least
+constexpr long kCacheBytes = 128 << 10;   // of a block of U and of a block of X, which fit into the second-level cache
+constexpr int kPanelsAtOnce = 8;          // panels whose activations are formed before any is finished
+constexpr int kDeltaPanels = 24;          // panels whose deltas fit into the first-level cache
+constexpr long kUnitTiles = 4;            // tiles of a unit, at least
 constexpr long kMostUnits = 64;
-constexpr long kUnitElements = 1 << 22;   // of the partial sums of all units
-constexpr long kActivationBytes = 4 << 20;  // of a block of samples, more where that would be too few of them:
-constexpr long kFewestPanels = 6;           // too little work between two threads' meetings, ...
-constexpr long kSamplesAnInput = 2;         // ... or too little for what it costs to go through the gradients again
-constexpr long kWholeBytes = 12 << 20;      // of the activations of all samples, where they are used again; in the last cache
+constexpr long kUnitElements = 1 << 22;   // numbers in the partial sums of all units, at most
+constexpr long kActivationBytes = 4 << 20;  // of a block of samples; more where the block would be too small:
+constexpr long kFewestPanels = 6;           // too little work between two barriers of the threads, ...
+constexpr long kSamplesAnInput = 2;         // ... or too little to be worth another pass over the gradients
+constexpr long kWholeBytes = 12 << 20;      // of the activations of all samples, if they are used twice; fit into the last cache
 
 constexpr long ceil_div(long a, long b) { return (a + b - 1) / b; }
 
@@ -96,8 +96,8 @@ struct Taylor {
 };
 constexpr Taylor kTaylor;
 
-// 2^x on [-1/2, 1/2] as a polynomial: its Taylor series, of which every power above the degree gives way to the polynomial
-// of lower powers that is nearest to it there, a Chebyshev polynomial apart. Errs by 8e-8 at degree 5, 2e-17 at 11.
+// 2^x on [-1/2, 1/2] as a polynomial: its Taylor series, in which every power above the degree is replaced by the nearest
+// polynomial of lower powers, from which it differs by a Chebyshev polynomial. The error is 8e-8 at degree 5, 2e-17 at 11.
 template <int degree> struct PowerOfTwo {
   static constexpr int terms = degree + 8;
   double coefficients[terms];
@@ -118,7 +118,7 @@ template <int degree> struct PowerOfTwo {
 template <typename T> constexpr PowerOfTwo<Real<T>::power_terms> kPowerOfTwo;
 
 #if defined(__AVX2__)
-// What a compiler may not make of a comparison: it has to keep track of zeros' signs.
+// A compiler may not turn a comparison into these instructions: it has to keep the signs of zeros.
 inline Vector<float, 8> maximum(Vector<float, 8> x, float least) { return _mm256_max_ps(x, _mm256_set1_ps(least)); }
 inline Vector<float, 8> minimum(Vector<float, 8> x, float most) { return _mm256_min_ps(x, _mm256_set1_ps(most)); }
 #endif
@@ -135,7 +135,7 @@ template <typename V> inline V power_of_two(V x) {
   V sum = V{} + T(c[R::power_terms]);
 #pragma GCC unroll 16
   for (int k = R::power_terms - 1; k >= 0; --k) sum = sum * rest + T(c[k]);
-  // The low bits of the shifted number are the whole one; moved into the exponent they multiply by its power of two.
+  // The low bits of the shifted number are the integer part of x; added to the exponent, they multiply by its power of two.
   return bits_of<V>(bits_of<Integers<V>>(sum) + (bits_of<Integers<V>>(shifted) << R::mantissa));
 }
 
@@ -145,7 +145,7 @@ template <typename V> inline V exponential(V x) { return power_of_two(x * Elemen
 // a/x, for x from 1 on.
 template <typename V> inline V quotient(Element<V> a, V x) {
 #if defined(__AVX2__)
-  if constexpr (std::is_same_v<V, Vector<float, 8>>) {  // an estimate and a step of Newton's: a division takes twice as long
+  if constexpr (std::is_same_v<V, Vector<float, 8>>) {  // an estimate and a Newton step: half the time of a division
     const V estimate = _mm256_rcp_ps(x);
     return (a * estimate) * (2 - x * estimate);
   }
@@ -192,7 +192,7 @@ template <typename T> inline T dot(const T* a, const T* b, long size) {
   return sum_of_lanes(sums) + rest;
 }
 
-// Calls of(zero, k) for the vectors that begin at k = 0, kLanes, ... and for single numbers after the last of `size`.
+// Calls of(zero, k) for each vector that begins at k = 0, kLanes, ... and for each single number that is left of `size`.
 template <typename T, typename Of> inline void in_vectors(long size, Of of) {
   long k = 0;
   for (; k + kLanes<T> <= size; k += kLanes<T>) of(Vector<T>{}, k);
@@ -225,7 +225,7 @@ inline void wide_product(Words a, uint32_t factor, Words& high, Words& low) {
 #endif
 }
 
-// Philox 4x32-10 (Salmon et al. 2011), in place: round by round, each of which waits for the one before it.
+// Philox 4x32-10 (Salmon et al. 2011), in place. A round waits for the one before it, so two vectors of counters take turns.
 inline void philox(Words (&counters)[kAtOnce][4], uint64_t seed) {
   uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
 #pragma GCC unroll 10
@@ -241,12 +241,12 @@ inline void philox(Words (&counters)[kAtOnce][4], uint64_t seed) {
   }
 }
 
-// Box and Muller: the radius from one word, the angle, a whole turn being 2^32, from another.
+// Box and Muller: the radius comes from one word, the angle from another, in which a whole turn is 2^32.
 template <typename T> inline void box_muller(Words radius_word, Words angle_word, T first[], T second[]) {
   using V = Vector<T, kCounters>;
   using R = Real<T>;
   V uniform;  // (word + 1/2) / 2^32
-  if constexpr (sizeof(T) == 4) {  // through signed integers, which processors convert
+  if constexpr (sizeof(T) == 4) {  // through signed integers, for which there is an instruction
     const auto half = bits_of<Vector<int32_t, kCounters>>(radius_word >> 1);
     uniform = __builtin_convertvector(half, V) * T(0x1p-31) + T(0x1p-33);
   } else {
@@ -273,8 +273,8 @@ template <typename T> inline void box_muller(Words radius_word, Words angle_word
 
 constexpr uint32_t kNoiseStream = 2;  // counters.Stream.NOISE
 
-// Normals of `rows` particles from `first` on, `blocks` groups of four numbers each, rows one after another. Writes up to
-// kAtOnce * kCounters groups beyond the last.
+// Standard normals of `rows` particles from `first` on: `blocks` groups of four numbers for each, row after row. Writes up
+// to kAtOnce * kCounters groups beyond the last.
 template <typename T> void normals(uint64_t seed, uint64_t step, long first, long rows, long blocks, T* out) {
   const uint32_t all = uint32_t(blocks);
   Words block{}, row{};
@@ -300,7 +300,7 @@ template <typename T> void normals(uint64_t seed, uint64_t step, long first, lon
 
 // ---- Activations ----------------------------------------------------------------------------------------------------
 //
-// sigma(z) is last(first(scale z)): each is a short chain of operations, of which a processor then has many in hand at a time.
+// sigma(z) is last(first(scale z)). Both are short chains of operations, so that a CPU can work on many of them at a time.
 // The slope is a function of the value.
 
 struct Tanh {
@@ -324,12 +324,12 @@ struct Relu {
 struct Softplus {
   static constexpr double scale = 1;
   template <typename V> static V first(V z) { return z; }
-  // log(1 + e^z) = max(z, 0) + log(1 + e^-|z|), of which the logarithm keeps its digits by log(1+x) = x log(1+x)/((1+x)-1).
+  // log(1 + e^z) = max(z, 0) + log(1 + e^-|z|), where log(1+x) = x log(1+x)/((1+x)-1) keeps the digits of the logarithm.
   template <typename V> static V last(V z) {
     const V x = exponential(z > 0 ? -z : z), more = 1 + x, grown = more - 1;
     return maximum(z, 0) + (grown == 0 ? x : logarithm(more) * (x / grown));
   }
-  // 1 - e^-s, which loses its digits for small s, where it is s - s^2/2 + s^3/6 - ...
+  // 1 - e^-s. For small s, where the difference loses its digits, the series s - s^2/2 + s^3/6 - ...
   template <typename V> static V slope(V s) {
     const V series = s * (1 - s / 2 * (1 - s / 3 * (1 - s / 4 * (1 - s / 5 * (1 - s / 6)))));
     return s < Element<V>(sizeof(Element<V>) == 4 ? 0.1 : 0.003) ? series : 1 - exponential(-s);
@@ -348,7 +348,7 @@ template <typename T> struct Layout {
   static constexpr int panel = kPanel<T>;
   long sample_panels, input_panels, tiles, units, tiles_a_block, panels_a_block, blocks;
 
-  // `whole`: one block of all samples, where their activations are few enough.
+  // `whole`: take all samples as one block if their activations are at most kWholeBytes.
   explicit Layout(const Shape& s, bool whole = false)
       : sample_panels(ceil_div(s.n, panel)), input_panels(ceil_div(s.d, panel)), tiles(ceil_div(s.N, kTile)),
         tiles_a_block(std::clamp(kCacheBytes / long(kTile * s.d * sizeof(T)), 1l, tiles)) {
@@ -368,7 +368,7 @@ struct Free {
   void operator()(void* pointer) const { std::free(pointer); }
 };
 
-// Aligned memory, zero at first. Throws std::bad_alloc.
+// Aligned memory that begins as zeros. Throws std::bad_alloc.
 template <typename T> class Buffer {
  public:
   explicit Buffer(long size) : data_(size ? static_cast<T*>(std::aligned_alloc(64, ceil_div(size * sizeof(T), 64) * 64)) : nullptr) {
@@ -381,7 +381,7 @@ template <typename T> class Buffer {
   std::unique_ptr<T, Free> data_;
 };
 
-// Numbers that one team of threads needs for one network at a time.
+// Sizes, in numbers, of the arrays that a team of threads needs for one network.
 template <typename T> struct Needs {
   long by_sample, by_input, targets, residual, columns, averaged, sums, activations, gradient, Z, head, head_sums;
 
@@ -415,9 +415,9 @@ template <typename T> struct Workspace {
   Buffer<T> by_input;     // inputs, (input panel, padded n, panel)
   Buffer<T> targets;      // (sample panel, columns, panel)
   Buffer<T> residual;     // (gamma/n)(F - Y), likewise
-  Buffer<T> columns;      // B, and what is summed over particles where it is nothing else, (tile, columns, kTile)
-  Buffer<T> averaged;     // what else is summed over particles, (tile, averaged, kTile), or nothing
-  Buffer<T> sums;         // of a block, over the particles of a unit, (unit, sample panel, averaged, panel)
+  Buffer<T> columns;      // B, which is also what is summed over particles unless `averaged` is, (tile, columns, kTile)
+  Buffer<T> averaged;     // what is summed over particles instead of B, (tile, averaged, kTile), or nothing
+  Buffer<T> sums;         // sums over the particles of a unit, for a block, (unit, sample panel, averaged, panel)
   Buffer<T> activations;  // of a block, (tile, sample panel, kTile, panel), or nothing
   Buffer<T> gradient;     // g_U of the blocks so far, (particle, padded d), or nothing for a single block
   Buffer<T> Z;            // likewise, (particle, columns)
@@ -435,7 +435,7 @@ template <typename T> struct Workspace {
   T* unit_sums(long unit) const { return sums + unit * at.panels_a_block * shape.averaged * at.panel; }
   T* tile_activations(long tile) const { return activations + tile * at.panels_a_block * kTile * at.panel; }
 
-  // The sums over all particles for a panel of a block of samples and a column.
+  // Sums over all particles, for one panel of a block of samples and one column.
   void sum_of_units(long panel, long column, T out[kPanel<T>]) const {
     std::fill_n(out, at.panel, T(0));
     for (long unit = 0; unit < at.units; ++unit) {
@@ -455,7 +455,8 @@ struct Team {
   }
 };
 
-// Inputs, and values a sample (targets or residuals), of the chosen samples (all, in order, without `chosen`) into panels.
+// Packs the inputs of the chosen samples, and the values of each (targets or residuals), into panels. Without `chosen` all
+// samples are taken, in order.
 template <typename Act, typename T>
 void pack(const Workspace<T>& w, const Team& team, const T* X, const T* values, T* into, const int64_t* chosen, long n) {
   constexpr int panel = kPanel<T>;
@@ -481,12 +482,12 @@ template <typename T> void pack_columns(const Workspace<T>& w, const Team& team,
       w.columns[(particle / kTile * q + c) * kTile + particle % kTile] = particle < w.shape.N ? Z[particle * q + c] : T(0);
 }
 
-// Rows of a tile; beyond the last particle the last one again, whose columns are zero.
+// Rows of a tile. Beyond the last particle its row is repeated; the columns there are zero.
 template <typename T> inline void tile_rows(const T* U, const Shape& s, long tile, const T* rows[kTile]) {
   for (int j = 0; j < kTile; ++j) rows[j] = U + std::min(tile * kTile + j, s.N - 1) * s.d;
 }
 
-// S of a tile and some panels, a panel after the other, into rows of a panel. z: room for as many numbers, or S.
+// Activations S of a tile for some panels, panel after panel, in rows of a panel. z: room for as many numbers; may be S.
 template <typename Act, typename T>
 inline void activate(const T* const rows[kTile], const T* inputs, long d, long panels, T* z, T* S) {
   using V = Vector<T>;
@@ -506,7 +507,7 @@ inline void activate(const T* const rows[kTile], const T* inputs, long d, long p
   for (long k = 0; k < panels * kTile * panel; k += L) store(S + k, Act::last(load<V>(z + k)));
 }
 
-// Adds S times what is averaged of a tile to the sums of some panels.
+// Adds the products of a tile's activations and its averaged columns to the sums of some panels.
 template <typename T> inline void add_tile(const T* S, long panels, const T* columns, long q, T* sums) {
   using V = Vector<T>;
   constexpr int L = kLanes<T>, panel = kPanel<T>;
@@ -524,8 +525,8 @@ template <typename T> inline void add_tile(const T* S, long panels, const T* col
   }
 }
 
-// Sums over a unit's particles of their activations times what is averaged, for a block of samples. `again`: the
-// activations are those that the workspace keeps.
+// Sums the products of activations and averaged columns over the particles of a unit, for a block of samples. `again`: use
+// the activations that the workspace holds.
 template <typename Act, typename T>
 void forward(const Workspace<T>& w, const T* U, const T* averaged, long unit, long block, bool again = false) {
   constexpr int panel = kPanel<T>;
@@ -551,9 +552,9 @@ void forward(const Workspace<T>& w, const T* U, const T* averaged, long unit, lo
       }
 }
 
-template <typename T> constexpr int kDeltas = kDeltaPanels * kPanel<T>;  // of a particle
+template <typename T> constexpr int kDeltas = kDeltaPanels * kPanel<T>;  // deltas of a particle
 
-// S r of a tile and some panels, for as many columns of r as there are in `count`, lane by lane; r begins at the first of them.
+// S r of a tile and some panels, lane by lane, for `count` columns of r; `r` points to the first of them.
 template <int count, typename T, typename V = Vector<T>>
 inline void weighted_sums(const T* S, const T* r, long q, long panels, V* sums) {
   constexpr int L = kLanes<T>, panel = kPanel<T>;
@@ -574,7 +575,7 @@ inline void weighted_sums(const T* S, const T* r, long q, long panels, V* sums) 
   for (int c = 0; c < count; ++c) std::copy_n(sum[c], kTile, sums + c * kTile);
 }
 
-// delta = (B r^T) * slope(S) of a tile and some panels, and Z = S r, lane by lane. S begins at the first of the panels.
+// delta = (B r^T) * slope(S) of a tile and some panels, and Z = S r, lane by lane. `S` points to the first of the panels.
 template <typename Act, typename T, typename V = Vector<T>>
 inline void deltas(const Workspace<T>& w, long tile, long start, long panels, const T* S, T* delta, V* Z) {
   constexpr int L = kLanes<T>, panel = kPanel<T>;
@@ -618,7 +619,7 @@ inline void outer_sums(const Workspace<T>& w, const T* inputs, long samples, con
   }
 }
 
-// Adds a block of samples to g_U and Z of a unit's particles. After the last block, a tile at a time:
+// Adds a block of samples to g_U and Z of a unit's particles. After the last block calls, for each tile,
 // emit(first particle, count, g_U without decay in rows `width` apart, Z in rows of q).
 template <typename Act, typename T, typename Emit>
 void backward(const Workspace<T>& w, const T* U, long unit, long block, Emit emit) {
@@ -699,7 +700,7 @@ namespace {
 template <typename T> const T* of_run(const void* values, long run, long stride) { return static_cast<const T*>(values) + run * stride; }
 template <typename T> T* of_run(void* values, long run, long stride) { return static_cast<T*>(values) + run * stride; }
 
-// One thread a network while there are networks for all threads, all threads a network for the rest.
+// Gives each thread a network of its own while there are enough; all threads work together on each network that is left.
 template <typename T, typename Make, typename Of> void for_each_run(long runs, int threads, Make make, Of of) {
   std::vector<std::unique_ptr<Workspace<T>>> alone(runs >= threads ? threads : 0);
   for (auto& workspace : alone) workspace.reset(make());
@@ -716,7 +717,7 @@ template <typename T, typename Make, typename Of> void for_each_run(long runs, i
   }
 }
 
-// For a block of samples the sums over particles, from those of all units, divided by a number.
+// Adds up the sums of all units for a block of samples and divides them by a number.
 template <typename T> void unite(const Workspace<T>& w, const Team& team, long block, T divisor, T* out) {
   constexpr int panel = kPanel<T>;
   const long begin = w.at.first_panel(block), columns = w.shape.averaged;
@@ -814,7 +815,7 @@ template <typename Act, typename T> class Flow {
     }
   }
 
-  // What nc_sweeps/dynamics/gradients.py calls a linearisation, of this run.
+  // Finds the linearisation of this run, as nc_sweeps/dynamics/gradients.py defines it.
   void linearise(T decay, T* H, T* g_A, T* g_U, T* R) {
     const long p = f_.p, d = a_.d, width = w_.at.input_panels * kPanel<T>;
     if (team_.rank == 0) transpose_head();
@@ -858,7 +859,7 @@ template <typename Act, typename T> class Flow {
     team_.meet();
   }
 
-  // The second layer of a particle as the features see it.
+  // Returns the second layer of a particle as the features see it: truncated.
   const T* second_layer(long particle) const {
     const T* const a = A_ + particle * f_.p;
     if (!truncated_) return a;
@@ -886,7 +887,7 @@ template <typename Act, typename T> class Flow {
     }
   }
 
-  // Of the samples whose features this thread has found.
+  // Finds the residual of the samples whose features this thread has found.
   void find_residual_of(const T* H, long block) {
     constexpr int panel = kPanel<T>;
     const double gamma = f_.gamma[run_], scale = gamma / double(a_.n);
@@ -915,7 +916,7 @@ template <typename Act, typename T> class Flow {
       }
   }
 
-  // Adds a block of samples to the gradients of a unit's particles, and moves them after the last.
+  // Adds a block of samples to the gradients of a unit's particles, and moves the particles after the last block.
   void move_particles(long unit, long block, long step) {
     const double* const coefficients = f_.particles + 3 * run_;
     const T growth = T(coefficients[0]), rate = T(coefficients[1]), noise = T(coefficients[2]);
@@ -1005,7 +1006,7 @@ void linearise(const NcFlow& f, const double* decay, T* H, T* g_A, T* g_U, T* R)
   });
 }
 
-// Calls `of` with the activation that a number stands for. Returns 0, 1 where memory ran out, 2 for an unknown activation.
+// Calls `of` with the activation that a number stands for. Returns 0, or 1 if memory ran out, or 2 for an unknown activation.
 template <typename Of> int with_activation(int activation, Of of) {
   try {
     switch (activation) {
@@ -1049,4 +1050,6 @@ template <typename Of> int with_activation(int activation, Of of) {
 extern "C" {
 NC_EXPORT(float)
 NC_EXPORT(double)
+
+int64_t nc_whole_bytes() { return kWholeBytes; }
 }

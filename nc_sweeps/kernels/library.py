@@ -39,7 +39,7 @@ class _Flow(ctypes.Structure):
 
 
 def supports(activation: str, like: Tensor) -> bool:
-    """Whether the compiled functions take tensors of this kind with this activation.
+    """Return whether the compiled functions take tensors of this kind with this activation.
 
     Under autocast they do not: PyTorch's operations know how to mix precisions.
     """
@@ -50,7 +50,7 @@ def supports(activation: str, like: Tensor) -> bool:
 def particle_sums(
     U: Float[Tensor, "run N d"], X: Float[Tensor, "run n d"], Z: Float[Tensor, "run N k"], activation: str
 ) -> Float[Tensor, "run n k"]:
-    r""":math:`\sigma(X U^\top) Z`: sums over particles."""
+    r"""Return :math:`\sigma(X U^\top) Z`: sums over particles."""
     U, Z = U.contiguous(), Z.contiguous()
     out = X.new_empty(*X.shape[:2], Z.shape[2])
     networks = _networks(U, X := _rows(X), Z.shape[2], activation)
@@ -65,7 +65,7 @@ def sample_sums(
     r: Float[Tensor, "run n q"],
     activation: str,
 ) -> tuple[Float[Tensor, "run N d"], Float[Tensor, "run N q"]]:
-    r""":math:`((B r^\top) \circ \sigma'(U X^\top)) X` and :math:`\sigma(U X^\top) r`: sums over samples."""
+    r"""Return :math:`((B r^\top) \circ \sigma'(U X^\top)) X` and :math:`\sigma(U X^\top) r`: sums over samples."""
     U, B, r = U.contiguous(), B.contiguous(), r.contiguous()
     g_U, Z = torch.empty_like(U), torch.empty_like(B)
     networks = _networks(U, X := _rows(X), B.shape[2], activation)
@@ -98,16 +98,16 @@ def advance(
     Args:
         U, A, W: layers, contiguous; overwritten.
         X, Y: training set of every run.
-        activation: σ by its name.
+        activation: name of σ.
         gamma: γ.
         truncation: R and C₀; R = ∞: none.
         particle_coefficients: :math:`\delta, c, s` of a step of the particles, float64.
         head_coefficients: :math:`\delta, c` of a step of the head, float64.
-        seeds: of the noise, int64.
+        seeds: seeds of the noise, int64.
         first, last: steps.
         order: the samples of every run in the order in which mini-batches take them, epoch after epoch, from the
-            epoch of step ``first + 1`` on; None: all samples a step.
-        batch: samples a step; the last step of an epoch takes what is left.
+            epoch of step ``first + 1`` on; None: every step takes all samples.
+        batch: samples a step; the last step of an epoch takes those that are left.
         position: samples that the first epoch has taken already.
         heads: overwritten by W after every step.
 
@@ -137,7 +137,9 @@ def linearise(
     truncation: tuple[float, float],
     decay: Float[Tensor, "run"],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    r"""H, :math:`g_A`, :math:`g_U` and :math:`\sigma(XU^\top)(g_A + \lambda A)/N`; arguments as in :func:`advance`.
+    r"""Return H, :math:`g_A`, :math:`g_U` and :math:`\sigma(XU^\top)(g_A + \lambda A)/N`.
+
+    All arguments but one are those of :func:`advance`.
 
     Args:
         decay: :math:`\lambda`.
@@ -156,33 +158,36 @@ def linearise(
 
 
 def step_bytes(n: int, d: int, N: int, p: int, q: int, dtype: torch.dtype) -> int:
-    """Memory in bytes that a step of one network, or a measurement's passes through it, take besides parameters and
-    data; 0 where nothing is compiled.
+    """Return the bytes that a step of one network, or a measurement of it, takes besides parameters and data.
 
-    As many networks as there are threads are in hand at a time.
+    Each thread works on one network at a time. The answer is 0 where nothing is compiled.
     """
-    loaded = library()
-    if loaded is None:
-        return 0
-    function = loaded[f"nc_step_bytes_{_TYPES[dtype]}"]
-    function.restype = ctypes.c_int64
-    return int(function(*(ctypes.c_int64(value) for value in (n, d, N, p, q))))
+    return _ask(f"step_bytes_{_TYPES[dtype]}", n, d, N, p, q)
+
+
+def whole_bytes() -> int:
+    """Return how many bytes the activations of a network may have for a measurement to form them once and not twice.
+
+    The answer is 0 where nothing is compiled.
+    """
+    return _ask("whole_bytes")
 
 
 def normals(
     seed: int, step: int, first: int, rows: int, components: int, dtype: torch.dtype
 ) -> Float[Tensor, "rows components"]:
-    """The noise of one network at a step, for some particles from ``first`` on; the numbers of
-    :func:`nc_sweeps.counters.normals` to rounding.
+    """Return the noise of one network at a step, for some particles from ``first`` on.
+
+    These are the numbers of :func:`nc_sweeps.counters.normals`, to rounding.
     """
     blocks = -(-components // 4)
-    out = torch.empty(4 * (rows * blocks + 16), dtype=dtype)  # what is written beyond the last: two vectors of counters
+    out = torch.empty(4 * (rows * blocks + 16), dtype=dtype)  # the kernel writes whole vectors of counters
     _call("normals", *(ctypes.c_int64(value) for value in (seed, step, first, rows, blocks)), out, like=out)
     return out[: rows * blocks * 4].reshape(rows, -1)[:, :components]
 
 
 def _rows(X: Tensor) -> Tensor:
-    """Samples of every run one after another; runs that share them may stay expanded."""
+    """Return inputs in which the samples of a run lie one after another; runs that share them may stay expanded."""
     return X if X[0].is_contiguous() else X.contiguous()
 
 
@@ -192,6 +197,16 @@ def _networks(U: Tensor, X: Tensor, columns: int, activation: str) -> _Networks:
         runs=runs, n=n, d=d, N=U.shape[1], columns=columns, X=X.data_ptr(), U=U.data_ptr(), X_stride=X.stride(0),
         activation=_ACTIVATIONS[activation], threads=torch.get_num_threads(),
     )  # fmt: skip
+
+
+def _ask(name: str, *sizes: int) -> int:
+    """Return a number that the library computes from sizes, or 0 where nothing is compiled."""
+    loaded = library()
+    if loaded is None:
+        return 0
+    function = loaded[f"nc_{name}"]
+    function.restype = ctypes.c_int64
+    return int(function(*map(ctypes.c_int64, sizes)))
 
 
 def _call(name: str, *arguments: Any, like: Tensor) -> None:

@@ -1,9 +1,8 @@
-"""Measures how fast this machine trains, for :class:`~nc_sweeps.training.cost.Speed`."""
+"""Measures how fast this machine trains, for :class:`~nc_sweeps.training.seconds.Speed`."""
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,30 +14,33 @@ from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
 from nc_sweeps.metrics.statistics import one_hot
 from nc_sweeps.models.mean_field import initial_ensemble
-from nc_sweeps.training.cost import FlowSize, Speed
 from nc_sweeps.training.measurements import MEASUREMENTS, measure
 from nc_sweeps.training.references import References
+from nc_sweeps.training.seconds import Speed, count_work
+from nc_sweeps.training.sizes import FlowSize
 from nc_sweeps.training.snapshot import Snapshot
 
 _STEPS = 2**40  # more than are ever taken
 _TIMED_SECONDS = 0.05
-_RUNS = 4  # whose steps are timed together, as those of a sweep are taken
-_REPEATS = 7  # of which the least counts: what else the machine does only adds
+_RUNS = 4  # runs that train together while steps are timed, as they do in a sweep
+_REPEATS = 7  # the shortest time counts: other processes only add to it
 
 
 def measure_speed() -> Speed:
     """Time steps and measurements of small ensembles on all threads, and solve for the constants; takes seconds."""
     tiny = _size(16, 4, 6)
     noisy, measured = _size(16, 64, 512, noisy=True), _size(256, 64, 512, noisy=True)
-    drawn = (_size(2048, 16, 6, batch=256), _size(512, 512, 6, batch=64))
-    sizes = [tiny, _size(256, 8, 512), _size(256, 64, 512), _size(64, 512, 512), noisy, *drawn]
-    rows = [(size.step_work, size.normals, 1.0, size.gathered) for size in sizes]
-    seconds = np.array([_seconds_a_step(size) for size in sizes])
+    batches = (_size(2048, 16, 6, batch=256), _size(512, 512, 6, batch=64))
+    sizes = [tiny, _size(256, 8, 512), _size(256, 64, 512), _size(64, 512, 512), noisy, *batches]
+    works = [count_work(size) for size in sizes]
+    rows = [(work.step, work.normals, 1.0, work.gathered) for work in works]
+    seconds = np.array([_time_step(size) for size in sizes])
     # Every row weighs the same in relative error.
     (work, normal, step, gathered), _ = nnls(np.array(rows) / seconds[:, None], np.ones(len(sizes)))
-    one, eight, large = (_seconds_a_measurement(size, runs) for size, runs in ((tiny, 1), (tiny, 8), (measured, 8)))
+    one, eight, large = (_time_measurement(size, runs) for size, runs in ((tiny, 1), (tiny, 8), (measured, 8)))
     a_run = max(0.0, (eight - one) / 7)
-    a_number = max(0.0, (large - eight) / 8 - measured.measurement_work * work) / measured.measured_numbers
+    measurement = count_work(measured)
+    a_number = max(0.0, (large - eight) / 8 - measurement.measurement * work) / measurement.measured_numbers
     return Speed(
         float(work),
         float(normal),
@@ -47,7 +49,7 @@ def measure_speed() -> Speed:
         measurement=max(0.0, one - a_run),
         measured_run=a_run,
         measured_number=float(a_number),
-        stop=_seconds_a_stop(tiny),
+        stop=_time_stop(tiny),
     )
 
 
@@ -74,35 +76,34 @@ def _snapshot(size: FlowSize, runs: int) -> Snapshot:
     return Snapshot(ensemble, X, Y, X, Y, flow, 0, References([], []))  # no metric that is timed asks them
 
 
-def _seconds_a_step(size: FlowSize) -> float:
+def _time_step(size: FlowSize) -> float:
+    """Return the seconds of a step of one of several runs."""
     state = _snapshot(size, _RUNS)
 
-    def steps(count: int) -> None:
-        state.flow.advance(state.X, state.Y, 0, count)
+    def take(steps: int) -> None:
+        state.flow.advance(state.X, state.Y, 0, steps)
 
-    steps(1)
-    count = max(1, int(_TIMED_SECONDS / _seconds(lambda: steps(3)) * 3))
-    return min(_seconds(lambda: steps(count)) for _ in range(_REPEATS)) / (count * _RUNS)
+    take(1)
+    steps = max(1, int(_TIMED_SECONDS / _time(lambda: take(3)) * 3))
+    return min(_time(lambda: take(steps)) for _ in range(_REPEATS)) / (steps * _RUNS)
 
 
-def _seconds_a_stop(size: FlowSize) -> float:
-    """What surrounds the steps between two stops: of such a size a step itself takes no time."""
+def _time_stop(size: FlowSize) -> float:
+    """Return the seconds of all that surrounds the steps between two stops; steps of so small a size take no time."""
     state = _snapshot(size, 1)
-    return min(_seconds(lambda: state.flow.advance(state.X, state.Y, 0, 1)) for _ in range(_REPEATS))
+    return min(_time(lambda: state.flow.advance(state.X, state.Y, 0, 1)) for _ in range(_REPEATS))
 
 
-def _seconds_a_measurement(size: FlowSize, runs: int) -> float:
+def _time_measurement(size: FlowSize, runs: int) -> float:
+    """Return the seconds of a measurement of some runs."""
     names = [name for name in MEASUREMENTS if not name.startswith(("oracle/", "data/"))]
     state = _snapshot(size, runs)
 
-    def once() -> None:
-        measure(replace(state), names)  # a snapshot that has found nothing yet
-
-    once()
-    return min(_seconds(once) for _ in range(_REPEATS))
+    measure(state, names)
+    return min(_time(lambda: measure(state, names)) for _ in range(_REPEATS))
 
 
-def _seconds(of: Callable[[], None]) -> float:
+def _time(action: Callable[[], object]) -> float:
     begin = time.perf_counter()
-    of()
+    action()
     return time.perf_counter() - begin

@@ -32,8 +32,9 @@ class OracleView:
         Args:
             value: computes the number from the position of a run and its oracle.
         """
-        numbers = torch.full((len(self._in_stage_one),), torch.nan, dtype=torch.float64)
-        for run in self._in_stage_one.nonzero().flatten().tolist():
+        stage = self._in_stage_one
+        numbers = torch.full(stage.shape, torch.nan, dtype=torch.float64, device=stage.device)
+        for run in stage.nonzero().flatten().tolist():
             oracle = self._references.oracle(run, self._features.W[run])
             if oracle is not None:
                 numbers[run] = value(run, oracle)

@@ -1,26 +1,26 @@
-"""Memory that is predicted and taken, and ensembles cut to it. Seconds: see benchmarks."""
+"""Memory that training takes is predicted within 30 %."""
 
 import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 
 from nc_sweeps.data import load
 from nc_sweeps.dynamics.schedule import Schedule
-from nc_sweeps.training.calibration import measure_speed
-from nc_sweeps.training.cost import STOPS, Size, available_bytes
+from nc_sweeps.training.memory import find_available_bytes, predict_peak_bytes
+from nc_sweeps.training.sizes import Size
 from tests.configs import TINY, config_of
 from tests.processes import PATIENCE
 
-#: Trains some runs of some overrides after another and prints the bytes that each held at most, and the prediction.
+#: Trains ensembles one after another and prints the bytes that each held at most, and the prediction.
 _MEASURE = """
 import gc, json, sys
 from pathlib import Path
 from nc_sweeps.data import load
 from nc_sweeps.training.ensembles import LoadedRun, cut_into_ensembles
+from nc_sweeps.training.memory import predict_held_bytes
 from tests.configs import config_of
 from tests.doubles import MemoryRecord
 
@@ -38,12 +38,12 @@ for count, *overrides in json.loads(sys.argv[1]):
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
     measured.train()
-    print(json.dumps([resident("VmHWM") - before, measured.size.held_bytes(count, 2)]))
+    print(json.dumps([resident("VmHWM") - before, predict_held_bytes(measured.size, count, 2)]))
 """
 
 
-def taken_and_predicted(*trainings):
-    """Of each training, given as the number of its runs and their overrides."""
+def measure_and_predict(*trainings):
+    """Return the bytes taken and predicted of each training, given as the number of its runs and their overrides."""
     command = [sys.executable, "-c", _MEASURE, json.dumps(trainings)]
     # Large arrays go back to the system when they are freed: the process takes what it holds, every time the same.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**17)}
@@ -67,8 +67,8 @@ SHORT = ["dynamics.horizon=2", "dynamics.horizon_unit=steps", "metrics.points=2"
 )
 def test_memory_is_predicted(runs, overrides):
     """Within 30 % of what ensembles of some hundred MiB hold."""
-    # What loads with the first training belongs to none.
-    _, (taken, predicted) = taken_and_predicted([1, *TINY], [runs, *overrides, *SHORT])
+    # The first training loads libraries: it does not count.
+    _, (taken, predicted) = measure_and_predict([1, *TINY], [runs, *overrides, *SHORT])
     assert taken > 150 * 2**20
     assert 0.7 < predicted / taken < 1.3, (taken, predicted)
 
@@ -93,19 +93,9 @@ def test_memory_of_deep_networks_is_predicted(mnist_dir):
     short = [1, "dynamics.horizon=1", "metrics.points=2", "compute.threads=1"]
     mnist = ["dataset=mnist", f"data_dir={mnist_dir.absolute()}"]
     first = [[*short, f"model={name}", "dataset=digits", *few] for name in ("mlp", "resnet18", "vgg11")]
-    measured = taken_and_predicted(*first, *([*short, *mnist, *case] for case in cases))[len(first) :]
+    measured = measure_and_predict(*first, *([*short, *mnist, *case] for case in cases))[len(first) :]
     assert all(taken > 80 * 2**20 for taken, _ in measured)
     assert all(0.7 < predicted / taken < 1.3 for taken, predicted in measured), measured
-
-
-def test_sizes_are_those_of_the_run():
-    config = config_of("dynamics=noisy_sgd", "dynamics.horizon=3", "dataset.train_per_class=50", "width.particles=9")
-    data = load(config.dataset)
-    size = Size.of(config, data, Schedule.of(config.dynamics, 150), step=3)
-    assert (size.samples, size.test_samples, size.batch, size.steps, size.noisy) == (150, 600, 64, 9 - 3, True)
-    assert size.measurements < len(Schedule.of(config.dynamics, 150).measurements(config.metrics))
-    assert size.compiled
-    assert not Size.of(config_of("model.activation=erf"), data, Schedule.of(config.dynamics, 150), 0).compiled
 
 
 def test_more_of_anything_takes_more():
@@ -113,7 +103,7 @@ def test_more_of_anything_takes_more():
         config = config_of(*(f"{key}={value}" for key, value in changes.items()))
         data = load(config.dataset)
         schedule = Schedule.of(config.dynamics, len(data.train.labels))
-        return Size.of(config, data, schedule, 0).peak_bytes(runs, threads)
+        return predict_peak_bytes(Size.of(config, data, schedule, 0), runs, threads)
 
     base = predicted()
     assert predicted(runs=5) > base
@@ -124,21 +114,4 @@ def test_more_of_anything_takes_more():
 
 
 def test_there_is_memory():
-    assert 2**27 < available_bytes() < 2**50
-
-
-def test_speed_is_measured_and_adds_up():
-    speed = measure_speed()
-    assert speed.work > 0
-    assert min(vars(speed).values()) >= 0
-    assert speed.gathered > 0
-    config = config_of("dynamics=noisy_gradient_flow")
-    size = Size.of(config, load(config.dataset), Schedule.of(config.dynamics, 300), 0)
-    one, four = speed.seconds(size, 1), speed.seconds(size, 4)
-    assert one < four <= 4 * one  # what a measurement costs whatever the runs is paid once
-    twice = replace(size, steps=2 * size.steps, measurements=2 * size.measurements)
-    assert speed.stop > 0  # of which there are as many on a way twice as long, but for those of measurements
-    assert speed.seconds(twice, 1) == pytest.approx(2 * one - STOPS * speed.stop, rel=1e-12)
-    assert speed.seconds(replace(size, noisy=False), 1) <= one
-    batches = replace(size, batch=size.samples // 2)
-    assert speed.seconds(batches, 1) > speed.seconds(replace(batches, samples=batches.batch), 1)
+    assert 2**27 < find_available_bytes() < 2**50
