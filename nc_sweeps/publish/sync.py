@@ -14,7 +14,7 @@ from rich.progress import Progress
 from nc_sweeps.errors import StoreError, UserError
 from nc_sweeps.publish.published import is_current, offline_folders, told
 from nc_sweeps.publish.weights_and_biases import NO_KEY, PublishingError, obstacle, publish
-from nc_sweeps.store.leases import holders, is_alive
+from nc_sweeps.store.leases import find_holders, is_alive
 from nc_sweeps.store.runs import run_directories
 
 #: Runs that are sent to the server at a time.
@@ -77,7 +77,7 @@ def _publish(runs: Sequence[Path], why_offline: str | None, console: Console) ->
 def _followed(sweep: Path) -> set[str]:
     """Names of the runs that are being trained, and published as they grow."""
     found = set()
-    for run, holder in holders(sweep).items():
+    for run, holder in find_holders(sweep).items():
         path = sweep / run / "config.yaml"
         if not path.exists():
             continue

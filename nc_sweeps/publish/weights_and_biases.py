@@ -33,11 +33,11 @@ import polars as pl
 import wandb
 from wandb.plot.custom_chart import CustomChartSpec
 
-from nc_sweeps.config.schema import SeparationConfig, declared_keys
+from nc_sweeps.config import SeparationConfig, list_all_keys
 from nc_sweeps.errors import UserError
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
 from nc_sweeps.publish.published import FOLDER, Published, content, offline_folders
-from nc_sweeps.store.files import plain, read_yaml
+from nc_sweeps.store.files import read_yaml, replace_infinities
 from nc_sweeps.store.runs import flat, read_metrics, read_summary
 
 #: The obstacle that is nobody's fault.
@@ -57,7 +57,7 @@ _FIGURES = {
 #: How a server may say that it has a chart of that name; no word of it is documented.
 _IS_THERE = re.compile("409|already|exists|conflict|duplicate|in use|taken|unique", re.IGNORECASE)
 #: Keys of a configuration that decide its numbers.
-_DECISIVE = frozenset(name for name, role, _ in declared_keys() if role != "unsigned")
+_DECISIVE = frozenset(key.name for key in list_all_keys() if key.role != "unsigned")
 _SETTINGS = wandb.Settings(
     silent=True,
     console="off",
@@ -228,7 +228,7 @@ class Publication:
         self._content, self._rows = "", 0
         with in_one_line():
             self.config = read_yaml(run / "config.yaml")
-            self._knobs = {plain_key(k): plain(v) for k, v in flat(self.config).items() if k in _DECISIVE}
+            self._knobs = {plain_key(k): replace_infinities(v) for k, v in flat(self.config).items() if k in _DECISIVE}
             self.tracking = self.config["tracking"]
             summary = read_summary(run)
             self._started = datetime.fromisoformat(summary["started"]).timestamp()
@@ -254,7 +254,7 @@ class Publication:
             group=self.run.parent.name,
             job_type=self.tracking["job_type"],
             tags=self.tracking["tags"],
-            config=plain(self.config),
+            config=replace_infinities(self.config),
             mode="online" if self.obstacle is None else "offline",
             resume="allow" if self.obstacle is None else None,
             reinit="create_new",
@@ -339,7 +339,7 @@ class Publication:
     def _add_model(self) -> None:
         state = self.run / "checkpoint.safetensors"
         if self.tracking["model"] and state.exists():
-            artifact = wandb.Artifact(f"state-{self._wandb.id}", type="model", metadata=plain(self.config))
+            artifact = wandb.Artifact(f"state-{self._wandb.id}", type="model", metadata=replace_infinities(self.config))
             # The store keeps it: no need for a copy until it is sent.
             artifact.add_file(str(state), policy="immutable")
             artifact.add_file(str(self.run / "config.yaml"), policy="immutable")

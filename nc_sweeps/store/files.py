@@ -1,8 +1,8 @@
-"""Files of the store: replaced in one piece, and told in one line when they cannot be read."""
+"""Files of the store: replaced in one piece, and an error of one line where one cannot be read."""
 
 import math
 import os
-import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,34 +15,34 @@ from nc_sweeps.errors import StoreError
 
 
 def write(path: Path, content: bytes) -> None:
-    """Replace a file."""
+    """Replace a file in one piece; its folder exists."""
     replace(path, lambda file: file.write(content))
 
 
-def replace(path: Path, content: Callable[[Any], object]) -> None:
-    """Replace a file in one piece: write a neighbour, flush it to disk, rename.
+def replace(path: Path, write_content: Callable[[Any], object]) -> None:
+    """Replace a file in one piece: write a neighbour, flush it to disk, rename it.
 
     Args:
         path: of the file; its folder exists.
-        content: called with the open file.
+        write_content: writes to the open file that it is given.
     """
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            content(file)
+    neighbour = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with neighbour.open("xb") as file:
+            write_content(file)
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(file.name, 0o666 & ~_UMASK)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        neighbour.replace(path)
+    except BaseException:
+        neighbour.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path, keys: set[str]) -> dict[str, Any]:
-    """An object that has at least the given keys.
+    """Read a JSON object that has at least the given keys.
 
     Raises:
-        StoreError: it cannot be read.
+        StoreError: the file cannot be read, or a key is missing.
     """
     try:
         content = orjson.loads(path.read_bytes())
@@ -55,10 +55,10 @@ def read_json(path: Path, keys: set[str]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds.
+    """Read a YAML file.
 
     Raises:
-        StoreError: it cannot be read.
+        StoreError: the file cannot be read.
     """
     try:
         return yaml.load(path.read_bytes(), Loader=_YAML)
@@ -66,8 +66,8 @@ def read_yaml(path: Path) -> Any:
         raise StoreError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
 
 
-def as_yaml(value: Any) -> bytes:
-    """What :func:`read_yaml` reads, and OmegaConf, to the same value.
+def dump_yaml(value: Any) -> bytes:
+    """Return a value as YAML, which :func:`read_yaml` and OmegaConf read to the same value.
 
     Args:
         value: of dictionaries, lists, texts, numbers, truth values and None.
@@ -75,7 +75,7 @@ def as_yaml(value: Any) -> bytes:
     return yaml.dump(value, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False).encode()
 
 
-# What the store holds needs nothing that only OmegaConf has, and these are twenty times as fast.
+# The store needs nothing that only OmegaConf has, and these are twenty times as fast.
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -83,23 +83,20 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
     """Quotes texts that some readers take for numbers or truth values: ``1e3``, ``y``."""
 
 
-def _text(dumper: SafeRepresenter, text: str) -> yaml.ScalarNode:
-    quoted = len(text) < 2 or not text[0].isalpha()
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if quoted else None)
+def _represent_text(dumper: SafeRepresenter, text: str) -> yaml.ScalarNode:
+    needs_quotes = len(text) < 2 or not text[0].isalpha()
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if needs_quotes else None)
 
 
-_Dumper.add_representer(str, _text)
-
-# Temporary files are private; results should be as readable as any other file of the user. The mask can only be read
-# by setting it, which is safe while a module is imported.
-_UMASK = os.umask(0)
-os.umask(_UMASK)
+_Dumper.add_representer(str, _represent_text)
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it, which knows no infinity; OmegaConf reads the word."""
+def replace_infinities(value: Any) -> Any:
+    """Return a value with every number that is not finite as text: JSON knows no infinity, and OmegaConf reads the
+    word.
+    """
     if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
+        return {key: replace_infinities(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [plain(entry) for entry in value]
+        return [replace_infinities(entry) for entry in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from nc_sweeps.config import Variations, leaves, signature
+from nc_sweeps.config import Variations, list_values, signature
 from nc_sweeps.errors import ConfigError, StoreError
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store import files
@@ -38,11 +38,11 @@ def write(sweep: Path, specs: Sequence[RunSpec], invocation: dict[str, Any], env
     kinds: dict[tuple[str, ...], tuple[int, dict[str, Any]]] = {}
     runs = []
     for spec in specs:
-        values = {name: value for name, value, _ in leaves(spec.config)}
+        values = {name: value for name, value, _ in list_values(spec.config)}
         kind = (spec.config.dataset.name, *values)
         if kind not in kinds:
             kinds[kind] = len(bases), values
-            bases.append(files.plain(OmegaConf.to_container(OmegaConf.structured(spec.config))))
+            bases.append(files.replace_infinities(OmegaConf.to_container(OmegaConf.structured(spec.config))))
         number, base = kinds[kind]
         runs.append(
             {
@@ -50,7 +50,9 @@ def write(sweep: Path, specs: Sequence[RunSpec], invocation: dict[str, Any], env
                 "signature": signature(spec.config),
                 "overrides": spec.overrides,
                 "base": number,
-                "changes": {name: files.plain(value) for name, value in values.items() if value != base[name]},
+                "changes": {
+                    name: files.replace_infinities(value) for name, value in values.items() if value != base[name]
+                },
             }
         )
     now = datetime.now(UTC)
@@ -61,7 +63,7 @@ def write(sweep: Path, specs: Sequence[RunSpec], invocation: dict[str, Any], env
     return path
 
 
-def paths(sweep: Path) -> list[Path]:
+def list_paths(sweep: Path) -> list[Path]:
     """Return the files of the manifest in the order of time."""
     return sorted((sweep / _FOLDER).glob("*.json"))
 

@@ -1,15 +1,7 @@
-"""The store: one folder a run, valid at any moment.
-
-======================  ==============================================================================================
-``config.yaml``         the resolved configuration
-``overrides.yaml``      what the user typed
-``metrics.parquet``     one row a measurement: step, time, epoch, seconds and every metric
-``summary.json``        status, signature, first / last / best of each metric, timings, versions, git commit
-``checkpoint.safetensors``  the state of the run and its step; with the configuration all that training needs to go on
-======================  ==============================================================================================
+"""The writer of a run's folder, which is valid at any moment.
 
 Files are replaced in one piece, so a reader never sees half a file; a killed process may leave a hidden temporary
-one. Rows may be ahead of the checkpoint; those are dropped and measured again when the run goes on.
+file. Rows may be ahead of the checkpoint; they are dropped and measured again when the run goes on.
 """
 
 import math
@@ -85,8 +77,8 @@ class RunStore:
     def _begin(self) -> None:
         if not self.folder.config_path.exists():
             self.directory.mkdir(parents=True, exist_ok=True)
-            files.write(self.folder.overrides_path, files.as_yaml(self.overrides))
-            files.write(self.folder.config_path, files.as_yaml(asdict(self.config)))
+            files.write(self.folder.overrides_path, files.dump_yaml(self.overrides))
+            files.write(self.folder.config_path, files.dump_yaml(asdict(self.config)))
 
     def save(self, state: "dict[str, Tensor]", step: int) -> None:
         """Write the rows so far and then the state after a step, from which the run goes on."""

@@ -1,5 +1,6 @@
 """The summary of a run: how it stands and where each metric was first, last and at its best."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +57,22 @@ class MetricSummary(NamedTuple):
     undefined: str | None = None
 
 
+class _StoredMetrics(Mapping[str, MetricSummary]):
+    """Metrics of a file, each parsed when it is asked for: the states of thousands of runs need one of sixty."""
+
+    def __init__(self, entries: dict[str, dict[str, Any]]) -> None:
+        self._entries = entries
+
+    def __getitem__(self, metric: str) -> MetricSummary:
+        return MetricSummary(**self._entries[metric])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
 @dataclass(frozen=True)
 class Summary:
     """What ``summary.json`` says of a run.
@@ -79,7 +96,7 @@ class Summary:
     started: str
     updated: str
     progress: Progress
-    metrics: dict[str, MetricSummary]
+    metrics: Mapping[str, MetricSummary]
     environment: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -98,7 +115,7 @@ class Summary:
             started=content["started"],
             updated=content.get("updated", ""),
             progress=Progress(**content.get("progress", {})),
-            metrics={name: MetricSummary(**entry) for name, entry in content["metrics"].items()},
+            metrics=_StoredMetrics(content["metrics"]),
             environment=content.get("environment", {}),
         )
 

@@ -42,7 +42,7 @@ class SweepFolder:
         Raises:
             StoreError: a file of the manifest cannot be read.
         """
-        return [manifest.read(path) for path in manifest.paths(self.path)]
+        return [manifest.read(path) for path in manifest.list_paths(self.path)]
 
     def read_specs(self, only: Path | None = None, names: Collection[str] | None = None) -> "list[RunSpec]":
         """Read the runs that were asked for, each once.
@@ -55,7 +55,7 @@ class SweepFolder:
             StoreError: a file cannot be read, or holds a run that is not what its signature says.
         """
         specs: dict[str, RunSpec] = {}
-        for path in [only] if only else manifest.paths(self.path):
+        for path in [only] if only else manifest.list_paths(self.path):
             for spec in manifest.read_specs(path, self.path, names):
                 specs.setdefault(spec.directory.name, spec)
         return list(specs.values())
@@ -66,7 +66,7 @@ class SweepFolder:
         Args:
             stale_after: seconds of silence that mean death, where the process cannot be asked.
         """
-        holders = leases.holders(self.path)
+        holders = leases.find_holders(self.path)
         alive = {holder for holder in set(holders.values()) if leases.is_alive(holder, stale_after, time.time())}
         return {run for run, holder in holders.items() if holder in alive}
 

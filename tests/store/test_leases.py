@@ -10,15 +10,15 @@ import time
 
 import pytest
 
-from nc_sweeps.store.leases import TAKEN_OVER, Worker, holders, is_alive
+from nc_sweeps.store.leases import TAKEN_OVER, LeaseHolder, find_holders, is_alive
 from tests.processes import PATIENCE
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from nc_sweeps.store.leases import Worker
-with Worker(Path(sys.argv[1]), float(sys.argv[2])) as worker:
-    print(worker.claim("run"), flush=True)
+from nc_sweeps.store.leases import LeaseHolder
+with LeaseHolder(Path(sys.argv[1]), float(sys.argv[2])) as holder:
+    print(holder.claim("run"), flush=True)
     time.sleep(3600)
 """
 
@@ -32,23 +32,23 @@ def hold(sweep, stale_after):
 
 
 def test_a_run_is_held_by_one_and_free_when_given_back(tmp_path):
-    with Worker(tmp_path, 60.0) as first, Worker(tmp_path, 60.0) as second:
+    with LeaseHolder(tmp_path, 60.0) as first, LeaseHolder(tmp_path, 60.0) as second:
         assert first.claim("run")
         assert not second.claim("run")
         assert not first.claim("run")
         assert second.claim("other")
-        assert holders(tmp_path) == {"run": first.path, "other": second.path}
+        assert find_holders(tmp_path) == {"run": first.path, "other": second.path}
         first.release("run")
         assert second.claim("run")
 
 
 def test_a_killed_process_of_this_machine_is_known_to_be_dead(tmp_path):
     process = hold(tmp_path, 3600)
-    with Worker(tmp_path, 3600.0) as worker:
-        assert not worker.claim("run")
+    with LeaseHolder(tmp_path, 3600.0) as other:
+        assert not other.claim("run")
         process.kill()
         process.wait()
-        assert worker.claim("run")
+        assert other.claim("run")
 
 
 def elsewhere(holder):
@@ -62,36 +62,36 @@ def elsewhere(holder):
 def test_elsewhere_silence_means_death(tmp_path):
     process = hold(tmp_path, 3600)
     try:
-        holder = holders(tmp_path)["run"]
+        holder = find_holders(tmp_path)["run"]
         elsewhere(holder)
         stamp = holder.stat().st_mtime
         assert is_alive(holder, 60.0, stamp + 59)
         assert not is_alive(holder, 60.0, stamp + 61)
-        with Worker(tmp_path, 60.0) as worker:
-            assert not worker.claim("run")
+        with LeaseHolder(tmp_path, 60.0) as other:
+            assert not other.claim("run")
             os.utime(holder, (stamp - 100, stamp - 100))
-            assert worker.claim("run")
+            assert other.claim("run")
     finally:
         process.kill()
 
 
 def test_who_was_stopped_and_lost_its_runs_ends_when_it_wakes(tmp_path):
     process = hold(tmp_path, 0.6)
-    holder = holders(tmp_path)["run"]
+    holder = find_holders(tmp_path)["run"]
     process.send_signal(signal.SIGSTOP)
     time.sleep(1.0)
     elsewhere(holder)
-    with Worker(tmp_path, 0.6) as worker:
-        assert worker.claim("run")
+    with LeaseHolder(tmp_path, 0.6) as other:
+        assert other.claim("run")
         process.send_signal(signal.SIGCONT)
         assert process.wait(timeout=PATIENCE) == TAKEN_OVER
 
 
 def contend(sweep, barrier, runs, won):
-    with Worker(sweep, 60.0) as worker:
+    with LeaseHolder(sweep, 60.0) as other:
         barrier.wait()
         for run in range(runs):
-            if worker.claim(str(run)):
+            if other.claim(str(run)):
                 won.put((run, os.getpid()))
         barrier.wait()
 
@@ -101,7 +101,7 @@ def test_of_many_that_ask_at_once_one_wins(tmp_path, stale):
     context = multiprocessing.get_context("spawn")
     processes, runs = 3, 200
     if stale:  # all take over from somebody who died
-        with Worker(tmp_path, 60.0) as dead:
+        with LeaseHolder(tmp_path, 60.0) as dead:
             assert all(dead.claim(str(run)) for run in range(runs))
     barrier, won = context.Barrier(processes), context.Queue()
     children = [context.Process(target=contend, args=(tmp_path, barrier, runs, won)) for _ in range(processes)]

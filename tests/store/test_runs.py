@@ -195,8 +195,8 @@ def test_load_sweep_of_nothing_says_so(tmp_path):
         TEXTS, TEXTS | st.lists(TEXTS | st.floats(allow_nan=False) | st.integers() | st.booleans() | st.none())
     )
 )
-def test_what_is_written_as_yaml_is_read_as_the_same_by_everybody(tmp_path_factory, value):
+def test_what_is_written_dump_yaml_is_read_as_the_same_by_everybody(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "value.yaml"
-    path.write_bytes(files.as_yaml(value))
+    path.write_bytes(files.dump_yaml(value))
     assert files.read_yaml(path) == value
     assert OmegaConf.to_container(OmegaConf.load(path)) == value
