@@ -19,7 +19,7 @@ from benchmarks.peers import float64_loop
 from benchmarks.report import promise, table
 from nc_sweeps import load_sweep
 from nc_sweeps.activations import ACTIVATIONS
-from nc_sweeps.config.schema import SeparableConfig
+from nc_sweeps.config.datasets import SeparableConfig
 from nc_sweeps.data import load
 from nc_sweeps.models.mean_field import initial_ensemble
 

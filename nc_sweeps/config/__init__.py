@@ -1,32 +1,22 @@
 """The configuration of a run.
 
-``conf/`` says what the values are, this package what they mean: schema, checks, and what makes two runs the same.
+``conf/`` holds the values, this package what they mean: the schema, the checks, and what makes two runs the same.
 """
 
+from nc_sweeps.config.datasets import DATASETS, DatasetConfig, DigitsConfig, ReadConfig, StoredConfig, SyntheticConfig
+from nc_sweeps.config.dynamics import DYNAMICS, DynamicsConfig, FlowConfig, MomentumConfig, StepSizeChange
 from nc_sweeps.config.identity import ensemble_key, signature
+from nc_sweeps.config.keys import Key, list_keys, list_values
+from nc_sweeps.config.models import MODELS, DeepConfig, MlpConfig, ModelConfig
 from nc_sweeps.config.parsing import explain, parse, parse_dataset
 from nc_sweeps.config.schema import (
     CHOICES,
-    DATASETS,
-    DYNAMICS,
-    MODELS,
     ComputeConfig,
-    DatasetConfig,
-    DeepConfig,
-    DigitsConfig,
-    DynamicsConfig,
-    FlowConfig,
     MetricsConfig,
-    MlpConfig,
-    ModelConfig,
-    MomentumConfig,
     RunConfig,
-    StepSizeChange,
-    StoredConfig,
-    SyntheticConfig,
-    declared_keys,
-    leaves,
-    selected_metrics,
+    SeparationConfig,
+    list_all_keys,
+    select_metrics,
 )
 from nc_sweeps.config.variations import Variations
 
@@ -41,21 +31,25 @@ __all__ = [
     "DigitsConfig",
     "DynamicsConfig",
     "FlowConfig",
+    "Key",
     "MetricsConfig",
     "MlpConfig",
     "ModelConfig",
     "MomentumConfig",
+    "ReadConfig",
     "RunConfig",
+    "SeparationConfig",
     "StepSizeChange",
     "StoredConfig",
     "SyntheticConfig",
     "Variations",
-    "declared_keys",
     "ensemble_key",
     "explain",
-    "leaves",
+    "list_all_keys",
+    "list_keys",
+    "list_values",
     "parse",
     "parse_dataset",
-    "selected_metrics",
+    "select_metrics",
     "signature",
 ]

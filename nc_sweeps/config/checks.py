@@ -1,4 +1,4 @@
-"""Which values can be run."""
+"""The checks that tell whether a configuration can be run."""
 
 import difflib
 import fnmatch
@@ -7,50 +7,44 @@ from collections.abc import Sequence
 from functools import cache, reduce
 from typing import Any
 
-from nc_sweeps.config.schema import (
-    ACTIVATION_NAMES,
+from nc_sweeps.config.datasets import (
     CIFAR100_CLASSES,
+    SUPERCLASSES,
+    Cifar100Config,
+    FeaturesConfig,
+    GaussianConfig,
+    MnistConfig,
+    SeparableConfig,
+    SyntheticConfig,
+)
+from nc_sweeps.config.dynamics import (
     DYNAMICS,
     HORIZON_UNITS,
     INTEGRATOR_NAMES,
     LOSS_NAMES,
-    MODELS,
-    PRECISIONS,
-    SPACINGS,
-    SUPERCLASSES,
-    TRACKER_NAMES,
-    TRACKING_MODES,
-    Cifar100Config,
-    FeaturesConfig,
     FlowConfig,
-    GaussianConfig,
-    MeanFieldConfig,
-    MlpConfig,
-    MnistConfig,
     MomentumConfig,
-    RunConfig,
-    SeparableConfig,
-    SyntheticConfig,
-    leaves,
-    selected_metrics,
 )
+from nc_sweeps.config.keys import list_values
+from nc_sweeps.config.models import ACTIVATION_NAMES, MODELS, MeanFieldConfig, MlpConfig
+from nc_sweeps.config.schema import PRECISIONS, SPACINGS, TRACKER_NAMES, TRACKING_MODES, RunConfig, select_metrics
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.metrics.catalogue import METRICS
 
-# Beyond these, float32 overflows before the first step, and sizes or lists exceed any machine.
+# With larger values float32 overflows before the first step; larger sizes and lists exceed any machine.
 _LARGEST = 1e12
 _LARGEST_SIZE = 2**31 - 1
 _MOST_POINTS = 100_000
 
-# Of longer lists of choices an error shows the nearest one only.
-_LISTED = 8
+# An error lists at most so many choices; of a longer list it shows the nearest one.
+_LISTED_CHOICES = 8
 
 
 def check(config: RunConfig) -> None:
-    """Refuse a configuration that cannot be run.
+    """Raise an error if a configuration cannot be run.
 
     Raises:
-        ConfigError: names the key, its value and what would be right.
+        ConfigError: its message names the key, its value and what would be right.
     """
     checks = _Checks(config)
     checks.run()
@@ -63,7 +57,7 @@ def check(config: RunConfig) -> None:
 
 
 def check_dataset(config: RunConfig) -> None:
-    """Refuse a data set that cannot be had, whatever the rest of the configuration.
+    """Raise an error if the data set of a configuration cannot be had; the other keys are not checked.
 
     Raises:
         ConfigError: as for :func:`check`.
@@ -71,9 +65,9 @@ def check_dataset(config: RunConfig) -> None:
     _Checks(config).dataset()
 
 
-def one_of(value: Any, choices: Sequence[str]) -> str:
-    """What would be right where only ``choices`` are, with the nearest one."""
-    if len(choices) > _LISTED:
+def suggest_choice(value: Any, choices: Sequence[str]) -> str:
+    """Return the end of a message about a wrong value: which choices there are, and which one is nearest."""
+    if len(choices) > _LISTED_CHOICES:
         near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)
         return f"did you mean {near[0]}?"
     near = difflib.get_close_matches(str(value), choices, n=1)
@@ -83,12 +77,12 @@ def one_of(value: Any, choices: Sequence[str]) -> str:
 
 @cache
 def _is_known(pattern: str) -> bool:
-    """Whether a metric fits a name or pattern."""
+    """Return whether a metric fits a name or pattern."""
     return bool(fnmatch.filter(METRICS, pattern))
 
 
-def _unmoved(model: str, dynamics: str) -> str:
-    """What would move a network."""
+def _suggest_dynamics(model: str, dynamics: str) -> str:
+    """Return the end of a message about dynamics that do not move a network: which ones do."""
     choice = "a mean-field flow such as dynamics=sgd" if dynamics == "flow" else f"dynamics={dynamics}"
     return f"does not move model={model}; take {choice}"
 
@@ -99,7 +93,7 @@ class _Checks:
 
     def run(self) -> None:
         config = self.config
-        for name, value, _ in leaves(config):
+        for name, value, _ in list_values(config):
             if isinstance(value, int) and not name.endswith("seed"):
                 self._require(abs(value) <= _LARGEST_SIZE, name, f"must be at most {_LARGEST_SIZE}")
         self._require(
@@ -156,7 +150,7 @@ class _Checks:
         key, names = "dataset.superclasses", dataset.superclasses
         for name in names:
             if name not in SUPERCLASSES:
-                raise ConfigError(f"{key}={name}: no super-class of CIFAR-100; {one_of(name, SUPERCLASSES)}")
+                raise ConfigError(f"{key}={name}: no super-class of CIFAR-100; {suggest_choice(name, SUPERCLASSES)}")
         self._require(not names or dataset.classes == "superclass", key, "needs dataset.classes=superclass")
         fits = not names or 2 <= len(names) == len(set(names))
         self._require(fits, key, "must be two or more different ones, or none for all")
@@ -185,7 +179,7 @@ class _Checks:
     def dynamics(self) -> None:
         dynamics, model = self.config.dynamics, self.config.model
         self._choice("dynamics.name", tuple(DYNAMICS))
-        self._require(dynamics.name == model.dynamics, "dynamics.name", _unmoved(model.name, model.dynamics))
+        self._require(dynamics.name == model.dynamics, "dynamics.name", _suggest_dynamics(model.name, model.dynamics))
         self._at_least("dynamics.batch_size", 1)
         self._positive("dynamics.step_size")
         self._positive("dynamics.horizon")
@@ -236,12 +230,14 @@ class _Checks:
         for key in ("include", "exclude"):
             for pattern in getattr(metrics, key):
                 if not _is_known(pattern):
-                    raise ConfigError(f"metrics.{key}={pattern}: no such metric; {one_of(pattern, tuple(METRICS))}")
-        chosen = len(selected_metrics(self.config)) > 0
+                    raise ConfigError(
+                        f"metrics.{key}={pattern}: no such metric; {suggest_choice(pattern, tuple(METRICS))}"
+                    )
+        chosen = len(select_metrics(self.config)) > 0
         self._require(
             chosen, "metrics.include", "must name at least one metric that the network has and that is not excluded"
         )
-        self._choice("optimized_metric", selected_metrics(self.config))
+        self._choice("optimized_metric", select_metrics(self.config))
 
     def tracking(self) -> None:
         self._choice("tracking.name", TRACKER_NAMES)
@@ -254,10 +250,10 @@ class _Checks:
 
     def figure(self) -> None:
         if self.config.figure.x not in {"time", "epoch"}:
-            self._choice("figure.x", ("time", "epoch", *sorted(name for name, _, _ in leaves(self.config))))
+            self._choice("figure.x", ("time", "epoch", *sorted(name for name, _, _ in list_values(self.config))))
         for name in self.config.figure.y:
             if name not in METRICS:
-                raise ConfigError(f"figure.y={name}: no such metric; {one_of(name, tuple(METRICS))}")
+                raise ConfigError(f"figure.y={name}: no such metric; {suggest_choice(name, tuple(METRICS))}")
 
     def _value(self, key: str) -> Any:
         def step(tree: Any, part: str) -> Any:
@@ -272,7 +268,7 @@ class _Checks:
     def _choice(self, key: str, choices: Sequence[str]) -> None:
         value = self._value(key)
         if value not in choices:  # only then is it worth looking for the nearest
-            raise ConfigError(f"{key}={value}: {one_of(value, choices)}")
+            raise ConfigError(f"{key}={value}: {suggest_choice(value, choices)}")
 
     def _seed(self, key: str) -> None:
         self._require(0 <= self._value(key) < 2**63, key, "must be at least 0 and below 2⁶³")
@@ -284,6 +280,6 @@ class _Checks:
         self._require(0 <= self._value(key) <= _LARGEST, key, f"must be at least 0 and at most {_LARGEST:g}")
 
     def _at_least(self, key: str, least: int) -> None:
-        """A number from ``least`` on, or null where the schema allows it."""
+        """Require a number from ``least`` on, or null where the schema allows it."""
         value = self._value(key)
         self._require(value is None or value >= least, key, f"must be at least {least}")

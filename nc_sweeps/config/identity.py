@@ -5,31 +5,32 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from nc_sweeps.config.schema import RunConfig, leaves
+from nc_sweeps.config.keys import list_values
+from nc_sweeps.config.schema import RunConfig
 
 
 def signature(config: RunConfig) -> str:
-    """Hash of all that decides the numbers: the same signature, the same run."""
-    return _digest({name: value for name, value, role in _read(config) if role != "unsigned"})
+    """Return the hash of all keys that decide the numbers: the same signature, the same run."""
+    return _hash({name: value for name, value, role in _read_values(config) if role != "unsigned"})
 
 
 def ensemble_key(config: RunConfig) -> str:
-    """Hash of all that decides shapes: runs of one key train as one ensemble.
+    """Return the hash of all keys that decide shapes: runs with the same one train as one ensemble.
 
-    The step sizes may differ, the steps at which they change and the run ends may not.
+    Their step sizes may differ, but not the steps at which those change or the run ends.
     """
-    keys = {name: value for name, value, role in _read(config) if role == "shape"}
+    keys = {name: value for name, value, role in _read_values(config) if role == "shape"}
     if config.dynamics.horizon_unit == "time":
-        keys |= {name: value for name, value, _ in _read(config) if name.endswith("step_size")}
-    return _digest(keys)
+        keys |= {name: value for name, value, _ in _read_values(config) if name.endswith("step_size")}
+    return _hash(keys)
 
 
-def _read(config: RunConfig) -> Iterator[tuple[str, Any, str]]:
-    """The keys that the chosen network reads."""
+def _read_values(config: RunConfig) -> Iterator[tuple[str, Any, str]]:
+    """Return the keys that the chosen network reads, with values and roles."""
     if config.model.has_particles:
-        return leaves(config)
-    return (key for key in leaves(config) if not key[0].startswith("width."))
+        return list_values(config)
+    return (key for key in list_values(config) if not key[0].startswith("width."))
 
 
-def _digest(keys: dict[str, Any]) -> str:
+def _hash(keys: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""From a composed Hydra config to a :class:`RunConfig`, or to one line that says what is wrong."""
+"""Turns a config that Hydra composed into a :class:`RunConfig`, or into one line that says what is wrong."""
 
 import dataclasses
 import difflib
@@ -8,8 +8,10 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from nc_sweeps.config.checks import check, check_dataset, one_of
-from nc_sweeps.config.schema import CHOICES, DatasetConfig, RunConfig, SeparationConfig, fields_of
+from nc_sweeps.config.checks import check, check_dataset, suggest_choice
+from nc_sweeps.config.datasets import DatasetConfig
+from nc_sweeps.config.keys import list_keys
+from nc_sweeps.config.schema import CHOICES, RunConfig, SeparationConfig
 from nc_sweeps.errors import ConfigError, UserError
 
 
@@ -18,7 +20,7 @@ def parse(cfg: DictConfig, overrides: Sequence[str] = ()) -> RunConfig:
 
     Args:
         cfg: composed by Hydra; a ``hydra`` node in it is ignored.
-        overrides: what the user typed, to name overrides that have no effect.
+        overrides: what the user typed; an override that has no effect is refused.
 
     Raises:
         ConfigError: a key is unknown, has the wrong type, or a value that cannot be run.
@@ -29,13 +31,13 @@ def parse(cfg: DictConfig, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def parse_dataset(cfg: DictConfig) -> DatasetConfig:
-    """The checked data set of a composed config.
+    """Return the checked data set of a composed config.
 
     Args:
         cfg: as for :func:`parse`.
 
     Raises:
-        ConfigError: as for :func:`parse`, of the data set alone.
+        ConfigError: as for :func:`parse`; only the data set is checked.
     """
     config = convert(read_tree(cfg))
     check_dataset(config)
@@ -51,7 +53,7 @@ def read_tree(cfg: DictConfig) -> DictConfig:
     tree = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     schema = OmegaConf.structured(RunConfig)
     for group in CHOICES:
-        schema[group] = OmegaConf.structured(_schema(group, tree))
+        schema[group] = OmegaConf.structured(_find_schema(group, tree))
     try:
         return cast(DictConfig, OmegaConf.merge(schema, tree))
     except OmegaConfBaseException as error:
@@ -81,36 +83,39 @@ def check_run(config: RunConfig, overrides: Sequence[str]) -> None:
 
 
 def explain(error: BaseException, tree: DictConfig | None = None) -> str:
-    """One line for an error of OmegaConf or Hydra: what is wrong, where, and the nearest key when one is unknown."""
+    """Return one line for an error of OmegaConf or Hydra.
+
+    It says what is wrong and where, and which key is nearest to one that is unknown.
+    """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError):
             return str(cause)
         if isinstance(cause, ConfigAttributeError | ConfigKeyError):
-            return _unknown_key(str(cause.full_key or cause.key), tree)
+            return _explain_unknown_key(str(cause.full_key or cause.key), tree)
         if isinstance(cause, ValidationError):
             return f"{cause.full_key}: {str(cause.msg or cause).splitlines()[0]}"
         cause = cause.__cause__ or cause.__context__
-    # Hydra's own errors end in a listing of its search path or a link that do not help here.
+    # Errors of Hydra end in a list of its search path or in a link, which do not help here.
     text = str(error).split("Config search path")[0].split("See https://")[0]
     return " ".join(text.split())
 
 
-def _schema(group: str, tree: DictConfig) -> type[Any]:
-    """The keys of a group, by the name of what was chosen."""
+def _find_schema(group: str, tree: DictConfig) -> type[Any]:
+    """Return the schema of what is chosen in a group."""
     chosen, schemas = tree.get(group), CHOICES[group]
     name = chosen.get("name") if isinstance(chosen, DictConfig) else chosen
     if name not in schemas:
-        raise ConfigError(f"{group}.name={name}: {one_of(name, tuple(schemas))}")
+        raise ConfigError(f"{group}.name={name}: {suggest_choice(name, tuple(schemas))}")
     return schemas[name]
 
 
-def _unknown_key(name: str, tree: DictConfig | None) -> str:
-    known = [key for key, _ in fields_of(RunConfig)]
+def _explain_unknown_key(name: str, tree: DictConfig | None) -> str:
+    known = [key.name for key in list_keys(RunConfig)]
     for group, schemas in CHOICES.items():
         is_chosen = tree is not None and tree.get(group) is not None
-        own = [_schema(group, tree)] if is_chosen and tree is not None else schemas.values()
-        known += sorted({f"{group}.{key}" for schema in own for key, _ in fields_of(schema)})
+        own = [_find_schema(group, tree)] if is_chosen and tree is not None else schemas.values()
+        known += sorted({key.name for schema in own for key in list_keys(schema, f"{group}.")})
     # A key may be mistyped in full, or be missing its group, or be a group.
     forms = {key.partition(".")[0]: key.partition(".")[0] for key in known}
     forms |= {key.rpartition(".")[2]: key for key in known} | {key: key for key in known}
@@ -121,17 +126,17 @@ def _unknown_key(name: str, tree: DictConfig | None) -> str:
 
 
 def _check_overrides_matter(config: RunConfig, overrides: Sequence[str]) -> None:
-    """Refuse a knob that the chosen data set or network does not read: every value of it would be the same run."""
+    """Refuse an override that the data set or network does not read: with all its values the run would be the same."""
 
-    def asked(knob: str) -> bool:
-        return any(override.lstrip("+").startswith(f"{knob}=") for override in overrides)
+    def is_given(key: str) -> bool:
+        return any(override.lstrip("+").startswith(f"{key}=") for override in overrides)
 
-    for knob in dataclasses.fields(SeparationConfig):
-        if asked(f"separation.{knob.name}") and not hasattr(config.dataset, knob.name):
-            raise ConfigError(f"separation.{knob.name} has no effect on dataset={config.dataset.name}")
-    reads_any = any(hasattr(config.dataset, knob.name) for knob in dataclasses.fields(SeparationConfig))
-    if not reads_any and asked("separation"):
+    for key in dataclasses.fields(SeparationConfig):
+        if is_given(f"separation.{key.name}") and not hasattr(config.dataset, key.name):
+            raise ConfigError(f"separation.{key.name} has no effect on dataset={config.dataset.name}")
+    reads_any = any(hasattr(config.dataset, key.name) for key in dataclasses.fields(SeparationConfig))
+    if not reads_any and is_given("separation"):
         raise ConfigError(f"separation has no effect on dataset={config.dataset.name}")
     for name in ("width", "width.particles"):
-        if asked(name) and not config.model.has_particles:
+        if is_given(name) and not config.model.has_particles:
             raise ConfigError(f"{name} has no effect on model={config.model.name}, which has no particles")

@@ -109,7 +109,7 @@ def load_all(configs: Sequence[DatasetConfig]) -> list[Dataset]:
     loaded: dict[str, Dataset] = {}
     names = []
     for config in configs:
-        own = config if config.sampled else replace(config, seed=0)
+        own = config if config.is_sampled else replace(config, seed=0)
         names.append(repr(own))
         if names[-1] not in loaded:
             loaded[names[-1]] = load(own)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nc_sweeps.config.schema import SUPERCLASSES
+from nc_sweeps.config.datasets import SUPERCLASSES
 from nc_sweeps.data.stored import Stored, absent
 from nc_sweeps.errors import DataError
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 
-from nc_sweeps.config.checks import one_of
+from nc_sweeps.config.checks import suggest_choice
 from nc_sweeps.errors import UserError
 
 
@@ -36,7 +36,7 @@ class Backbone:
 
         names = list_models(module=torchvision.models)
         if name not in names:
-            raise UserError(f"--model={name}: no classifier of torchvision; {one_of(name, names)}")
+            raise UserError(f"--model={name}: no classifier of torchvision; {suggest_choice(name, names)}")
         published = get_model_weights(name).DEFAULT
         self.name = name
         self.preset: Callable[[Tensor], Tensor] = published.transforms()

@@ -13,7 +13,7 @@ from nc_sweeps.command import describe_error, errors_in_one_line
 from nc_sweeps.errors import UserError, is_out_of_memory
 
 if TYPE_CHECKING:
-    from nc_sweeps.config.schema import ReadConfig
+    from nc_sweeps.config import ReadConfig
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -77,9 +77,8 @@ def features(
 
 def _images(overrides: list[str]) -> "ReadConfig":
     """The data set that is asked for, with pixels as they were read."""
-    from nc_sweeps.config import parse_dataset
+    from nc_sweeps.config import ReadConfig, parse_dataset
     from nc_sweeps.config.composition import compose_config
-    from nc_sweeps.config.schema import ReadConfig
 
     config = parse_dataset(compose_config(overrides))
     if not isinstance(config, ReadConfig):

@@ -196,7 +196,7 @@ def test_what_is_the_same_is_loaded_once(mnist_dir):
     whole = load_all([config_of(*overrides, f"seed={seed}").dataset for seed in (1, 2)])
     assert whole[0] is whole[1]
     for hard in ("dataset.imbalance=2", "dataset.label_noise=0.1"):
-        assert config_of(*overrides, hard).dataset.sampled
+        assert config_of(*overrides, hard).dataset.is_sampled
     some = [*overrides, "dataset.train_per_class=5"]
     drawn = load_all([config_of(*some, f"seed={seed}").dataset for seed in (1, 2, 1)])
     assert drawn[0] is drawn[2]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from nc_sweeps.config.schema import SUPERCLASSES
+from nc_sweeps.config.datasets import SUPERCLASSES
 from nc_sweeps.data import load
 from nc_sweeps.errors import ConfigError, DataError
 from tests.configs import config_of
