@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-from nc_sweeps.errors import UserError, is_out_of_memory, reason
+from nc_sweeps.errors import UserError, explain_error, is_out_of_memory
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -22,10 +22,10 @@ class PassThroughHydra(BaseException):
 
 def describe_error(error: Exception) -> str:
     """Return the line for an error that the user can mend."""
-    from nc_sweeps.config import explain
+    from nc_sweeps.config import explain_config_error
 
     is_of_a_file = isinstance(error, OSError) and error.filename
-    return reason(error) if is_of_a_file or is_out_of_memory(error) else explain(error)
+    return explain_error(error) if is_of_a_file or is_out_of_memory(error) else explain_config_error(error)
 
 
 @contextmanager

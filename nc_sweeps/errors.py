@@ -1,8 +1,8 @@
-"""Errors that the user can mend. The message is one line: what is wrong, where, and what would be right."""
+"""Errors that the user can mend. Each has one line as its message: what is wrong, where, and what would be right."""
 
 
 class UserError(Exception):
-    """Base of all of them; ``nc-train`` prints the message alone and exits with 1."""
+    """An error that the user can mend; commands print its message alone and exit with 1."""
 
 
 class ConfigError(UserError):
@@ -18,15 +18,15 @@ class StoreError(UserError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory of the machine or of a GPU was not enough."""
+    """Return whether an error says that the memory of the machine or of a GPU was too small."""
     # torch raises a bare RuntimeError for main memory and a subclass of it for a GPU's.
-    told = str(error).lower()
-    allocation = "can't allocate memory" in told or "out of memory" in told
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and allocation)
+    message = str(error).lower()
+    is_of_torch = "can't allocate memory" in message or "out of memory" in message
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_of_torch)
 
 
-def reason(error: BaseException) -> str:
-    """One line for any error."""
+def explain_error(error: BaseException) -> str:
+    """Return one line that says what went wrong, for any error."""
     if is_out_of_memory(error):
         return "out of memory; take fewer particles, features, dimensions or samples a class"
     if isinstance(error, OSError) and error.filename:

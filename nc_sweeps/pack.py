@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nc_sweeps.config import ensemble_key
-from nc_sweeps.errors import ConfigError, reason
+from nc_sweeps.errors import ConfigError, explain_error
 from nc_sweeps.interruption import InterruptedTraining, Interruption
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.training.crew import Crew
@@ -146,11 +146,11 @@ class _Leader:
             if not self.pack.isolate or stores[0].config.compute.processes > 1:
                 raise
             if len(stores) == 1:
-                log.exception(f"{stores[0].directory}: {reason(error)}")
-                stores[0].finish("failed", reason(error))
+                log.exception(f"{stores[0].directory}: {explain_error(error)}")
+                stores[0].finish("failed", explain_error(error))
                 self.listener.finish_runs(1)
                 return
-            log.warning(f"{reason(error)}; trying {len(stores)} runs in halves")
+            log.warning(f"{explain_error(error)}; trying {len(stores)} runs in halves")
         else:
             return
         _free_memory()

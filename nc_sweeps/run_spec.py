@@ -1,4 +1,4 @@
-"""A run that was asked for."""
+"""The specification of a run: what was asked for."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +8,12 @@ from nc_sweeps.config import RunConfig
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One point of a sweep, from the command that names it to the process that trains it.
+    """A run as it was asked for, from the command that names it to the process that trains it.
 
     Args:
-        config: what to run.
+        config: the configuration of the run.
         overrides: what the user typed for it.
-        directory: where its numbers go.
+        directory: the run folder.
     """
 
     config: RunConfig

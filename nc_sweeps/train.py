@@ -20,9 +20,9 @@ from nc_sweeps.command import (
     hydra_raises_errors,
 )
 from nc_sweeps.config import parse
-from nc_sweeps.config.composition import VERSION_BASE
+from nc_sweeps.config.composition import NO_WHITELIST, VERSION_BASE
 from nc_sweeps.config.resolvers import register_resolvers
-from nc_sweeps.errors import reason
+from nc_sweeps.errors import explain_error
 from nc_sweeps.pack import Pack, skip_garbage_collection_at_exit
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.training.processes import is_leader
@@ -75,7 +75,7 @@ def _remove_if_empty(directory: Path) -> None:
 
 def _describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and concerns_results(error):
-        return f"{reason(error)}; set output_dir to a folder that can be written"
+        return f"{explain_error(error)}; set output_dir to a folder that can be written"
     return describe_error(error)
 
 
@@ -84,4 +84,4 @@ def main() -> None:
     skip_garbage_collection_at_exit()
     with errors_in_one_line("nc-train", _describe), hydra_raises_errors():
         register_resolvers()
-        hydra.main(config_path="pkg://nc_sweeps.conf", config_name="config", **VERSION_BASE)(train)()
+        hydra.main(config_path="pkg://nc_sweeps.conf", config_name="config", **VERSION_BASE, **NO_WHITELIST)(train)()

@@ -2,5 +2,5 @@
 
 
 def format_count(number: int, thing: str) -> str:
-    """``1 run``, ``2 runs``."""
+    """Return a number of things in words, such as ``1 run`` or ``2 runs``."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -8,7 +8,7 @@ from nc_sweeps.config.dynamics import DYNAMICS, DynamicsConfig, FlowConfig, Mome
 from nc_sweeps.config.identity import ensemble_key, signature
 from nc_sweeps.config.keys import Key, list_keys, list_values
 from nc_sweeps.config.models import MODELS, DeepConfig, MlpConfig, ModelConfig
-from nc_sweeps.config.parsing import explain, parse, parse_dataset
+from nc_sweeps.config.parsing import explain_config_error, parse, parse_dataset
 from nc_sweeps.config.schema import (
     CHOICES,
     ComputeConfig,
@@ -44,7 +44,7 @@ __all__ = [
     "SyntheticConfig",
     "Variations",
     "ensemble_key",
-    "explain",
+    "explain_config_error",
     "list_all_keys",
     "list_keys",
     "list_values",

@@ -57,7 +57,7 @@ def read_tree(cfg: DictConfig) -> DictConfig:
     try:
         return cast(DictConfig, OmegaConf.merge(schema, tree))
     except OmegaConfBaseException as error:
-        raise ConfigError(explain(error, tree)) from error
+        raise ConfigError(explain_config_error(error, tree)) from error
 
 
 def convert(tree: DictConfig) -> RunConfig:
@@ -69,7 +69,7 @@ def convert(tree: DictConfig) -> RunConfig:
     try:
         return cast(RunConfig, OmegaConf.to_object(tree))
     except OmegaConfBaseException as error:
-        raise ConfigError(explain(error, tree)) from error
+        raise ConfigError(explain_config_error(error, tree)) from error
 
 
 def check_run(config: RunConfig, overrides: Sequence[str]) -> None:
@@ -82,7 +82,7 @@ def check_run(config: RunConfig, overrides: Sequence[str]) -> None:
     _check_overrides_matter(config, overrides)
 
 
-def explain(error: BaseException, tree: DictConfig | None = None) -> str:
+def explain_config_error(error: BaseException, tree: DictConfig | None = None) -> str:
     """Return one line for an error of OmegaConf or Hydra.
 
     It says what is wrong and where, and which key is nearest to one that is unknown.

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf, ValueNode
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from nc_sweeps.config.parsing import check_run, convert, explain, read_tree
+from nc_sweeps.config.parsing import check_run, convert, explain_config_error, read_tree
 from nc_sweeps.config.private_names import are_nodes_reliable, find_node, read_value, write_value
 from nc_sweeps.config.schema import RunConfig
 from nc_sweeps.errors import ConfigError
@@ -48,7 +48,7 @@ class Variations:
         try:
             config = self._change(values) if are_nodes_reliable() else self._change_by_public_names(values)
         except OmegaConfBaseException as error:
-            raise ConfigError(explain(error, self._tree)) from error
+            raise ConfigError(explain_config_error(error, self._tree)) from error
         check_run(config, overrides)
         return config
 
