@@ -1,5 +1,5 @@
-"""Measures of collapse, balance and error: pure functions of tensors, the catalogue of their names, and the measures of
-collapse as metrics for any training loop.
+"""Measures of collapse, balance and error as pure functions of tensors, the catalogue of all metrics, and the measures
+of collapse as metrics for any training loop.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ __all__ = ["NearestClassCentre", "NeuralCollapse"]
 
 
 def __getattr__(name: str) -> Any:
-    # The catalogue stands beside them and has to come without torch.
+    # The catalogue is in the same package, and importing it must not import torch.
     if name in __all__:
         from nc_sweeps.metrics import streaming
 

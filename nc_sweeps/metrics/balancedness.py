@@ -1,4 +1,4 @@
-"""How far the last two layers are from being balanced (25)–(26)."""
+"""The distance of the last two layers from balanced ones (25)–(26)."""
 
 import torch
 from jaxtyping import Float
@@ -8,8 +8,8 @@ from nc_sweeps.metrics.centring import operator_norm, square_norm
 
 
 def balancedness(second_moment: Float[Tensor, "*run p p"], W: Float[Tensor, "*run p q"]) -> Float[Tensor, "*run"]:
-    r""":math:`\mathrm{NB} = \|\bar A - c^* W W^\top\|_{op} / \|\bar A\|_{op}` with
-    :math:`c^* = \langle \bar A, W W^\top\rangle / \|W W^\top\|_F^2`; 0 when balanced, NaN when a layer vanishes.
+    r"""Return :math:`\mathrm{NB} = \|\bar A - c^* W W^\top\|_{op} / \|\bar A\|_{op}` with
+    :math:`c^* = \langle \bar A, W W^\top\rangle / \|W W^\top\|_F^2`; 0 for balanced layers, NaN when a layer vanishes.
 
     Args:
         second_moment: :math:`\bar A = A^\top A / N`.

@@ -1,7 +1,7 @@
 r"""Neural collapse, NC1 to NC4, from class statistics.
 
-Every function names its formula, because the literature has several under one name. Leading axes (runs) are batched.
-Nothing is added to a denominator: a value that is not defined is NaN, and the docstring says when.
+Every function states its formula, because the literature has several formulas under one name. Leading axes (runs)
+are batched. Nothing is added to a denominator: a value that is not defined is NaN, and the docstring says when.
 
 Notation: :math:`n_k`, :math:`\mu_k` and :math:`v_k` are size, mean and mean square distance to the mean of class k,
 :math:`\mu = \sum_k n_k\mu_k/n` is the mean of all samples, and
@@ -10,9 +10,9 @@ Notation: :math:`n_k`, :math:`\mu_k` and :math:`v_k` are size, mean and mean squ
     \Sigma_W = \tfrac1n \sum_k \sum_{i \in k} (h_i - \mu_k)(h_i - \mu_k)^\top, \qquad
     \Sigma_B = \sum_k \tfrac{n_k}{n} (\mu_k - \mu)(\mu_k - \mu)^\top
 
-weigh samples; for balanced classes they are the matrices of Papyan, Han and Donoho. NC1 is about samples: a class
-without any takes no part, and q counts the others. NC2 and NC3 are about classes: each mean counts once, whatever its
-size; M has the rows :math:`\mu_k`, :math:`\tilde M` the rows :math:`\tilde\mu_k = \mu_k - \tfrac1q\sum_l \mu_l`,
+weigh samples; for balanced classes they are the matrices of Papyan, Han and Donoho. NC1 weighs samples: classes without
+any are left out, and q counts the others. NC2 and NC3 weigh classes: each mean counts once, whatever the size of its
+class; M has the rows :math:`\mu_k`, :math:`\tilde M` the rows :math:`\tilde\mu_k = \mu_k - \tfrac1q\sum_l \mu_l`,
 and all values are NaN when a class has no sample.
 
 Sources: V. Papyan, X. Y. Han, D. Donoho, *Prevalence of neural collapse*, PNAS 2020; T. Galanti, A. György, M. Hutter,
@@ -28,32 +28,34 @@ from nc_sweeps.metrics.statistics import ClassStatistics
 
 
 def nc1(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
-    r""":math:`\|H_w\|_F^2 / \|\tilde H\|_F^2 \in [0, 1]`: the share of the variance of the features that lies within
-    classes. NaN when all features are equal.
+    r"""Return :math:`\|H_w\|_F^2 / \|\tilde H\|_F^2 \in [0, 1]`, the share of variance within classes.
+
+    It is NaN when all features are equal.
     """
     within, between = _within_and_between(statistics)
     return within / (within + between)
 
 
 def nc1_trace_ratio(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
-    r""":math:`\operatorname{tr}\Sigma_W / \operatorname{tr}\Sigma_B = \mathrm{NC1}/(1 - \mathrm{NC1})`. NaN when all
-    class means are equal.
+    r"""Return :math:`\operatorname{tr}\Sigma_W / \operatorname{tr}\Sigma_B = \mathrm{NC1}/(1 - \mathrm{NC1})`.
+
+    It is NaN when all class means are equal.
     """
     within, between = _within_and_between(statistics)
     return (within / between).where(between != 0.0, torch.nan)
 
 
 def nc1_pseudo_inverse(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
-    r""":math:`\operatorname{tr}(\Sigma_W \Sigma_B^+) / q` (Papyan, Han, Donoho 2020).
+    r"""Return :math:`\operatorname{tr}(\Sigma_W \Sigma_B^+) / q` (Papyan, Han, Donoho 2020).
 
     :math:`\Sigma_B` has rank :math:`\min(q - 1, p)` at most, and its pseudo-inverse is truncated there: a threshold
-    would keep rounding errors and divide by them. NaN when the weighted centred class means have less numerical rank
-    (singular values above eps · max(q, p) · the largest), because then the value depends on what is called zero.
+    would keep rounding errors and divide by them. The value is NaN when the weighted centred class means have less
+    numerical rank (singular values above eps · max(q, p) · the largest), because it then depends on what counts as 0.
     """
     counts = statistics.counts
     samples = counts.sum(dim=-1)
     C = (counts / samples.unsqueeze(-1)).sqrt().unsqueeze(-1) * statistics.deviations  # Σ_B = CᵀC
-    # LAPACK refuses a whole batch for one infinity or NaN; those runs get rank 0.
+    # LAPACK refuses a whole batch for one infinity or NaN; such runs get rank 0.
     C = C.where(C.isfinite().flatten(-2).all(dim=-1)[..., None, None], 0.0)
     _, singular, directions = torch.linalg.svd(C, full_matrices=False)
     present = (counts > 0).sum(dim=-1)
@@ -67,62 +69,74 @@ def nc1_pseudo_inverse(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
 
 
 def nc1_cdnv(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
-    r"""Class-distance normalised variance :math:`\operatorname{mean}_{k \ne l} (v_k + v_l) / (2\|\mu_k - \mu_l\|^2)`
-    (Galanti et al. 2021). NaN when two class means are equal or there are fewer than two classes with samples.
+    r"""Return the mean class-distance normalised variance (Galanti et al. 2021),
+    :math:`\operatorname{mean}_{k \ne l} (v_k + v_l) / (2\|\mu_k - \mu_l\|^2)`.
+
+    It is NaN when two class means are equal or there are fewer than two classes with samples.
     """
     ratios, pairs = _pairwise_variance(statistics)
     return ratios.sum(dim=(-2, -1)) / pairs.sum(dim=(-2, -1))
 
 
 def nc1_cdnv_worst(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
-    r""":math:`\max_{k \ne l} (v_k + v_l) / (2\|\mu_k - \mu_l\|^2)`: the pair of classes that is hardest to tell apart.
-    NaN where :func:`nc1_cdnv` is.
+    r"""Return the largest class-distance normalised variance, that of the two classes that are hardest to tell apart:
+    :math:`\max_{k \ne l} (v_k + v_l) / (2\|\mu_k - \mu_l\|^2)`.
+
+    It is NaN where :func:`nc1_cdnv` is NaN.
     """
     ratios, pairs = _pairwise_variance(statistics)
     return ratios.amax(dim=(-2, -1)).where(pairs.any(dim=-1).any(dim=-1), torch.nan)
 
 
 def nc2_norm_variation(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
-    r""":math:`\operatorname{std}_k \|\tilde\mu_k\| / \operatorname{mean}_k \|\tilde\mu_k\|`, with the standard
-    deviation of a population: equinorm to a simplex. NaN when all class means are equal or a class has no sample.
+    r"""Return :math:`\operatorname{std}_k \|\tilde\mu_k\| / \operatorname{mean}_k \|\tilde\mu_k\|`, 0 for a simplex.
+
+    The standard deviation is that of a population. It is NaN when all class means are equal or a class has no sample.
     """
     return _norm_variation(statistics.centred_M)
 
 
 def nc2_simplex_angle(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
-    r""":math:`\operatorname{mean}_{k \ne l} |\cos(\tilde\mu_k, \tilde\mu_l) + 1/(q - 1)|`: equiangular to a simplex.
-    NaN when a centred class mean vanishes or a class has no sample.
+    r"""Return :math:`\operatorname{mean}_{k \ne l} |\cos(\tilde\mu_k, \tilde\mu_l) + 1/(q - 1)|`, 0 for a simplex.
+
+    It is NaN when a centred class mean vanishes or a class has no sample.
     """
     means = statistics.centred_M
     return _mean_off_diagonal((_cosines(means) + 1.0 / means.new_tensor(means.shape[-2] - 1)).abs())
 
 
 def nc2_simplex_distance(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
-    r""":math:`\|\tilde M\tilde M^\top / \|\tilde M\tilde M^\top\|_F - (I - 11^\top/q)/\sqrt{q - 1}\|_F`: norms and
-    angles in one number. NaN when all class means are equal or a class has no sample.
+    r"""Return the distance from a simplex in norms and angles,
+    :math:`\|\tilde M\tilde M^\top / \|\tilde M\tilde M^\top\|_F - (I - 11^\top/q)/\sqrt{q - 1}\|_F`.
+
+    It is NaN when all class means are equal or a class has no sample.
     """
     means = _unit(statistics.centred_M)
     return _norm(_unit(means @ means.mT) - _simplex(means))
 
 
 def nc2_frame_norm_variation(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
-    r""":math:`\operatorname{std}_k \|\mu_k\| / \operatorname{mean}_k \|\mu_k\|`, with the standard deviation of a
-    population: equinorm to an orthogonal frame, which square loss without bias gives. NaN when all class means are
-    zero or a class has no sample.
+    r"""Return :math:`\operatorname{std}_k \|\mu_k\| / \operatorname{mean}_k \|\mu_k\|`, 0 for an orthogonal frame,
+    to which the square loss leads without bias.
+
+    The standard deviation is that of a population. It is NaN when all class means are zero or a class has no sample.
     """
     return _norm_variation(statistics.M)
 
 
 def nc2_frame_angle(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
-    r""":math:`\operatorname{mean}_{k \ne l} |\cos(\mu_k, \mu_l)|`: orthogonal. NaN when a class mean is zero or a class
-    has no sample.
+    r"""Return :math:`\operatorname{mean}_{k \ne l} |\cos(\mu_k, \mu_l)|`, 0 for an orthogonal frame.
+
+    It is NaN when a class mean is zero or a class has no sample.
     """
     return _mean_off_diagonal(_cosines(statistics.M).abs())
 
 
 def nc2_frame_distance(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
-    r""":math:`\|M M^\top / \|M M^\top\|_F - I/\sqrt q\|_F`: norms and angles in one number. NaN when all class
-    means are zero or a class has no sample.
+    r"""Return the distance from an orthogonal frame in norms and angles,
+    :math:`\|M M^\top / \|M M^\top\|_F - I/\sqrt q\|_F`.
+
+    It is NaN when all class means are zero or a class has no sample.
     """
     means = _unit(statistics.M)
     identity = torch.eye(means.shape[-2], dtype=means.dtype, device=means.device)
@@ -130,22 +144,25 @@ def nc2_frame_distance(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
 
 
 def nc3_duality(statistics: ClassStatistics, W: Float[Tensor, "*run p q"]) -> Float[Tensor, "*run"]:
-    r""":math:`\|W^\top/\|W\|_F - \tilde M/\|\tilde M\|_F\|_F` (Papyan, Han, Donoho 2020). NaN when W = 0, all
-    class means are equal or a class has no sample.
+    r"""Return :math:`\|W^\top/\|W\|_F - \tilde M/\|\tilde M\|_F\|_F` (Papyan, Han, Donoho 2020).
+
+    It is NaN when W = 0, all class means are equal or a class has no sample.
     """
     return _norm(_unit(W.double().mT) - _unit(statistics.centred_M))
 
 
 def nc3_frame_duality(statistics: ClassStatistics, W: Float[Tensor, "*run p q"]) -> Float[Tensor, "*run"]:
-    r""":math:`\|W^\top/\|W\|_F - M/\|M\|_F\|_F`: duality to the means as they are, for heads without bias. NaN when
-    W = 0, all class means are zero or a class has no sample.
+    r"""Return the distance of a head without bias from the means as they are, :math:`\|W^\top/\|W\|_F - M/\|M\|_F\|_F`.
+
+    It is NaN when W = 0, all class means are zero or a class has no sample.
     """
     return _norm(_unit(W.double().mT) - _unit(statistics.M))
 
 
 def nc3_misalignment(statistics: ClassStatistics, W: Float[Tensor, "*run p q"]) -> Float[Tensor, "*run"]:
-    r""":math:`1 - \operatorname{mean}_k \cos(w_k, \tilde\mu_k)`, whatever the norms. NaN when a column of W or a
-    centred class mean vanishes or a class has no sample.
+    r"""Return :math:`1 - \operatorname{mean}_k \cos(w_k, \tilde\mu_k)`, which does not depend on norms.
+
+    It is NaN when a column of W or a centred class mean vanishes or a class has no sample.
     """
     # 1 − cos(u, v) = ‖u/‖u‖ − v/‖v‖‖²/2, without the cancellation.
     difference = _unit_rows(W.double().mT) - _unit_rows(statistics.centred_M)
@@ -153,8 +170,9 @@ def nc3_misalignment(statistics: ClassStatistics, W: Float[Tensor, "*run p q"]) 
 
 
 def nc3_product_distance(statistics: ClassStatistics, W: Float[Tensor, "*run p q"]) -> Float[Tensor, "*run"]:
-    r""":math:`\|\tilde M W/\|\tilde M W\|_F - (I - 11^\top/q)/\sqrt{q - 1}\|_F` (Zhu et al. 2021). NaN when
-    :math:`\tilde M W = 0` or a class has no sample.
+    r"""Return :math:`\|\tilde M W/\|\tilde M W\|_F - (I - 11^\top/q)/\sqrt{q - 1}\|_F` (Zhu et al. 2021).
+
+    It is NaN when :math:`\tilde M W = 0` or a class has no sample.
     """
     means = _unit(statistics.centred_M)
     return _norm(_unit(means @ _unit(W.double())) - _simplex(means))
@@ -163,29 +181,30 @@ def nc3_product_distance(statistics: ClassStatistics, W: Float[Tensor, "*run p q
 def nc4(
     H: Float[Tensor, "*run n p"], F: Float[Tensor, "*run n q"], statistics: ClassStatistics
 ) -> Float[Tensor, "*run"]:
-    r"""Share of the samples with :math:`\arg\max_k F_{ik} \ne \arg\min_k \|h_i - \mu_k\|`: how often the classifier is
-    not the rule of the nearest class centre. The centres come before the samples, so NC4 takes a pass of its own.
+    r"""Return the share of samples with :math:`\arg\max_k F_{ik} \ne \arg\min_k \|h_i - \mu_k\|`, for which the
+    classifier and the nearest class centre disagree.
 
-    NaN when a feature is not finite, a score is NaN or no class has a sample; a class without is never nearest.
+    It is NaN when a feature is not finite, a score is NaN or no class has a sample. A class without samples is never
+    nearest.
 
     Args:
         H: features of the samples to classify.
         F: scores of the same samples.
-        statistics: where the class centres are from; usually the training set, whatever H is from.
+        statistics: give the class centres; usually those of the training set, whatever samples H has.
     """
     return disagreements(H, F, centres(statistics)).mean(dim=-1)
 
 
 def centres(statistics: ClassStatistics) -> Float[Tensor, "*run q p"]:
-    """Class means; that of a class without samples is infinitely far away."""
+    """Return the class means; that of a class without samples is infinitely far away."""
     return statistics.means.where((statistics.counts > 0).unsqueeze(-1), torch.inf)
 
 
 def disagreements(
     H: Float[Tensor, "*run n p"], F: Float[Tensor, "*run n q"], centres: Float[Tensor, "*run q p"]
 ) -> Float[Tensor, "*run n"]:
-    r"""1 where :math:`\arg\max_k F_{ik} \ne \arg\min_k \|h_i - c_k\|`, else 0; NaN where :func:`nc4` is."""
-    # ‖h‖² − 2⟨h, c⟩ + ‖c‖² would be faster, and wrong for centres that are close to each other and far from zero.
+    r"""Return 1 where :math:`\arg\max_k F_{ik} \ne \arg\min_k \|h_i - c_k\|`, else 0; NaN where :func:`nc4` is."""
+    # ‖h‖² − 2⟨h, c⟩ + ‖c‖² would be faster, but wrong for centres that are close to each other and far from zero.
     distances = torch.cdist(H.double(), centres, compute_mode="donot_use_mm_for_euclid_dist")
     nearest, highest = distances.min(dim=-1), F.max(dim=-1)
     defined = nearest.values.isfinite() & ~highest.values.isnan()
@@ -193,7 +212,7 @@ def disagreements(
 
 
 def _within_and_between(statistics: ClassStatistics) -> tuple[Float[Tensor, "*run"], Float[Tensor, "*run"]]:
-    r""":math:`\|H_w\|_F^2 = n\operatorname{tr}\Sigma_W` and :math:`\|H_b\|_F^2 = n\operatorname{tr}\Sigma_B`."""
+    r"""Return :math:`\|H_w\|_F^2 = n\operatorname{tr}\Sigma_W` and :math:`\|H_b\|_F^2 = n\operatorname{tr}\Sigma_B`."""
     distances = statistics.deviations.square().sum(dim=-1)
     return statistics.sums_of_squares.sum(dim=-1), (statistics.counts * distances).sum(dim=-1)
 
@@ -201,7 +220,10 @@ def _within_and_between(statistics: ClassStatistics) -> tuple[Float[Tensor, "*ru
 def _pairwise_variance(
     statistics: ClassStatistics,
 ) -> tuple[Float[Tensor, "*run q q"], Bool[Tensor, "*run q q"]]:
-    r""":math:`(v_k + v_l) / (2\|\mu_k - \mu_l\|^2)`, NaN for equal means, and which pairs there are; others are 0."""
+    r"""Return :math:`(v_k + v_l) / (2\|\mu_k - \mu_l\|^2)`, NaN for equal means, and which pairs have samples.
+
+    The value of any other pair is 0.
+    """
     counts, means = statistics.counts, statistics.means
     present = counts > 0
     pairs = present.unsqueeze(-1) & present.unsqueeze(-2)
@@ -218,7 +240,7 @@ def _norm(Z: Float[Tensor, "*run k l"]) -> Float[Tensor, "*run"]:
 
 
 def _unit(Z: Float[Tensor, "*run k l"]) -> Float[Tensor, "*run k l"]:
-    r""":math:`Z/\|Z\|_F`."""
+    r"""Return :math:`Z/\|Z\|_F`."""
     return Z / _norm(Z)[..., None, None]
 
 
@@ -232,7 +254,7 @@ def _unit_rows(Z: Float[Tensor, "*run k l"]) -> Float[Tensor, "*run k l"]:
 
 
 def _cosines(Z: Float[Tensor, "*run k l"]) -> Float[Tensor, "*run k k"]:
-    """Between all pairs of rows."""
+    """Return the cosines between all pairs of rows."""
     Z = _unit_rows(Z)
     return Z @ Z.mT
 
@@ -240,7 +262,7 @@ def _cosines(Z: Float[Tensor, "*run k l"]) -> Float[Tensor, "*run k k"]:
 def _norm_variation(Z: Float[Tensor, "*run k l"]) -> Float[Tensor, "*run"]:
     norms = _row_norms(Z)
     mean = norms.mean(dim=-1, keepdim=True)
-    # Tensor.std rounds a run's value differently in batches of different sizes.
+    # Tensor.std rounds the value of a run differently in batches of different sizes.
     return (norms - mean).square().mean(dim=-1).sqrt() / mean.squeeze(-1)
 
 
@@ -250,6 +272,6 @@ def _mean_off_diagonal(Z: Float[Tensor, "*run k k"]) -> Float[Tensor, "*run"]:
 
 
 def _simplex(means: Float[Tensor, "*run q p"]) -> Float[Tensor, "q q"]:
-    r""":math:`(I - 11^\top/q)/\sqrt{q - 1}`, in the precision of the means."""
+    r"""Return :math:`(I - 11^\top/q)/\sqrt{q - 1}`, in the precision of the means."""
     q = means.shape[-2]
     return _unit(torch.eye(q, dtype=means.dtype, device=means.device) - 1.0 / q)

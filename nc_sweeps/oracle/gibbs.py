@@ -1,30 +1,23 @@
 r"""The infinite-width oracle of stage 1: where infinitely many noisy particles end, and how far finitely many stay off.
 
 Newton's method on the convex dual (:mod:`nc_sweeps.oracle.dual`) finds the optimal residual :math:`r^*`; features,
-predictions and free energy follow. The law of u is integrated by the trapezoid rule where the inputs span k ≤ 3
-dimensions, else by quasi-Monte Carlo. Either comes with an error and is refused where that is too large.
+predictions and free energy follow. The law of u is integrated by the trapezoid rule if the inputs span k ≤ 3
+dimensions, else by quasi-Monte Carlo. Both know their error, and the oracle refuses an error that is too large.
 """
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nc_sweeps.metrics.centring import centred, square_norm, within_class
+from nc_sweeps.metrics.centring import centre, square_norm, within_class
 from nc_sweeps.oracle.dual import Dual, GibbsProblem, OracleError
-from nc_sweeps.oracle.rules import MAX_TRAPEZOID_DIMENSION, QuasiMonteCarlo, Rule, Trapezoid
+from nc_sweeps.oracle.rules import MAX_TRAPEZOID_DIMENSION, MIN_EFFECTIVE_SAMPLES, RULES, Method, Rule
 
-Method = Literal["trapezoid", "quasi_monte_carlo"]
-
-#: Error that is accepted unless told otherwise: of log Z, and of the features relative to their norm.
-TOLERANCES: dict[Method, float] = {"trapezoid": 1e-5, "quasi_monte_carlo": 1e-2}
-#: Activations that are kept at most, nodes × samples: 512 MiB.
+#: Largest number of activations that are kept, nodes × samples: 512 MiB.
 MAX_ACTIVATIONS = 2**26
-#: With fewer effective samples the spread of the scrambles is not to be trusted.
-MIN_EFFECTIVE_SAMPLES = 1000.0
 
 #: Newton's method ends at n‖∇J‖ below this share of ‖Y‖; by strong convexity that bounds the error of r.
 _NEWTON_TOLERANCE = 1e-11
@@ -38,8 +31,7 @@ class GibbsOracle:
     r"""Stage 1 at infinite width and time.
 
     Args:
-        problem: what was solved.
-        method: how the law of u was integrated.
+        problem: the problem that was solved.
         tolerance: accepted error.
         residual: :math:`r^*`.
         features: :math:`H^* = -\frac{\gamma}{n\lambda} K r^* W^\top`.
@@ -50,14 +42,13 @@ class GibbsOracle:
         free_energy_error: error of ``free_energy``.
         features_error: error of ``features`` in Frobenius norm, to first order.
         nc1: NC1 of the features.
-        nc1_error: error of ``nc1``; relative to it far above that of the features, where these have much in common.
+        nc1_error: error of ``nc1``; its relative error is far above that of the features if these have much in common.
         effective_samples: :math:`1/\sum_m\pi_m^2` for the weights :math:`\pi_m` of the nodes.
         dual: J on the nodes.
-        rule: of the nodes.
+        rule: rule of the nodes.
     """
 
     problem: GibbsProblem = field(repr=False)
-    method: Method
     tolerance: float
     residual: Float[Tensor, "n q"] = field(repr=False)
     features: Float[Tensor, "n p"] = field(repr=False)
@@ -73,14 +64,19 @@ class GibbsOracle:
     rule: Rule = field(repr=False)
 
     @property
+    def method(self) -> Method:
+        """Method by which the law of u was integrated."""
+        return self.rule.method
+
+    @property
     def optimal_predictions(self) -> Float[Tensor, "n q"]:
         r""":math:`F^* = \gamma H^* W`."""
         return self.problem.gamma * self.features @ self.problem.W
 
     def predictions(self, residual: Float[Tensor, "n q"]) -> Float[Tensor, "n q"]:
-        r"""Predictions :math:`F_r = \gamma H_r W` of the Gibbs law of a residual r.
+        r"""Return the predictions :math:`F_r = \gamma H_r W` of the Gibbs law of a residual r.
 
-        The activations at the nodes are kept; only a law that reaches beyond the nodes gets some of its own.
+        The activations at the nodes are kept; only a law that reaches beyond the nodes needs new ones.
 
         Raises:
             OracleError: the law is too far from the nodes.
@@ -88,8 +84,8 @@ class GibbsOracle:
         return self._dual_for(residual).predictions(residual)
 
     def certified_distance(self, F: Float[Tensor, "n q"]) -> float:
-        r"""Upper bound :math:`\|F - \gamma H_r W\|_F`, r = F − Y, of the distance :math:`\|F - F^*\|_F`, plus the error
-        of :math:`\gamma H_r W` (of quasi-Monte Carlo: the standard error).
+        r"""Return an upper bound of the distance :math:`\|F - F^*\|_F`: :math:`\|F - \gamma H_r W\|_F`, r = F − Y,
+        plus the error of :math:`\gamma H_r W` (of quasi-Monte Carlo: the standard error).
 
         :math:`\nabla^2 J \succeq I/n` and :math:`\nabla J(r^*) = 0` give :math:`\|r - r^*\|_F^2 \le
         \langle n\nabla J(r), r - r^*\rangle \le \|n\nabla J(r)\|_F\,\|r - r^*\|_F`; here :math:`r - r^* = F - F^*`
@@ -107,9 +103,9 @@ class GibbsOracle:
 
     def _dual_for(self, residual: Tensor) -> Dual:
         rule, dual = self.rule, self.dual
-        while (wider := rule.covering(dual, residual)) is not rule:
-            rule, dual = wider, _dual_on(wider, self.problem, self.tolerance)
-        if self.method == "quasi_monte_carlo" and (n := dual.effective_samples(residual)) < MIN_EFFECTIVE_SAMPLES:
+        while (wider := rule.cover(dual, residual)) is not rule:
+            rule, dual = wider, _build_dual(wider, self.problem, self.tolerance)
+        if not rule.trusts_error(n := dual.effective_samples(residual)):
             raise OracleError(
                 f"{rule.size} nodes are worth {n:.0f} for the Gibbs law of this residual, fewer than "
                 f"{MIN_EFFECTIVE_SAMPLES:.0f}: it is too far from the optimum; solve with a smaller tolerance"
@@ -117,57 +113,50 @@ class GibbsOracle:
         return dual
 
 
-def gibbs_oracle(problem: GibbsProblem, method: Method | None = None, tolerance: float | None = None) -> GibbsOracle:
-    r"""Solve stage 1 at infinite width, on finer and finer nodes until the error is small enough.
+def solve_stage_one(problem: GibbsProblem, method: Method | None = None, tolerance: float | None = None) -> GibbsOracle:
+    r"""Solve stage 1 at infinite width, on ever finer nodes until the error is small enough.
 
     Args:
         problem: stage 1 of one run.
-        method: how to integrate over u; by default the trapezoid rule where the inputs span at most 3 dimensions.
-        tolerance: accepted error of log Z, and of the features relative to their norm; by default
-            :data:`TOLERANCES`.
+        method: how to integrate over u; by default the trapezoid rule if the inputs span at most 3 dimensions.
+        tolerance: accepted error of log Z, and of the features relative to their norm; by default the
+            :attr:`~nc_sweeps.oracle.rules.Rule.default_tolerance` of the method.
 
     Raises:
         OracleError: the tolerance is out of reach.
     """
     if method is None:
         method = "trapezoid" if problem.dimension <= MAX_TRAPEZOID_DIMENSION else "quasi_monte_carlo"
-    if method == "trapezoid" and problem.dimension > MAX_TRAPEZOID_DIMENSION:
-        raise OracleError(
-            f"the inputs span {problem.dimension} dimensions, too many for the trapezoid rule with its "
-            f"{MAX_TRAPEZOID_DIMENSION}: use quasi_monte_carlo"
-        )
-    if tolerance is None:
-        tolerance = TOLERANCES[method]
     r = torch.zeros_like(problem.Y)
-    rule: Rule = Trapezoid.first(problem) if method == "trapezoid" else QuasiMonteCarlo.first(problem)
-    reached, adapted = math.inf, False
+    rule = RULES[method].start(problem)
+    if tolerance is None:
+        tolerance = rule.default_tolerance
+    reached = math.inf
     while True:
-        dual = _dual_on(rule, problem, tolerance, reached)
-        r = minimiser(dual, r)
-        wider = rule.covering(dual, r)
+        dual = _build_dual(rule, problem, tolerance, reached)
+        r = minimise(dual, r)
+        wider = rule.cover(dual, r)
         if wider is not rule:
             rule = wider
             continue
-        oracle = _oracle(dual, rule, r, method, tolerance)
+        oracle = _build_oracle(dual, rule, r, tolerance)
         reached = max(problem.beta * oracle.free_energy_error, oracle.features_error / float(oracle.features.norm()))
-        trusted = method == "trapezoid" or oracle.effective_samples >= MIN_EFFECTIVE_SAMPLES
-        if reached <= tolerance and trusted:
+        if reached <= tolerance and rule.trusts_error(oracle.effective_samples):
             return oracle
-        # Once adapted, quasi-Monte Carlo converges like 1/nodes at best: do not work up to the limit in vain.
-        if adapted and method == "quasi_monte_carlo" and reached * rule.size * len(r) > tolerance * MAX_ACTIVATIONS:
+        if rule.predict_size(reached, tolerance) * len(r) > MAX_ACTIVATIONS:  # do not work up to the limit in vain
             raise _too_large(problem, tolerance, reached)
-        rule, adapted = rule.refined(dual, r), True
+        rule = rule.refine(dual, r)
 
 
-def minimiser(dual: Dual, r: Float[Tensor, "n q"]) -> Float[Tensor, "n q"]:
-    r"""The residual that minimises J, by Newton's method with Armijo backtracking.
+def minimise(dual: Dual, r: Float[Tensor, "n q"]) -> Float[Tensor, "n q"]:
+    r"""Return the residual that minimises J, found by Newton's method with Armijo backtracking.
 
     Args:
         dual: J on nodes.
         r: where to start.
 
     Raises:
-        OracleError: no convergence, a sign of scales too far apart for float64.
+        OracleError: it does not converge, a sign of scales too far apart for float64.
     """
     goal = _NEWTON_TOLERANCE * float(dual.problem.Y.norm())
     for _ in range(_NEWTON_STEPS):
@@ -188,11 +177,11 @@ def minimiser(dual: Dual, r: Float[Tensor, "n q"]) -> Float[Tensor, "n q"]:
     )
 
 
-def _dual_on(rule: Rule, problem: GibbsProblem, tolerance: float, reached: float = math.inf) -> Dual:
-    """J on the nodes of a rule; refuses nodes that do not fit into memory."""
+def _build_dual(rule: Rule, problem: GibbsProblem, tolerance: float, reached: float = math.inf) -> Dual:
+    """Return J on the nodes of a rule; refuse nodes that do not fit into memory."""
     if rule.size * len(problem.X) > MAX_ACTIVATIONS:
         raise _too_large(problem, tolerance, reached)
-    return Dual(problem, rule.nodes())
+    return Dual(problem, rule.build_nodes())
 
 
 def _too_large(problem: GibbsProblem, tolerance: float, reached: float) -> OracleError:
@@ -204,7 +193,7 @@ def _too_large(problem: GibbsProblem, tolerance: float, reached: float) -> Oracl
     )
 
 
-def _oracle(dual: Dual, rule: Rule, r: Tensor, method: Method, tolerance: float) -> GibbsOracle:
+def _build_oracle(dual: Dual, rule: Rule, r: Tensor, tolerance: float) -> GibbsOracle:
     problem, n = dual.problem, len(r)
     H = dual.features(r)
     # r minimises J on the nodes. The gradient of the exact J there is the error of F_r over n; it falls to zero on the
@@ -218,7 +207,6 @@ def _oracle(dual: Dual, rule: Rule, r: Tensor, method: Method, tolerance: float)
     nc1 = _nc1(H, problem.Y)
     return GibbsOracle(
         problem=problem,
-        method=method,
         tolerance=tolerance,
         residual=r,
         features=H,
@@ -239,11 +227,11 @@ def _oracle(dual: Dual, rule: Rule, r: Tensor, method: Method, tolerance: float)
 
 
 def _nc1(H: Tensor, Y: Tensor) -> Tensor:
-    return square_norm(within_class(H, Y)) / square_norm(centred(H))
+    return square_norm(within_class(H, Y)) / square_norm(centre(H))
 
 
 def range_fluctuation(problem: GibbsProblem, kernel: Float[Tensor, "n n"], particles: int) -> float:
-    r"""What finitely many stationary particles add to the features where the head cannot see:
+    r"""Return what finitely many stationary particles add to the features where the head cannot see:
     :math:`\mathbb{E}\|(H - H^*)(I - P)\|_F^2 = (p - q)\,\mathrm{tr}K / (\beta\lambda N)`.
 
     Args:
@@ -256,7 +244,8 @@ def range_fluctuation(problem: GibbsProblem, kernel: Float[Tensor, "n n"], parti
 
 
 def head_fluctuation(problem: GibbsProblem, kernel: Float[Tensor, "n n"], particles: int) -> float:
-    r"""The same where the head can see, an estimate: :math:`\mathbb{E}\|(H - H^*)P\|_F^2 \approx
+    r"""Estimate what finitely many stationary particles add to the features where the head can see:
+    :math:`\mathbb{E}\|(H - H^*)P\|_F^2 \approx
     1.5 \sum_{i,v} k_i / (\beta N (\lambda + \gamma^2\sigma_v^2 k_i / n))`, :math:`k_i` the eigenvalues of K and
     :math:`\sigma_v` the singular values of W. The loss pulls the predictions back, and the fluctuations with them.
 

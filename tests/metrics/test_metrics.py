@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nc_sweeps.metrics.balancedness import balancedness
-from nc_sweeps.metrics.centring import centred, square_norm, within_class
+from nc_sweeps.metrics.centring import centre, square_norm, within_class
 from nc_sweeps.metrics.prediction import balanced_error, mean_square_loss
 
 
@@ -33,7 +33,7 @@ def test_within_and_between_are_orthogonal(state):
     H, labels, _, q = state
     H, Y = torch.tensor(H), targets(labels, q)
     within = within_class(H, Y)
-    between = centred(H) - within
+    between = centre(H) - within
     assert abs(float((within * between).sum())) <= 1e-12 * float(square_norm(H))
     np.testing.assert_allclose((Y.mT @ within).numpy(), 0, atol=1e-11 * np.abs(H.numpy()).max())
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nc_sweeps.dynamics.gradients import loss_gradients
-from nc_sweeps.metrics.centring import centred, square_norm, within_class
+from nc_sweeps.metrics.centring import centre, square_norm, within_class
 from nc_sweeps.metrics.collapse import nc1
 from nc_sweeps.metrics.statistics import class_statistics, merge
 from nc_sweeps.theory.certificate import centred_head_bound, certificate, certificate_of_statistics, worst_nc1
@@ -162,7 +162,7 @@ def test_closed_form_from_loss_and_gradient(gamma):
     hidden = gamma**2 * sigma[0] ** 2 / n * square_norm(within_class(R - R @ P, Y)) / lam**2
     simple = c * (2 * kappa**2 * square_norm(r) / (2 * n) + hidden)
     A = c * (2 * kappa**2 * square_norm(within_class(r, Y)) / (2 * n) + hidden)
-    l_b = c * kappa**2 * square_norm(centred(r) - within_class(r, Y)) / n
+    l_b = c * kappa**2 * square_norm(centre(r) - within_class(r, Y)) / n
     expected = torch.stack([torch.ones(1, dtype=torch.float64), simple, A / (A + (1 - l_b.sqrt()) ** 2)]).min()
     found = certificate(H, W, Y, torch.tensor([gamma], dtype=torch.float64)).closed_form
     assert float(expected) < 0.9
