@@ -16,7 +16,7 @@ from nc_sweeps.errors import ConfigError
 from nc_sweeps.metrics import collapse
 from nc_sweeps.metrics.balancedness import balancedness
 from nc_sweeps.metrics.statistics import class_statistics
-from nc_sweeps.models.deep import deep_network, initialise
+from nc_sweeps.models.deep import build_network, initialise
 from nc_sweeps.pack import Pack
 from nc_sweeps.report.digest import digest_sweep
 from nc_sweeps.report.page import render
@@ -124,7 +124,7 @@ def test_metrics_are_those_of_the_whole_data_set_at_once(model):
     )  # fmt: skip
     solo = DeepEnsemble([run(config)])
     module = solo._build_module()
-    solo._module = lambda: module
+    solo._build_module = lambda: module
     solo.train()
     found = solo.runs[0].record.rows[-1]
 
@@ -170,7 +170,7 @@ def test_steps_are_those_of_the_definition(loss):
     )  # fmt: skip
     solo = DeepEnsemble([run(config)])
     module = solo._build_module()
-    network = initialise(deep_network("mlp", (1, 8, 8), 10, hidden=[7]), config.seed, torch.float64)
+    network = initialise(build_network("mlp", (1, 8, 8), 10, hidden=[7]), config.seed, torch.float64)
     velocities = [torch.zeros_like(Z) for Z in network.parameters()]
     order = torch.cat([permutations(torch.tensor([config.seed]), Stream.BATCHES, epoch, 30)[0] for epoch in range(2)])
     batches = [order[start : min(start + 12, end)] for end in (30, 60) for start in range(end - 30, end, 12)]
@@ -209,7 +209,7 @@ def test_a_deep_run_that_diverges_says_when():
 
 def test_initial_weights_have_the_variance_that_keeps_signals_alive():
     network, other = (
-        initialise(deep_network("mlp", (1, 8, 8), 10, 50, hidden=[400, 300]), seed, torch.float32) for seed in (3, 4)
+        initialise(build_network("mlp", (1, 8, 8), 10, 50, hidden=[400, 300]), seed, torch.float32) for seed in (3, 4)
     )
     wide = network.backbone[3].weight
     assert float(wide.var()) == pytest.approx(2 / 400, rel=0.02)  # 120,000 numbers: 0.4 % standard error
@@ -220,7 +220,7 @@ def test_initial_weights_have_the_variance_that_keeps_signals_alive():
 @pytest.mark.parametrize("model", NETWORKS)
 @pytest.mark.parametrize(("shape", "classes"), [((1, 28, 28), 10), ((3, 32, 32), 20), ((3, 5, 9), 3)])
 def test_networks_take_images_of_any_size_and_channels(model, shape, classes):
-    network = deep_network(model, shape, classes, hidden=[512])
+    network = build_network(model, shape, classes, hidden=[512])
     scores = network(torch.empty(2, math.prod(shape), device="meta"))
     assert scores.shape == (2, classes)
     assert network.features(torch.empty(2, math.prod(shape), device="meta")).shape == (2, 512)
@@ -235,7 +235,7 @@ def test_adapted_networks_have_torchvisions_layers():
     for model, original in (("resnet18", resnet18), ("vgg11", vgg11_bn)):
         with torch.device("meta"):
             theirs = convolutions(original())
-        assert convolutions(deep_network(model, (3, 32, 32), 10))[1:] == theirs[1:]
+        assert convolutions(build_network(model, (3, 32, 32), 10))[1:] == theirs[1:]
 
 
 def test_cost_is_that_of_the_layers():
