@@ -9,8 +9,8 @@ from torch import Tensor
 
 from benchmarks.neighbours import wait_for_quiet
 from benchmarks.report import promise, table
+from nc_sweeps.composition import compose_config
 from nc_sweeps.config import RunConfig, parse
-from nc_sweeps.config.composition import compose_config
 from nc_sweeps.data import load_all
 from nc_sweeps.training.calibration import measure_speed
 from nc_sweeps.training.ensembles import FlowEnsemble, LoadedRun

@@ -19,11 +19,11 @@ from nc_sweeps.command import (
     errors_in_one_line,
     hydra_raises_errors,
 )
+from nc_sweeps.composition import NO_WHITELIST, VERSION_BASE
 from nc_sweeps.config import parse
-from nc_sweeps.config.composition import NO_WHITELIST, VERSION_BASE
-from nc_sweeps.config.resolvers import register_resolvers
 from nc_sweeps.errors import explain_error
 from nc_sweeps.pack import Pack, skip_garbage_collection_at_exit
+from nc_sweeps.resolvers import register_resolvers
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.training.processes import is_leader
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from nc_sweeps.composition import compose_config
 from nc_sweeps.config import RunConfig, parse
-from nc_sweeps.config.composition import compose_config
 from nc_sweeps.errors import ConfigError
 
 #: A sweep point small enough for a test.

@@ -77,8 +77,8 @@ def features(
 
 def _images(overrides: list[str]) -> "ReadConfig":
     """The data set that is asked for, with pixels as they were read."""
+    from nc_sweeps.composition import compose_config
     from nc_sweeps.config import ReadConfig, parse_dataset
-    from nc_sweeps.config.composition import compose_config
 
     config = parse_dataset(compose_config(overrides))
     if not isinstance(config, ReadConfig):

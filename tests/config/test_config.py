@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 
 import conf
 from nc_sweeps.activations import ACTIVATIONS
+from nc_sweeps.composition import compose_config
 from nc_sweeps.config import (
     DATASETS,
     DYNAMICS,
@@ -19,7 +20,6 @@ from nc_sweeps.config import (
     select_metrics,
     signature,
 )
-from nc_sweeps.config.composition import compose_config
 from nc_sweeps.config.dynamics import INTEGRATOR_NAMES
 from nc_sweeps.config.models import ACTIVATION_NAMES
 from nc_sweeps.data import LOADERS

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from nc_sweeps.composition import compose_config
 from nc_sweeps.config import Variations, parse
-from nc_sweeps.config.composition import compose_config
 from nc_sweeps.errors import ConfigError
 
 VALUES = {

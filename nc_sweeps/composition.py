@@ -7,7 +7,7 @@ import hydra
 import hydra.utils
 from omegaconf import DictConfig
 
-from nc_sweeps.config.resolvers import register_resolvers
+from nc_sweeps.resolvers import register_resolvers
 
 #: Argument of every function that starts Hydra. Without it Hydra 1.3 behaves as 1.1; Hydra 1.4 warns of it.
 VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
