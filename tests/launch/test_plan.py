@@ -1,4 +1,4 @@
-"""Which runs a pack gets, and which packs a job."""
+"""The division of runs into packs, and of packs among jobs."""
 
 from dataclasses import replace
 from itertools import chain, pairwise

@@ -15,7 +15,8 @@ from nc_launch.submission import find_submissions
 from polars.testing import assert_frame_equal
 
 import nc_sweeps
-from nc_sweeps.store.runs import environment, read_summary
+from nc_sweeps.store.environment import describe_environment
+from nc_sweeps.store.sweep_folder import SweepFolder
 from tests.configs import TINY
 from tests.processes import PATIENCE
 
@@ -54,7 +55,7 @@ def undisturbed(undisturbed_sweep):
 
 
 def assert_same_numbers(sweep, undisturbed):
-    # The rows of float64 measurements, to rounding: who takes runs over may take them in ensembles of another size.
+    # Equal to rounding in float64: a process that takes runs over may train them in ensembles of another size.
     assert_frame_equal(nc_sweeps.load_sweep(sweep).drop("seconds"), undisturbed, rel_tol=1e-10, abs_tol=1e-13)
 
 
@@ -65,8 +66,8 @@ def wait_for(condition, seconds=PATIENCE):
         time.sleep(0.05)
 
 
-def workers(folder):
-    """Processes that train the sweeps of a folder."""
+def find_workers(folder):
+    """Return the processes that train the sweeps of a folder."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         if "submitit.core._submit" in (process.info["cmdline"] or []) and str(folder) in process.info["cmdline"][-1]:
@@ -74,7 +75,7 @@ def workers(folder):
     return found
 
 
-def begun(sweep, runs=4):
+def have_begun(sweep, runs=4):
     return len(list(sweep.glob("*/checkpoint.safetensors"))) == runs
 
 
@@ -92,9 +93,9 @@ def test_a_detached_sweep_is_watched_cancelled_resumed_and_attached_to(run_comma
     left = run_command(*SWEEP, "hydra.launcher.wait=false")
     assert left.returncode == 0
     assert "nc-sweep attach" in " ".join(left.stderr.split())
-    wait_for(lambda: begun(sweep))
-    training = workers(tmp_path)
-    for worker in training:  # it would be done before anybody has looked
+    wait_for(lambda: have_begun(sweep))
+    training = find_workers(tmp_path)
+    for worker in training:  # else they would be done before the command has looked
         worker.suspend()
     files = {path: path.stat().st_mtime_ns for path in sweep.glob("manifest/*")}
     shown = nc_sweep("status", "results/sweep")
@@ -105,7 +106,7 @@ def test_a_detached_sweep_is_watched_cancelled_resumed_and_attached_to(run_comma
     assert "1 job cancelled" in nc_sweep("cancel", "results/sweep").stdout
     for worker in training:
         worker.resume()
-    wait_for(lambda: not workers(tmp_path))
+    wait_for(lambda: not find_workers(tmp_path))
     stopped = nc_sweep("status", "results/sweep").stdout
     assert "4 stopped" in stopped
     assert "nc-sweep resume results/sweep" in stopped
@@ -113,8 +114,8 @@ def test_a_detached_sweep_is_watched_cancelled_resumed_and_attached_to(run_comma
     resumed = subprocess.Popen(
         [str(Path(sys.executable).with_name("nc-sweep")), "resume", "results/sweep"], cwd=tmp_path
     )
-    wait_for(lambda: workers(tmp_path))
-    resumed.kill()  # and somebody else waits for what it began
+    wait_for(lambda: find_workers(tmp_path))
+    resumed.kill()  # another process waits for the jobs that it started
     resumed.wait()
     attached = nc_sweep("attach", "results/sweep")
     assert attached.returncode == 0, attached.stderr
@@ -128,13 +129,13 @@ def test_a_stopped_launcher_stops_its_workers_which_save(run_command, tmp_path, 
     sweep = tmp_path / "results" / "sweep"
     command = [sys.executable, "-m", "nc_sweeps", *SWEEP]
     launcher = subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: begun(sweep))
+    wait_for(lambda: have_begun(sweep))
     launcher.send_signal(how)
     _, errors = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 1
     assert "interrupted; the same command, or nc-sweep resume, goes on" in errors
     assert "Traceback" not in errors
-    assert not workers(tmp_path)
+    assert not find_workers(tmp_path)
     assert not list(sweep.glob(".leases"))
     again = run_command(*SWEEP)
     assert again.returncode == 0, again.stderr
@@ -148,8 +149,8 @@ def test_a_killed_worker_is_replaced_and_two_launchers_do_each_run_once(run_comm
         subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    wait_for(lambda: begun(sweep))
-    workers(tmp_path)[0].kill()
+    wait_for(lambda: have_begun(sweep))
+    find_workers(tmp_path)[0].kill()
     for launcher in launchers:
         _, errors = launcher.communicate(timeout=PATIENCE)
         assert launcher.returncode == 0, errors
@@ -161,8 +162,8 @@ def test_a_worker_takes_pack_after_pack_and_its_end_is_no_fault_of_those_in_line
     command = [sys.executable, "-m", "nc_sweeps", *SWEEP, "hydra.launcher.max_runs_per_pack=1"]
     launcher = subprocess.Popen(command, cwd=tmp_path)
     for runs in (2, 3):
-        wait_for(lambda runs=runs: begun(sweep, runs) and workers(tmp_path))
-        (worker,) = workers(tmp_path)
+        wait_for(lambda runs=runs: have_begun(sweep, runs) and find_workers(tmp_path))
+        (worker,) = find_workers(tmp_path)
         worker.kill()
         worker.wait()
     assert launcher.wait(PATIENCE) == 0
@@ -172,7 +173,7 @@ def test_a_worker_takes_pack_after_pack_and_its_end_is_no_fault_of_those_in_line
 
 
 def test_a_run_that_kills_its_worker_fails_alone(run_command, tmp_path):
-    """A width for which no memory can be had, and a limit that makes the system kill who asks for it."""
+    """A width that needs too much memory, and a limit at which the system kills the process that asks for it."""
     limit = f"ulimit -v {12 * 2**20}; exec"
     command = [sys.executable, "-m", "nc_sweeps", "-m", "hydra/launcher=packed", *TINY, "width.particles=12,40000000"]
     done = subprocess.run(
@@ -186,10 +187,9 @@ def test_a_run_that_kills_its_worker_fails_alone(run_command, tmp_path):
 
 
 def test_runs_know_the_commit_of_the_code_that_was_frozen_for_them(undisturbed_sweep):
-    commits = {
-        read_summary(path.parent)["environment"]["git_commit"] for path in undisturbed_sweep.glob("*/summary.json")
-    }
-    assert commits == {environment()["git_commit"]}
+    runs = SweepFolder(undisturbed_sweep).run_folders()
+    commits = {run.read_summary().environment["git_commit"] for run in runs}
+    assert commits == {describe_environment()["git_commit"]}
 
 
 def test_errors_are_one_line(nc_sweep):

@@ -1,4 +1,4 @@
-"""What one sees of a sweep while it goes on, at a terminal and without one."""
+"""The view of a sweep in progress, at a terminal and without one."""
 
 import io
 import os
@@ -26,13 +26,13 @@ def packs(tmp_path, monkeypatch):
     return [writer, ProgressWriter(tmp_path / "1.json")]
 
 
-def read(packs):
+def read_progress(packs):
     return [PackProgress.read(writer.path) for writer in packs]
 
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """A console at a terminal of its own, and a function that closes it and says what it was sent."""
+    """A console at a terminal of its own, and a function that closes it and returns what it received."""
     monkeypatch.setenv("TERM", "xterm-256color")
     ours, theirs = pty.openpty()
     tty.setraw(theirs)
@@ -64,16 +64,16 @@ def test_at_a_terminal_all_runs_and_each_pack_at_work_have_a_bar(packs, terminal
     console, close = terminal
     assert console.is_terminal
     with SweepView(console) as view:
-        view.show(read(packs), 8)
+        view.show(read_progress(packs), 8)
         view._bar.refresh()
         packs[0].finish_runs(3)
         packs[0].close("done")
-        view.show(read(packs), 8)
+        view.show(read_progress(packs), 8)
         view._bar.refresh()
     frames = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", close())
     assert re.search(r"1/8 runs .*25%.* NC1 0\.12 … 0\.5", frames)
     assert re.search(r"1/4 pack 0 on node7:3 .*25%.* NC1 0\.12 … 0\.5", frames)
-    # What is over has no line of its own any more; what begins has one.
+    # A pack that is done has no bar any more; a pack that begins has one.
     last = frames[frames.rindex("4/8 runs") :]
     assert "pack 1 on node7:3" in last
     assert "pack 0" not in last
@@ -82,10 +82,10 @@ def test_at_a_terminal_all_runs_and_each_pack_at_work_have_a_bar(packs, terminal
 def test_without_a_terminal_a_line_is_written_now_and_then(packs):
     console = Console(file=io.StringIO(), width=110)
     with SweepView(console) as view:
-        view.show(read(packs), 80)
-        assert console.file.getvalue() == ""  # too little to speak of
-        view.show(read(packs), 8)
-        view.show(read(packs), 8)
+        view.show(read_progress(packs), 80)
+        assert console.file.getvalue() == ""  # fewer runs have ended than are worth a line
+        view.show(read_progress(packs), 8)
+        view.show(read_progress(packs), 8)
         packs[0].finish_runs(3)
-        view.show(read(packs), 8)
+        view.show(read_progress(packs), 8)
     assert console.file.getvalue() == "1/8 runs: NC1 0.12 … 0.5\n4/8 runs: NC1 0.12 … 0.5\n"
