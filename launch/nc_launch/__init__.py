@@ -1,1 +1,1 @@
-"""Where runs go: plans, submissions, workers, and the command ``nc-sweep``."""
+"""Launching of sweeps: plans, submissions, backends, and the command ``nc-sweep``."""
