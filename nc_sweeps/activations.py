@@ -1,7 +1,6 @@
-r"""Activations :math:`\sigma` with what the theory needs to know of them.
+r"""Activations :math:`\sigma` and the constants of them that the theory uses.
 
-The derivative is given as a function of the *value* :math:`s = \sigma(z)`, so that a backward pass keeps one array and
-not two.
+The derivative is a function of the *value* :math:`s = \sigma(z)`, so that a backward pass keeps one array and not two.
 """
 
 import math
@@ -18,12 +17,12 @@ class Activation:
     r"""An activation and its constants.
 
     Args:
-        name: in the configuration.
+        name: name in the configuration.
         value: :math:`z \mapsto \sigma(z)`; may overwrite its argument.
         slope: :math:`\sigma(z) \mapsto \sigma'(z)`; leaves its argument alone.
-        bound: :math:`\sup|\sigma|`, infinite where there is none.
+        bound: :math:`\sup|\sigma|`, infinite if there is none.
         c1: the paper's :math:`C_1` (Assumption 1), a bound on :math:`\sigma, \sigma', \sigma'', \sigma'''` and
-            :math:`(z\sigma')'`; infinite where the assumption fails.
+            :math:`(z\sigma')'`; infinite if the assumption fails.
     """
 
     name: str
@@ -34,8 +33,8 @@ class Activation:
 
 
 def _tanh(z: Tensor) -> Tensor:
-    # 2·sigmoid(2z) − 1 is tanh to rounding (absolute), and several times faster than torch.tanh on CPUs; half precision
-    # has no digits to spare for the subtraction.
+    # 2·sigmoid(2z) − 1 is tanh to (absolute) rounding and several times faster than torch.tanh on CPUs. Half precision
+    # has no digits to lose in the subtraction.
     if z.dtype.itemsize < 4:
         return z.tanh_()
     return z.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)
@@ -45,12 +44,12 @@ def _tanh_slope(s: Tensor) -> Tensor:
     return torch.addcmul(s.new_ones(()), s, s, value=-1.0)  # 1 − s² in one pass
 
 
-# sup|erf'|; the largest of the derivatives, sup|erf'''|, is twice that.
+# sup|erf'|. The largest of the derivatives, sup|erf'''|, is twice that.
 _ERF_SLOPE = 2.0 / math.sqrt(math.pi)
 
 
 def _erf_slope(s: Tensor) -> Tensor:
-    # 2/√π exp(−z²); where erf(z) has rounded to ±1, z is infinite and the slope 0.
+    # 2/√π exp(−z²). If erf(z) was rounded to ±1, z is infinite and the slope 0.
     return s.erfinv().square_().neg_().exp_().mul_(_ERF_SLOPE)
 
 

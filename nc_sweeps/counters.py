@@ -1,7 +1,7 @@
 r"""Randomness without history: every random number is a function of a counter.
 
-A run's initialisation, noise and mini-batches are read off the counter *(seed, stream, step, index, component)* by the
-Philox 4x32-10 bijection, so they do not depend on who the run is packed with, on which device holds which particles,
+The Philox 4x32-10 bijection computes a run's initialisation, noise and mini-batches from the counter *(seed, stream,
+step, index, component)*. So they do not depend on which runs are packed with it, on which device holds which particles,
 or on where training was stopped and resumed.
 
 Reference:
@@ -23,7 +23,7 @@ _ROUNDS = 10
 
 
 class Stream(IntEnum):
-    """What a random number is for; different streams of one seed are independent."""
+    """Purposes of random numbers; different streams of one seed are independent."""
 
     PARTICLES = 0
     HEAD = 1
@@ -33,14 +33,14 @@ class Stream(IntEnum):
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    r"""Philox 4x32-10: four pseudo-random 32-bit words for every counter.
+    r"""Return four pseudo-random 32-bit words for every counter, by Philox 4x32-10.
 
     Args:
-        counter: four int64 tensors of words in :math:`[0, 2^{32})`; they broadcast against each other.
+        counter: four int64 tensors of words in :math:`[0, 2^{32})`, which broadcast against each other.
         key: two such tensors.
 
     Returns:
-        Four int64 tensors of the broadcast shape, words in :math:`[0, 2^{32})`.
+        Four int64 tensors of the broadcast shape, with words in :math:`[0, 2^{32})`.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -64,10 +64,10 @@ def words(
     indices: Int[Tensor, "index"],
     components: int,
 ) -> tuple[Tensor, ...]:
-    """Four words for every (run, index, block of four components), each of shape (run, index, ⌈components/4⌉)."""
+    """Return four words for every (run, index, block of four components), of shape (run, index, ⌈components/4⌉)."""
     blocks = torch.arange(-(-components // 4), device=seeds.device)
     step = torch.as_tensor(step, device=seeds.device)
-    # The fourth word holds the stream and what of the step exceeds 32 bits.
+    # The fourth word holds the stream and the bits of the step beyond the first 32.
     counter = (blocks, indices[:, None], step & _WORD, (step >> 32) << 8 | int(stream))
     seeds = seeds[:, None, None]
     return philox(counter, (seeds & _WORD, (seeds >> 32) & _WORD))
@@ -81,13 +81,13 @@ def normals(
     components: int,
     dtype: torch.dtype,
 ) -> Float[Tensor, "run index {components}"]:
-    """Standard normals by Box and Muller, one row an index (for noise: a particle).
+    """Return standard normals by Box and Muller, one row for each index (for noise: for each particle).
 
     Args:
-        seeds: one seed a run, non-negative.
-        stream: what the numbers are for.
-        step: time step (or epoch) they belong to, as a number or on the device of the seeds.
-        indices: which particles; any subset or order gives the same row for the same index.
+        seeds: one non-negative seed for each run.
+        stream: purpose of the numbers.
+        step: time step (or epoch) to which they belong, as a number or on the device of the seeds.
+        indices: numbers of the particles; any subset or order gives the same row for the same index.
         components: how many numbers each index gets.
         dtype: floating-point type in which the words are transformed, float32 or float64.
 
@@ -105,7 +105,7 @@ def normals(
 
 
 def permutations(seeds: Int[Tensor, "run"], stream: Stream, epoch: int, size: int) -> Int[Tensor, "run {size}"]:
-    """One uniform permutation of 0 … size−1 a run, by sorting 62-bit random keys."""
+    """Return a uniform permutation of 0 … size−1 for each run, by sorting 62-bit random keys."""
     w0, w1, _, _ = words(seeds, stream, epoch, torch.arange(size, device=seeds.device), 1)
     keys = ((w0 << 30) | (w1 >> 2)).squeeze(-1)
     return torch.argsort(keys, dim=1, stable=True)

@@ -1,1 +1,1 @@
-"""Networks."""
+"""Networks: mean-field ensembles and deep networks."""

@@ -1,8 +1,8 @@
 r"""Deep networks with a linear head: layers of any kind give features H, and scores are :math:`F = H W`.
 
 The architectures are torchvision's, for images of any number of channels and of few pixels. Their heads have no bias,
-as (3) has none; and there may be a linear layer, without bias and without activation, before the head: then the last
-two layers are linear, as those of a mean-field network are, and their balancedness is defined.
+as in (3). A linear layer without bias and without activation may stand before the head: then the last two layers are
+linear, as in a mean-field network, and their balancedness is defined.
 """
 
 import math
@@ -21,8 +21,8 @@ class DeepNetwork(nn.Module):
 
     Args:
         backbone: takes a batch of samples to rows (b, width).
-        width: of what comes out of the backbone.
-        shape: of a sample.
+        width: number of outputs of the backbone.
+        shape: shape of a sample.
         features: p of the linear layer; None: there is none, and p = width.
         classes: q.
     """
@@ -37,52 +37,52 @@ class DeepNetwork(nn.Module):
         self.head = nn.Linear(features or width, classes, bias=False)
 
     def features(self, X: Float[Tensor, "b d"]) -> Float[Tensor, "b p"]:
-        """Features H of samples given as rows."""
+        """Return the features H of samples given as rows."""
         Z: Tensor = self.backbone(X.view(-1, *self.shape))
         return Z if self.linear is None else self.linear(Z)
 
     def forward(self, X: Float[Tensor, "b d"]) -> Float[Tensor, "b q"]:
-        """Scores F."""
+        """Return the scores F."""
         F: Tensor = self.head(self.features(X))
         return F
 
 
-def deep_network(
+def build_deep_network(
     name: str, shape: Sequence[int], classes: int, features: int | None = None, hidden: Sequence[int] = ()
 ) -> DeepNetwork:
-    """A network without numbers, on the device ``meta``.
+    """Build a network whose parameters have no values yet, on the device ``meta``.
 
     Args:
         name: ``mlp``, ``resnet18`` or ``vgg11``.
-        shape: of a sample, (channels, height, width) of an image.
+        shape: shape of a sample; of an image (channels, height, width).
         classes: q.
         features: p of a linear layer before the head; None: there is none.
-        hidden: widths of the hidden layers of ``mlp``, at least one; the others have their own.
+        hidden: widths of the hidden layers of ``mlp``, at least one; the other networks have widths of their own.
 
     Raises:
-        ConfigError: the network is for images and the samples are none.
+        ConfigError: the network takes images and the samples are no images.
     """
     with torch.device("meta"):
         if name == "mlp":
-            backbone, width = _mlp(math.prod(shape), hidden), hidden[-1]
+            backbone, width = _build_mlp(math.prod(shape), hidden), hidden[-1]
         elif len(shape) == 3:
-            backbone, width = _OF_IMAGES[name](shape[0]), 512
+            backbone, width = _IMAGE_BACKBONES[name](shape[0]), 512
         else:
             raise ConfigError(f"model.name={name}: is for images, and samples have {shape[0]} numbers; take mlp")
         return DeepNetwork(backbone, width, shape, features, classes)
 
 
-def _mlp(dimension: int, hidden: Sequence[int]) -> nn.Module:
-    """Linear layers, each followed by ReLU."""
+def _build_mlp(dimension: int, hidden: Sequence[int]) -> nn.Module:
+    """Build linear layers, each followed by ReLU."""
     layers: list[nn.Module] = [nn.Flatten()]
     for before, width in zip([dimension, *hidden], hidden, strict=False):
         layers += [nn.Linear(before, width), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 
-def _resnet18(channels: int) -> nn.Module:
-    """ResNet-18 (He, Zhang, Ren, Sun 2016) as it is usual for small images: a 3×3 stem of stride 1 instead of the 7×7
-    one of stride 2, and no max-pooling after it.
+def _build_resnet18(channels: int) -> nn.Module:
+    """Build ResNet-18 (He, Zhang, Ren, Sun 2016) as usual for small images: with a 3×3 stem of stride 1 instead of the
+    7×7 stem of stride 2, and without the max-pooling after it.
     """
     from torchvision.models import resnet18
 
@@ -93,10 +93,11 @@ def _resnet18(channels: int) -> nn.Module:
     return network
 
 
-def _vgg11(channels: int) -> nn.Module:
-    """VGG-11 (Simonyan, Zisserman 2015) with BatchNorm: its convolutions, whose max-pooling rounds odd sizes up so that
-    images of less than 32 pixels reach the end, then the mean over what is left of the image instead of two layers of
-    4096.
+def _build_vgg11(channels: int) -> nn.Module:
+    """Build VGG-11 (Simonyan, Zisserman 2015) with BatchNorm for small images.
+
+    Max-pooling rounds odd sizes up, so that images of less than 32 pixels pass all convolutions; the mean over what is
+    left of the image replaces two layers of 4096.
     """
     from torchvision.models import vgg11_bn
 
@@ -108,26 +109,26 @@ def _vgg11(channels: int) -> nn.Module:
     return nn.Sequential(layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-_OF_IMAGES: dict[str, Callable[[int], nn.Module]] = {"resnet18": _resnet18, "vgg11": _vgg11}
+_IMAGE_BACKBONES: dict[str, Callable[[int], nn.Module]] = {"resnet18": _build_resnet18, "vgg11": _build_vgg11}
 
 
-#: Standard deviation of the last linear layers. With z out of the backbone the square loss has curvature ‖z‖²σ² in a
-#: layer before a head of singular value σ: with larger layers steps must be smaller, and with smaller ones the network
-#: stays long at the saddle where the scores of all samples are equal.
+#: Standard deviation of the initial last linear layers. With an output z of the backbone and a head of singular value
+#: σ, the square loss has curvature ‖z‖²σ² in the layer before the head: larger weights need smaller steps, and with
+#: smaller ones the network stays long at the saddle where the scores of all samples are equal.
 _LAST_SCALE = 0.05
 
 
 @torch.no_grad()
 def initialise(network: DeepNetwork, seed: int, dtype: torch.dtype) -> DeepNetwork:
-    r"""Give a network its initial state, a function of the seed alone.
+    r"""Return a network in its initial state, a function of the seed alone.
 
-    Weights are :math:`\mathcal N(0, 2/m)` in the backbone (He, Zhang, Ren, Sun 2015), where a ReLU follows, and
-    :math:`\mathcal N(0, 0.05^2)` in the linear layers after it, m the number of inputs of an output; biases are 0,
-    BatchNorm is the identity.
+    Let m be the number of inputs of an output. Weights are :math:`\mathcal N(0, 2/m)` in the backbone, where a ReLU
+    follows (He, Zhang, Ren, Sun 2015), and :math:`\mathcal N(0, 0.05^2)` in the linear layers after it. Biases are 0,
+    and BatchNorm is the identity.
 
     Args:
-        network: on the device ``meta``.
-        seed: of the run.
+        network: network on the device ``meta``.
+        seed: seed of the run.
         dtype: floating-point type of the state. Numbers are drawn in float64 and rounded once.
     """
     network = network.to(dtype).to_empty(device="cpu")

@@ -1,13 +1,13 @@
 r"""The two passes through the first layer, which cost nearly all of a step.
 
-Forward, a mean over particles, wherever they are, for every sample; backward, sums over samples for every particle held
-here:
+The forward pass takes, for every sample, a mean over the particles of all processes. The backward pass takes, for every
+particle of this process, sums over samples:
 
 .. math::
     \sigma(X U^\top) Z / N, \qquad
     \big((B r^\top) \circ \sigma'(X U^\top)^\top\big) X \ \text{ and }\ \sigma(X U^\top)^\top r.
 
-Neither needs more of the activations than a block at a time, so memory does not grow with n × N.
+Both need only one block of the activations at a time, so memory does not grow with n × N.
 """
 
 from collections.abc import Iterator
@@ -20,22 +20,22 @@ from nc_sweeps import kernels
 from nc_sweeps.activations import Activation
 from nc_sweeps.models.shard import Shard
 
-#: Elements of a (run, particle, sample) block of activations: few enough to stay in a core's cache, …
+#: Elements of a (run, particle, sample) block of activations, few enough to stay in a core's cache.
 BLOCK_ELEMENTS = 2**18
-#: … but never so few particles that the matrix products become slow.
+#: Least number of particles in a block: with fewer, matrix products are slow.
 MIN_BLOCK_PARTICLES = 64
-#: Activations that may be held from the forward to the backward pass, on a GPU and where there is no compiled step.
+#: Number of activations that may be kept from the forward to the backward pass where no compiled code makes them.
 KEPT_ELEMENTS = 2**25
 
 
 class FirstLayer:
     r"""Activations :math:`S = \sigma(X U^\top)` of an ensemble on some inputs, never held as a whole.
 
-    Compiled code makes the passes where there is any (:mod:`nc_sweeps.kernels`), PyTorch's operations elsewhere. The
-    latter keep the activations of a forward pass for the backward pass while they are few.
+    Compiled code makes the passes if there is any (:mod:`nc_sweeps.kernels`), else PyTorch's operations. The latter
+    keep the activations of a forward pass for the backward pass if they are few.
 
     Args:
-        U: first layer of the particles held here, (run, own, d).
+        U: first layer of the particles of this process, (run, own, d).
         X: inputs, (run, n, d).
         activation: σ.
         shard: which particles these are.
@@ -53,7 +53,7 @@ class FirstLayer:
         self._kept: dict[int, Tensor] = {}
 
     def particle_mean(self, Z: Float[Tensor, "run own k"]) -> Float[Tensor, "run n k"]:
-        r""":math:`S Z / N`: for every sample the mean over all particles of :math:`\sigma(u_j^\top x) z_j`."""
+        r"""Return :math:`S Z / N`: for every sample the mean over all particles of :math:`\sigma(u_j^\top x) z_j`."""
         return self.shard.mean(self._particle_sums(Z))
 
     def _particle_sums(self, Z: Float[Tensor, "run own k"]) -> Float[Tensor, "run n k"]:
@@ -67,7 +67,7 @@ class FirstLayer:
     def sample_sums(
         self, B: Float[Tensor, "run own q"], r: Float[Tensor, "run n q"]
     ) -> tuple[Float[Tensor, "run own d"], Float[Tensor, "run own q"]]:
-        r""":math:`\big((B r^\top) \circ \sigma'(X U^\top)^\top\big) X` and :math:`S^\top r`."""
+        r"""Return :math:`\big((B r^\top) \circ \sigma'(X U^\top)^\top\big) X` and :math:`S^\top r`."""
         if self._compiled:
             return kernels.sample_sums(self.U, self.X, B, r, self.activation.name)
         slopes, sums = torch.empty_like(self.U), torch.empty_like(B)
@@ -78,7 +78,7 @@ class FirstLayer:
         return slopes, sums
 
     def _blocks(self) -> Iterator[tuple[slice, Float[Tensor, "run block n"]]]:
-        """Blocks of particles with their activations, transposed: products read memory in order."""
+        """Yield blocks of particles and their activations, transposed so that products read memory in order."""
         runs, N, n = self.U.shape[0], self.U.shape[1], self.X.shape[1]
         width = max(MIN_BLOCK_PARTICLES, BLOCK_ELEMENTS // (runs * n))
         for start in range(0, N, width):

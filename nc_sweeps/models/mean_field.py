@@ -3,7 +3,7 @@ r"""The three-layer mean-field network (1)–(3), many at a time.
 .. math::
     h_\rho(x) = \mathbb{E}_{(a,u)\sim\rho}[a\,\sigma(u^\top x)], \qquad f(x) = \gamma\, W^\top h_\rho(x)
 
-with :math:`\rho` the empirical measure of N particles, of which a process holds all or some
+with :math:`\rho` the empirical measure of N particles. A process holds all of them or some
 (:class:`~nc_sweeps.models.shard.Shard`).
 """
 
@@ -27,13 +27,13 @@ class MeanFieldEnsemble(nn.Module):
     """R mean-field networks of one shape as one set of batched tensors; a single network is R = 1.
 
     Args:
-        U: first layer of the particles held here, (run, own, d).
+        U: first layer of the particles of this process, (run, own, d).
         A: their second layer, (run, own, p).
         W: linear head, (run, p, q).
         gamma: output scale γ of each run, (run,).
         activation: σ.
         truncation: τ_R of the second layer; None: R = ∞.
-        shard: which particles are held here; None: all.
+        shard: which particles this process holds; None: all.
     """
 
     gamma: Tensor
@@ -49,7 +49,7 @@ class MeanFieldEnsemble(nn.Module):
         shard: Shard | None = None,
     ) -> None:
         super().__init__()
-        # The flow moves the parameters by its own gradients; autograd has no part in it.
+        # The flow has gradients of its own and needs no autograd.
         self.U = nn.Parameter(U.contiguous(), requires_grad=False)
         self.A = nn.Parameter(A.contiguous(), requires_grad=False)
         self.W = nn.Parameter(W.contiguous(), requires_grad=False)
@@ -65,30 +65,30 @@ class MeanFieldEnsemble(nn.Module):
 
     @property
     def particles(self) -> int:
-        """Number of particles N of each network, here and elsewhere."""
+        """Number of particles N of each network, in all processes together."""
         return self.shard.particles
 
     @property
     def second_layer(self) -> Float[Tensor, "run own p"]:
-        r"""The second layer as the features see it, :math:`\tau_R(A)`."""
+        r"""Second layer as the features see it, :math:`\tau_R(A)`."""
         return self.A if self.truncation is None else self.truncation.value(self.A)
 
     @property
     def second_moment(self) -> Float[Tensor, "run p p"]:
-        r""":math:`\bar A = A^\top A/N`, in float64."""
+        r"""Second moment :math:`\bar A = A^\top A/N` of the second layer, in float64."""
         A = self.A.double()
         return self.shard.mean(A.mT @ A)
 
     def first_layer(self, X: Float[Tensor, "run n d"]) -> FirstLayer:
-        """The passes through the first layer on some inputs."""
+        """Return the passes through the first layer on some inputs."""
         return FirstLayer(self.U, X, self.activation, self.shard)
 
     def features(self, X: Float[Tensor, "run n d"]) -> Float[Tensor, "run n p"]:
-        r"""Features :math:`H = \sigma(X U^\top)\, \tau_R(A) / N` (2)."""
+        r"""Return the features :math:`H = \sigma(X U^\top)\, \tau_R(A) / N` (2)."""
         return self.first_layer(X).particle_mean(self.second_layer)
 
     def forward(self, X: Float[Tensor, "run n d"]) -> Float[Tensor, "run n q"]:
-        r"""Predictor :math:`F = \gamma H W` (3)."""
+        r"""Return the predictions :math:`F = \gamma H W` (3)."""
         return self.gamma[:, None, None] * torch.bmm(self.features(X), self.W)
 
 
@@ -108,25 +108,27 @@ def initial_ensemble(
     truncation: Truncation | None = None,
     processes: int = 1,
 ) -> MeanFieldEnsemble:
-    r"""Initial state of Assumption 1: particles :math:`\mathcal N(0, \mathrm{diag}(s_a^2 I_p, s_u^2 I_d))` and
-    orthonormal columns :math:`W_0^\top W_0 = s_w^2 I_q`.
+    r"""Return networks in the initial state of Assumption 1.
+
+    Particles are :math:`\mathcal N(0, \mathrm{diag}(s_a^2 I_p, s_u^2 I_d))`, and the head has orthonormal columns,
+    :math:`W_0^\top W_0 = s_w^2 I_q`.
 
     Args:
-        seeds: one a run.
+        seeds: seed of each run.
         particles, dimension, features, classes: N, d, p ≥ q, q.
         scale_u, scale_a, scale_w: standard deviations :math:`s_u, s_a` and the scale :math:`s_w` of each run.
         gamma: γ of each run.
         activation: σ.
         dtype: floating-point type of the state. Numbers are drawn in float64 and rounded once.
         truncation: τ_R; None: R = ∞.
-        processes: over which the particles are spread; this one's are returned.
+        processes: number of processes over which the particles are spread; those of this process are returned.
     """
     shard = Shard.of_this_process(particles, processes)
     key = torch.tensor(list(seeds), dtype=torch.int64)
     which, width = shard.indices, features + dimension
     U = torch.empty(len(key), len(which), dimension, dtype=dtype)
     A = torch.empty(len(key), len(which), features, dtype=dtype)
-    for run in range(len(key)):  # one at a time: float64 numbers and their counters are wide
+    for run in range(len(key)):  # one after another, since float64 numbers and their counters take memory
         theta = normals(key[[run]], Stream.PARTICLES, 0, which, width, torch.float64)[0]
         U[run], A[run] = scale_u[run] * theta[:, features:], scale_a[run] * theta[:, :features]
     head = _orthonormal(normals(key, Stream.HEAD, 0, torch.arange(features), classes, torch.float64))
@@ -142,7 +144,7 @@ def initial_ensemble(
 
 
 def _orthonormal(Z: Float[Tensor, "run p q"]) -> Float[Tensor, "run p q"]:
-    """Haar-distributed orthonormal columns: QR with the sign of R's diagonal made positive."""
+    """Return Haar-distributed orthonormal columns: those of a QR decomposition in which R has a positive diagonal."""
     Q, R = torch.linalg.qr(Z)
     columns: Tensor = Q * torch.sgn(torch.diagonal(R, dim1=-2, dim2=-1)).unsqueeze(-2)
     return columns

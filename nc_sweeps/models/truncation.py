@@ -9,8 +9,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Truncation:
-    r""":math:`\tau_R(z)`: z up to :math:`|z| = R`, :math:`\mathrm{sign}(z)(R + C_0)` from :math:`R + 2C_0` on; in
-    between its slope falls smoothly from 1 to 0,
+    r"""The function :math:`\tau_R(z)`: z up to :math:`|z| = R`, and :math:`\mathrm{sign}(z)(R + C_0)` from
+    :math:`|z| = R + 2C_0` on. In between its slope falls smoothly from 1 to 0,
 
     .. math::
         \tau_R'(z) = 1 - 3t^2 + 2t^3, \qquad t = \mathrm{clip}\Big(\frac{|z| - R}{2 C_0}, 0, 1\Big).
@@ -24,12 +24,12 @@ class Truncation:
     c0: float
 
     def value(self, A: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        r""":math:`\tau_R(A)`, entry by entry."""
+        r"""Return :math:`\tau_R(A)`, entry by entry."""
         t = self._progress(A)
         return A.sign() * (A.abs().clamp(max=self.radius) + 2.0 * self.c0 * (t - t**3 + t**4 / 2.0))
 
     def slope(self, A: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        r""":math:`\tau_R'(A)`, entry by entry."""
+        r"""Return :math:`\tau_R'(A)`, entry by entry."""
         t = self._progress(A)
         return 1.0 - t.square() * (3.0 - 2.0 * t)
 
@@ -38,5 +38,5 @@ class Truncation:
 
 
 def limits(truncation: Truncation | None) -> tuple[float, float]:
-    """R and C₀; R = ∞ where there is no truncation."""
+    """Return R and C₀, with R = ∞ if there is no truncation."""
     return (math.inf, 1.0) if truncation is None else (truncation.radius, truncation.c0)
