@@ -58,4 +58,4 @@ def test_readme_has_commands_and_only_links_to_what_is_there():
 def test_references_are_up_to_date(name):
     reference = runpy.run_path(str(ROOT / "docs" / "reference.py"))
     written = (ROOT / "docs" / f"{name}.md").read_text()
-    assert written == reference[name](), "run `make docs`"
+    assert written == reference[f"describe_{name}"](), "run `make docs`"

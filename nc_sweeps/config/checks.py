@@ -47,13 +47,13 @@ def check(config: RunConfig) -> None:
         ConfigError: its message names the key, its value and what would be right.
     """
     checks = _Checks(config)
-    checks.run()
-    checks.dataset()
-    checks.model()
-    checks.dynamics()
-    checks.metrics()
-    checks.tracking()
-    checks.figure()
+    checks.check_run()
+    checks.check_dataset()
+    checks.check_model()
+    checks.check_dynamics()
+    checks.check_metrics()
+    checks.check_tracking()
+    checks.check_figure()
 
 
 def check_dataset(config: RunConfig) -> None:
@@ -62,7 +62,7 @@ def check_dataset(config: RunConfig) -> None:
     Raises:
         ConfigError: as for :func:`check`.
     """
-    _Checks(config).dataset()
+    _Checks(config).check_dataset()
 
 
 def suggest_choice(value: Any, choices: Sequence[str]) -> str:
@@ -88,10 +88,12 @@ def _suggest_dynamics(model: str, dynamics: str) -> str:
 
 
 class _Checks:
+    """The checks of one configuration, group by group."""
+
     def __init__(self, config: RunConfig) -> None:
         self.config = config
 
-    def run(self) -> None:
+    def check_run(self) -> None:
         config = self.config
         for name, value, _ in list_values(config):
             if isinstance(value, int) and not name.endswith("seed"):
@@ -99,32 +101,32 @@ class _Checks:
         self._require(
             config.name not in {"", ".", ".."} and "/" not in config.name, "name", "must be a plain folder name"
         )
-        self._seed("seed")
-        self._at_least("width.particles", 1)
-        self._at_least("compute.devices", 1)
-        self._at_least("compute.nodes", 1)
+        self._require_seed("seed")
+        self._require_at_least("width.particles", 1)
+        self._require_at_least("compute.devices", 1)
+        self._require_at_least("compute.nodes", 1)
         processes, particles = config.compute.processes, config.width.particles
         key = "compute.devices" if config.compute.devices > 1 else "compute.nodes"
         alone = f"only particles are spread over processes, and model={config.model.name} has none"
         self._require(processes == 1 or config.model.has_particles, key, alone)
         self._require(processes <= particles, key, f"{processes} processes for {particles} particles; take fewer")
-        self._choice("compute.precision", PRECISIONS)
+        self._require_choice("compute.precision", PRECISIONS)
         self._require(0 <= config.compute.threads <= 1024, "compute.threads", "must lie between 0 (all cores) and 1024")
         memory = config.compute.memory
         self._require(memory is None or 0 < memory <= _LARGEST, "compute.memory", "must be positive, or null")
-        self._at_least("compute.checkpoint_seconds", 0)
-        self._positive("compute.lease_seconds")
+        self._require_at_least("compute.checkpoint_seconds", 0)
+        self._require_positive("compute.lease_seconds")
 
-    def dataset(self) -> None:
+    def check_dataset(self) -> None:
         dataset = self.config.dataset
-        self._seed("dataset.seed")
+        self._require_seed("dataset.seed")
         for key in ("dataset.train_per_class", "dataset.test_per_class"):
-            self._at_least(key, 1)
+            self._require_at_least(key, 1)
         fits = 1 <= dataset.imbalance <= _LARGEST
         self._require(fits, "dataset.imbalance", f"must lie between 1 and {_LARGEST:g}")
         self._require(0 <= dataset.label_noise < 1, "dataset.label_noise", "must be at least 0 and below 1")
         if isinstance(dataset, SyntheticConfig | FeaturesConfig):
-            self._at_least("dataset.classes", 2)
+            self._require_at_least("dataset.classes", 2)
         if isinstance(dataset, SyntheticConfig):
             q = dataset.classes
             fits = dataset.dimension >= q
@@ -137,16 +139,16 @@ class _Checks:
                 f"must lie between -1 and 1/√q = {limit:.4g} for q = {q} classes (set by separation.margin)",
             )
         if isinstance(dataset, GaussianConfig):
-            self._non_negative("dataset.distance")
+            self._require_non_negative("dataset.distance")
         if isinstance(dataset, MnistConfig):
             modulus = dataset.modulus
             fits = modulus is None or 2 <= modulus <= 10
             self._require(fits, "dataset.modulus", "must lie in 2 … 10 or be null")
         if isinstance(dataset, Cifar100Config):
-            self._superclasses(dataset)
+            self._check_superclasses(dataset)
 
-    def _superclasses(self, dataset: Cifar100Config) -> None:
-        self._choice("dataset.classes", CIFAR100_CLASSES)
+    def _check_superclasses(self, dataset: Cifar100Config) -> None:
+        self._require_choice("dataset.classes", CIFAR100_CLASSES)
         key, names = "dataset.superclasses", dataset.superclasses
         for name in names:
             if name not in SUPERCLASSES:
@@ -155,55 +157,55 @@ class _Checks:
         fits = not names or 2 <= len(names) == len(set(names))
         self._require(fits, key, "must be two or more different ones, or none for all")
 
-    def model(self) -> None:
+    def check_model(self) -> None:
         model, q = self.config.model, self.config.dataset.class_count
-        self._choice("model.name", tuple(MODELS))
+        self._require_choice("model.name", tuple(MODELS))
         fits = model.features is None or model.features >= q
         self._require(fits, "model.features", f"must be at least the number of classes, {q}")
         if isinstance(model, MlpConfig):
             self._require(min(model.hidden, default=0) >= 1, "model.hidden", "must name at least one width, all ≥ 1")
         if isinstance(model, MeanFieldConfig):
-            self._mean_field(model)
+            self._check_mean_field(model)
 
-    def _mean_field(self, model: MeanFieldConfig) -> None:
-        self._choice("model.activation", ACTIVATION_NAMES)
-        self._positive("model.gamma")
-        self._positive("model.initial_scale_w")
-        self._non_negative("model.initial_scale_u")
-        self._non_negative("model.initial_scale_a")
+    def _check_mean_field(self, model: MeanFieldConfig) -> None:
+        self._require_choice("model.activation", ACTIVATION_NAMES)
+        self._require_positive("model.gamma")
+        self._require_positive("model.initial_scale_w")
+        self._require_non_negative("model.initial_scale_u")
+        self._require_non_negative("model.initial_scale_a")
         radius, c0 = model.truncation, model.truncation_c0
         self._require(radius >= 2, "model.truncation", "must be at least 2, or inf for none")
         fits = 1 <= c0 <= radius / 2
         self._require(fits, "model.truncation_c0", f"must lie between 1 and half of model.truncation, {radius / 2:g}")
 
-    def dynamics(self) -> None:
+    def check_dynamics(self) -> None:
         dynamics, model = self.config.dynamics, self.config.model
-        self._choice("dynamics.name", tuple(DYNAMICS))
+        self._require_choice("dynamics.name", tuple(DYNAMICS))
         self._require(dynamics.name == model.dynamics, "dynamics.name", _suggest_dynamics(model.name, model.dynamics))
-        self._at_least("dynamics.batch_size", 1)
-        self._positive("dynamics.step_size")
-        self._positive("dynamics.horizon")
-        self._choice("dynamics.horizon_unit", HORIZON_UNITS)
+        self._require_at_least("dynamics.batch_size", 1)
+        self._require_positive("dynamics.step_size")
+        self._require_positive("dynamics.horizon")
+        self._require_choice("dynamics.horizon_unit", HORIZON_UNITS)
         whole = dynamics.horizon_unit != "steps" or dynamics.horizon == int(dynamics.horizon)
         self._require(whole, "dynamics.horizon", "must be a whole number of steps")
         previous = 0.0
         for index, change in enumerate(dynamics.schedule):
             after = f"dynamics.schedule.{index}.after"
             self._require(previous < change.after < 1, after, f"must lie between {previous:g} and 1")
-            self._positive(f"dynamics.schedule.{index}.step_size")
+            self._require_positive(f"dynamics.schedule.{index}.step_size")
             previous = change.after
         if isinstance(dynamics, MomentumConfig):
-            self._choice("dynamics.loss", LOSS_NAMES)
+            self._require_choice("dynamics.loss", LOSS_NAMES)
             self._require(0 <= dynamics.momentum < 1, "dynamics.momentum", "must be at least 0 and below 1")
-            self._non_negative("dynamics.weight_decay")
+            self._require_non_negative("dynamics.weight_decay")
         if isinstance(dynamics, FlowConfig):
             self._require(dynamics.beta > 0, "dynamics.beta", "must be positive (inf: no noise)")
-            self._choice("dynamics.integrator", INTEGRATOR_NAMES)
-            self._non_negative("dynamics.lambda_rho")
-            self._non_negative("dynamics.lambda_w")
-            self._stages()
+            self._require_choice("dynamics.integrator", INTEGRATOR_NAMES)
+            self._require_non_negative("dynamics.lambda_rho")
+            self._require_non_negative("dynamics.lambda_w")
+            self._check_stages()
 
-    def _stages(self) -> None:
+    def _check_stages(self) -> None:
         config, dynamics = self.config, self.config.dynamics
         fits = 0 <= dynamics.stage_one < dynamics.horizon
         self._require(
@@ -211,22 +213,24 @@ class _Checks:
         )
         whole = dynamics.horizon_unit != "steps" or dynamics.stage_one == int(dynamics.stage_one)
         self._require(whole, "dynamics.stage_one", "must be a whole number of steps")
-        held = config.model.train_head or dynamics.stage_one == 0
-        self._require(held, "dynamics.stage_one", "has no effect with model.train_head=false: W is held to the end")
+        has_effect = config.model.train_head or dynamics.stage_one == 0
+        self._require(
+            has_effect, "dynamics.stage_one", "has no effect with model.train_head=false, with which W never moves"
+        )
         if dynamics.stage_one_distance is None:
             return
         key = "dynamics.stage_one_distance"
-        self._positive(key)
+        self._require_positive(key)
         self._require(dynamics.stage_one > 0, key, "needs a stage 1: set dynamics.stage_one, its greatest length")
         known = math.isfinite(dynamics.beta) and dynamics.lambda_rho > 0 and math.isinf(config.model.truncation)
         self._require(known, key, "the optimum is known for finite beta, lambda_rho > 0 and model.truncation=inf only")
 
-    def metrics(self) -> None:
+    def check_metrics(self) -> None:
         metrics = self.config.metrics
-        self._choice("metrics.spacing", SPACINGS)
+        self._require_choice("metrics.spacing", SPACINGS)
         fits = 2 <= metrics.points <= _MOST_POINTS
         self._require(fits, "metrics.points", f"must lie between 2 and {_MOST_POINTS}")
-        self._at_least("metrics.every", 1)
+        self._require_at_least("metrics.every", 1)
         for key in ("include", "exclude"):
             for pattern in getattr(metrics, key):
                 if not _is_known(pattern):
@@ -237,25 +241,27 @@ class _Checks:
         self._require(
             chosen, "metrics.include", "must name at least one metric that the network has and that is not excluded"
         )
-        self._choice("optimized_metric", select_metrics(self.config))
+        self._require_choice("optimized_metric", select_metrics(self.config))
 
-    def tracking(self) -> None:
-        self._choice("tracking.name", TRACKER_NAMES)
-        self._choice("tracking.mode", TRACKING_MODES)
+    def check_tracking(self) -> None:
+        self._require_choice("tracking.name", TRACKER_NAMES)
+        self._require_choice("tracking.mode", TRACKING_MODES)
         project = self.config.tracking.project
         plain = 0 < len(project) <= 128 and not set(project) & set("/\\#?%:")
         self._require(plain, "tracking.project", "must have 1 to 128 characters, none of / \\ # ? % :")
         for tag in self.config.tracking.tags:
             self._require(0 < len(tag) <= 64, "tracking.tags", "a tag has 1 to 64 characters")
 
-    def figure(self) -> None:
+    def check_figure(self) -> None:
         if self.config.figure.x not in {"time", "epoch"}:
-            self._choice("figure.x", ("time", "epoch", *sorted(name for name, _, _ in list_values(self.config))))
+            self._require_choice(
+                "figure.x", ("time", "epoch", *sorted(name for name, _, _ in list_values(self.config)))
+            )
         for name in self.config.figure.y:
             if name not in METRICS:
                 raise ConfigError(f"figure.y={name}: no such metric; {suggest_choice(name, tuple(METRICS))}")
 
-    def _value(self, key: str) -> Any:
+    def _find_value(self, key: str) -> Any:
         def step(tree: Any, part: str) -> Any:
             return tree[int(part)] if isinstance(tree, list) else getattr(tree, part)
 
@@ -263,23 +269,23 @@ class _Checks:
 
     def _require(self, holds: bool, key: str, expected: str) -> None:
         if not holds:
-            raise ConfigError(f"{key}={self._value(key)}: {expected}")
+            raise ConfigError(f"{key}={self._find_value(key)}: {expected}")
 
-    def _choice(self, key: str, choices: Sequence[str]) -> None:
-        value = self._value(key)
+    def _require_choice(self, key: str, choices: Sequence[str]) -> None:
+        value = self._find_value(key)
         if value not in choices:  # only then is it worth looking for the nearest
             raise ConfigError(f"{key}={value}: {suggest_choice(value, choices)}")
 
-    def _seed(self, key: str) -> None:
-        self._require(0 <= self._value(key) < 2**63, key, "must be at least 0 and below 2⁶³")
+    def _require_seed(self, key: str) -> None:
+        self._require(0 <= self._find_value(key) < 2**63, key, "must be at least 0 and below 2⁶³")
 
-    def _positive(self, key: str) -> None:
-        self._require(0 < self._value(key) <= _LARGEST, key, f"must be positive and at most {_LARGEST:g}")
+    def _require_positive(self, key: str) -> None:
+        self._require(0 < self._find_value(key) <= _LARGEST, key, f"must be positive and at most {_LARGEST:g}")
 
-    def _non_negative(self, key: str) -> None:
-        self._require(0 <= self._value(key) <= _LARGEST, key, f"must be at least 0 and at most {_LARGEST:g}")
+    def _require_non_negative(self, key: str) -> None:
+        self._require(0 <= self._find_value(key) <= _LARGEST, key, f"must be at least 0 and at most {_LARGEST:g}")
 
-    def _at_least(self, key: str, least: int) -> None:
+    def _require_at_least(self, key: str, least: int) -> None:
         """Require a number from ``least`` on, or null where the schema allows it."""
-        value = self._value(key)
+        value = self._find_value(key)
         self._require(value is None or value >= least, key, f"must be at least {least}")
