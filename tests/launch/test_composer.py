@@ -8,15 +8,16 @@ from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
-from hydra_plugins.nc_sweeps_launcher.composer import SweepComposer, output_directory
+from hydra_plugins.nc_sweeps_launcher.composer import SweepComposer, find_output_directory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from nc_sweeps.composition import VERSION_BASE
 from nc_sweeps.config import parse
-from nc_sweeps.config.composition import VERSION_BASE
-from nc_sweeps.config.resolvers import register_resolvers
 from nc_sweeps.errors import ConfigError
+from nc_sweeps.resolvers import register_resolvers
+from nc_sweeps.run_spec import RunSpec
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_configs_and_runs_are_those_of_hydra(loader, jobs):
                 composer.load_sweep_config(master, job)
             continue
         composer.load_sweep_config(master, job)
-        assert composer.run(job) == (run, output_directory(deepcopy(expected)))
+        assert composer.make_spec(job) == RunSpec(run, list(job), find_output_directory(deepcopy(expected)))
         found = composer.compose(job)
         assert OmegaConf.to_container(found) == OmegaConf.to_container(expected)
         for node in ("hydra", "dynamics", "metrics"):
@@ -72,21 +73,60 @@ def test_no_composed_config_is_shared(loader):
     """The launcher writes into the configs it gets."""
     master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
     composer = SweepComposer(loader, master)
+    for seed in (1, 2, 3):  # the second is composed by Hydra, the third is not
+        composer.make_spec([f"seed={seed}"])
     for _ in range(4):
-        composer.run(["seed=1"])
+        composer.make_spec(["seed=1"])
         config = composer.compose(["seed=1"])
         assert config.seed == 1
         config.seed = 5
+        composer.compose(["seed=3"]).seed = 5
     assert composer.compose(["seed=2"]).seed == 2
+    assert composer.compose(["seed=3"]).seed == 3
 
 
-def test_a_named_sweep_is_composed_once(loader, monkeypatch):
-    master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
-    composed = []
+@pytest.fixture
+def composed(loader, monkeypatch):
+    """The jobs that Hydra composes in a test."""
+    jobs = []
     compose = loader.load_sweep_config
-    monkeypatch.setattr(loader, "load_sweep_config", lambda *job: composed.append(job) or compose(*job))
+    monkeypatch.setattr(loader, "load_sweep_config", lambda master, job: jobs.append(job) or compose(master, job))
+    return jobs
+
+
+def test_hydra_composes_a_named_sweep_once_and_checks_it_once(loader, composed):
+    master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
     composer = SweepComposer(loader, master)
-    directories = {composer.run(["name=question", f"width.particles={width}", "seed=1"])[1] for width in range(5, 9)}
-    assert len(directories) == 4
-    assert {directory.parent.name for directory in directories} == {"question"}
-    assert len(composed) == 1
+    specs = [composer.make_spec(["name=question", f"width.particles={width}", "seed=1"]) for width in range(5, 9)]
+    assert len({spec.directory for spec in specs}) == 4
+    assert {spec.directory.parent.name for spec in specs} == {"question"}
+    assert len(composed) == 2
+
+
+def _fail(*arguments, **options):
+    raise AttributeError("renamed")
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("hydra_plugins.nc_sweeps_launcher.composer.write_override_dirname", _fail),
+        (
+            "hydra_plugins.nc_sweeps_launcher.composer.write_override_dirname",
+            lambda config, overrides: OmegaConf.update(config, "hydra.job.override_dirname", "another"),
+        ),
+        ("nc_sweeps.config.variations.read_value", _fail),
+        ("nc_sweeps.config.variations.write_value", lambda node, value: None),
+    ],
+)
+def test_hydra_composes_every_job_where_a_private_name_fails(loader, composed, monkeypatch, name, changed):
+    master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
+    jobs = [[f"width.particles={width}"] for width in range(5, 9)]
+    right = SweepComposer(loader, master)
+    expected = [(right.make_spec(job), right.compose(job)) for job in jobs]
+    monkeypatch.setattr(name, changed)
+    composed.clear()
+    composer = SweepComposer(loader, master)
+    assert [composer.make_spec(job) for job in jobs] == [spec for spec, _ in expected]
+    assert len(composed) == len(jobs)
+    assert [composer.compose(job) for job in jobs] == [config for _, config in expected]

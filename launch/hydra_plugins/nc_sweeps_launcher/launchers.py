@@ -1,10 +1,10 @@
-"""``hydra/launcher=packed`` and ``hydra/launcher=slurm``: the runs of a multirun in packs, here or on a cluster."""
+"""``hydra/launcher=packed`` and ``hydra/launcher=slurm``: train runs in packs, here or on a cluster."""
 
+import dataclasses
 import logging
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,11 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrid
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from hydra_plugins.nc_sweeps_launcher.composer import SweepComposer, copies
+from hydra_plugins.nc_sweeps_launcher.composer import SweepComposer, copy_config
+from nc_launch.settings import FROM_THE_RUNS, SETTINGS, SlurmSettings
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from nc_sweeps.config.private_names import BasicLauncher
 
 if TYPE_CHECKING:
     from nc_sweeps.run_spec import RunSpec
@@ -23,148 +26,100 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class PackedConf:
-    """Keys of ``hydra.launcher`` that both launchers have.
-
-    Args:
-        runs_per_gpu: runs of equal shape that train at once on a GPU, or on the processor; null: what memory holds.
-        max_runs_per_pack: most runs in a pack; null: no limit.
-        pack_minutes: predicted work, on this machine, below which no further worker is started.
-        dry_run: print the plan and launch nothing.
-        wait: false: launch, say how to come back, and leave.
-    """
-
-    _target_: str = "hydra_plugins.nc_sweeps_launcher.launchers.PackedLauncher"
-    runs_per_gpu: int | None = 32
-    max_runs_per_pack: int | None = None
-    pack_minutes: float = 0.0
-    dry_run: bool = False
-    wait: bool = True
+def _declare_keys(class_name: str, name: str, launcher: str) -> type[Any]:
+    """Make ``hydra/launcher=<name>`` known to Hydra: the settings of that launcher are the keys of its choice."""
+    keys: list[tuple[str, Any, Any]] = [("_target_", str, f"{__name__}.{launcher}")]
+    for own in dataclasses.fields(SETTINGS[name]):
+        if own.name not in FROM_THE_RUNS:
+            default = dataclasses.field(default=own.default, default_factory=own.default_factory)
+            keys.append((own.name, own.type, default))
+    # Configs are pickled, with the names of their classes.
+    node = dataclasses.make_dataclass(class_name, keys, namespace={"__module__": __name__})
+    ConfigStore.instance().store(group="hydra/launcher", name=name, node=node, provider="nc_sweeps")
+    return node
 
 
-@dataclass
-class SlurmConf(PackedConf):
-    """Keys of ``hydra.launcher`` for a cluster; names as in submitit, which see.
-
-    Args:
-        array_parallelism: jobs of the array that run at once; runs are spread over that many.
-        gpus_per_node: of one job, a pack each; 0: the processor.
-        gpu_type: as the cluster names it.
-        nodes: of one job.
-        signal_delay_s: warning before the time limit, in which runs are saved.
-        setup: shell commands before Python.
-        python: command that starts it, as in ``apptainer exec --nv image.sif python``; null: this one.
-        container_image: for clusters with pyxis.
-        srun_args, additional_parameters: whatever else srun and sbatch should be told.
-    """
-
-    _target_: str = "hydra_plugins.nc_sweeps_launcher.launchers.SlurmLauncher"
-    runs_per_gpu: int | None = None
-    pack_minutes: float = 10.0
-    job_name: str = "nc-train"
-    array_parallelism: int = 64
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    nodes: int = 1
-    gpus_per_node: int = 1
-    gpu_type: str | None = None
-    cpus_per_task: int = 4
-    mem_gb: float | None = None
-    timeout_min: int = 240
-    signal_delay_s: int = 120
-    setup: list[str] = field(default_factory=list)
-    python: str | None = None
-    container_image: str | None = None
-    srun_args: list[str] = field(default_factory=list)
-    additional_parameters: dict[str, Any] = field(default_factory=dict)
-
-
-for _name, _conf in (("packed", PackedConf), ("slurm", SlurmConf)):
-    ConfigStore.instance().store(group="hydra/launcher", name=_name, node=_conf, provider="nc_sweeps")
+PackedConf = _declare_keys("PackedConf", "packed", "PackedLauncher")
+SlurmConf = _declare_keys("SlurmConf", "slurm", "SlurmLauncher")
 
 
 class _PackLauncher(Launcher):
-    """Makes packs of the runs of this project; the jobs of any other Hydra app are executed one by one."""
+    """Makes packs of the runs of this project; the jobs of any other Hydra app are executed one by one.
 
-    place: str
+    Attributes:
+        backend_name: of the backend on which the runs train, and of the launcher.
+    """
+
+    backend_name: str
 
     def __init__(self, **settings: Any) -> None:
-        self.settings: dict[str, Any] = {
-            name: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-            for name, value in settings.items()
-        }
+        plain = {name: OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+                 for name, value in settings.items()}  # fmt: skip
+        self.settings = SETTINGS[self.backend_name].from_dict(plain)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """See :class:`hydra.plugins.launcher.Launcher`."""
+        """Take over what Hydra gives every launcher."""
         self.hydra_context = hydra_context
         self.task_function = task_function
         self.config = config
         self.composer = None
         if getattr(task_function, "is_packable", False):
             # The sweeper's check of all jobs, which comes next, takes the loader from here.
-            self.composer = SweepComposer(hydra_context.config_loader, config)  # type: ignore[arg-type]
+            self.composer = SweepComposer(hydra_context.config_loader, config)
             hydra_context.config_loader = self.composer  # type: ignore[assignment]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Execute the jobs and return their results in the same order."""
-        setup_globals()
-        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         if self.composer is None:
             return self.launch_others(job_overrides, initial_job_idx)
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         for key in ("runs_per_gpu", "max_runs_per_pack"):
-            if self.settings[key] is not None and self.settings[key] < 1:
-                raise HydraException(f"hydra.launcher.{key}={self.settings[key]}: must be at least 1, or null")
-        from nc_sweeps.run_spec import RunSpec
-
-        jobs = []
-        for overrides in job_overrides:
-            run, directory = self.composer.run(overrides)
-            jobs.append(RunSpec(run, list(overrides), directory))
-        self._train(jobs)
+            value = getattr(self.settings, key)
+            if value is not None and value < 1:
+                raise HydraException(f"hydra.launcher.{key}={value}: must be at least 1, or null")
+        specs = [self.composer.make_spec(overrides) for overrides in job_overrides]
+        self._train(specs)
         return [
-            self._job_return(overrides, initial_job_idx + number, job)
-            for number, (overrides, job) in enumerate(zip(job_overrides, jobs, strict=True))
+            self._make_job_return(self.composer.compose(spec.overrides), index, spec)
+            for index, spec in enumerate(specs, initial_job_idx)
         ]
 
-    def _train(self, jobs: "list[RunSpec]") -> None:
+    def _train(self, specs: Sequence["RunSpec"]) -> None:
         from nc_launch.launching import launch
-        from nc_launch.settings import SETTINGS
         from rich.console import Console
 
+        settings = self.settings.to_dict()
         invocation = {
             "overrides": OmegaConf.to_container(self.config.hydra.overrides.task),
             "sweep": OmegaConf.to_container(self.config.hydra.sweeper.get("params") or OmegaConf.create({})),
-            "launcher": self.settings,
+            "launcher": {name: value for name, value in settings.items() if name not in FROM_THE_RUNS},
         }
-        settings = SETTINGS[self.place].from_dict(self.settings)
-        launch(jobs, self.place, settings, invocation, Console(stderr=True))
+        launch(specs, self.backend_name, self.settings, invocation, Console(stderr=True))
 
-    def _job_return(self, overrides: Sequence[str], index: int, job: "RunSpec") -> JobReturn:
-        from nc_sweeps.store.runs import last_value
+    def _make_job_return(self, config: DictConfig, index: int, spec: "RunSpec") -> JobReturn:
+        """Return what Hydra would have returned for the job of a run, and call the callbacks of that job."""
+        from nc_sweeps.store.run_folder import RunFolder
 
-        assert self.composer is not None
-        config = self.composer.compose(overrides)
         with read_write(config), open_dict(config):
-            config.hydra.job.id = config.hydra.job.num = index
-            config.hydra.runtime.output_dir = str(job.directory)
-        task_config, hydra_config = copies(config, 2)
+            config.hydra.job.id = str(index)
+            config.hydra.job.num = index
+            config.hydra.runtime.output_dir = str(spec.directory)
+        task_config, hydra_config = copy_config(config, 2)
         with read_write(task_config), open_dict(task_config):
             del task_config["hydra"]
         with read_write(hydra_config), open_dict(hydra_config):
             for key in task_config:
                 del hydra_config[key]
         result = JobReturn(
-            overrides=list(overrides),
+            overrides=spec.overrides,
             cfg=task_config,
             hydra_cfg=hydra_config,
-            working_dir=str(job.directory),
+            working_dir=str(spec.directory),
             task_name=config.hydra.job.name,
             status=JobStatus.COMPLETED,
         )
-        result.return_value = last_value(job.directory, job.config.optimized_metric)
+        result.return_value = RunFolder(spec.directory).last_value(spec.config.optimized_metric)
         callbacks = self.hydra_context.callbacks
         callbacks.on_job_start(config=config, task_function=self.task_function)
         callbacks.on_job_end(config=config, job_return=result)
@@ -172,9 +127,44 @@ class _PackLauncher(Launcher):
 
     @abstractmethod
     def launch_others(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Execute the jobs of another app."""
+        """Execute the jobs of another app and return their results in the same order."""
 
-    def _configs(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[DictConfig]:
+
+class PackedLauncher(_PackLauncher):
+    """Trains on this machine: in a process for each GPU, or in one on all cores."""
+
+    backend_name = "packed"
+
+    def launch_others(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Execute the jobs of another app as Hydra's own launcher does: in this process, one after another."""
+        launcher = BasicLauncher()
+        launcher.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=self.config)
+        return launcher.launch(job_overrides, initial_job_idx)
+
+
+class SlurmLauncher(_PackLauncher):
+    """Trains on a cluster: in an array of jobs."""
+
+    backend_name = "slurm"
+    settings: SlurmSettings
+
+    def launch_others(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Execute each job of another app as a job of one array."""
+        from nc_launch.backends import SlurmBackend
+
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        directory = Path(str(self.config.hydra.sweep.dir)).absolute()
+        directory.mkdir(parents=True, exist_ok=True)
+        configs = self._compose_jobs(job_overrides, initial_job_idx)
+        with SlurmBackend(self.settings).open_array(directory / ".submitit", os.environ.get("PYTHONPATH")) as executor:
+            jobs = [
+                executor.submit(_run, config, self.task_function, self.hydra_context, Singleton.get_state())
+                for config in configs
+            ]
+        return [_wait_for(job, config) for job, config in zip(jobs, configs, strict=True)]
+
+    def _compose_jobs(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[DictConfig]:
         configs = []
         for index, overrides in enumerate(job_overrides, initial_job_idx):
             config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
@@ -189,7 +179,7 @@ class _PackLauncher(Launcher):
 def _run(
     config: DictConfig, task_function: TaskFunction, context: HydraContext, singletons: dict[Any, Any]
 ) -> JobReturn:
-    """One job of another app, in whatever process."""
+    """Execute a job of another app, in a process of the cluster."""
     setup_globals()
     Singleton.set_state(singletons)
     return run_job(
@@ -201,44 +191,8 @@ def _run(
     )
 
 
-class PackedLauncher(_PackLauncher):
-    """On this machine: a worker for each GPU, or one on all cores."""
-
-    place = "packed"
-
-    def launch_others(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """In this process, one after another."""
-        results = []
-        for config in self._configs(job_overrides, initial_job_idx):
-            results.append(_run(config, self.task_function, self.hydra_context, Singleton.get_state()))
-            configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        return results
-
-
-class SlurmLauncher(_PackLauncher):
-    """On a cluster: a job array."""
-
-    place = "slurm"
-
-    def launch_others(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """One task of an array each."""
-        from nc_launch.backends import SlurmBackend
-        from nc_launch.settings import SlurmSettings
-
-        directory = Path(str(self.config.hydra.sweep.dir)).absolute()
-        directory.mkdir(parents=True, exist_ok=True)
-        configs = self._configs(job_overrides, initial_job_idx)
-        backend = SlurmBackend(SlurmSettings.from_dict(self.settings))
-        with backend.open_array(directory / ".submitit", os.environ.get("PYTHONPATH")) as executor:
-            jobs = [
-                executor.submit(_run, config, self.task_function, self.hydra_context, Singleton.get_state())
-                for config in configs
-            ]
-        return [_result(job, config) for job, config in zip(jobs, configs, strict=True)]
-
-
-def _result(job: Any, config: DictConfig) -> JobReturn:
-    """What a job returned; one that never did fails alone."""
+def _wait_for(job: Any, config: DictConfig) -> JobReturn:
+    """Return the result of a job; one that ended without any fails alone."""
     try:
         return job.results()[0]  # type: ignore[no-any-return]
     except Exception as error:

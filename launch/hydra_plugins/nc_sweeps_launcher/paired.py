@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+
+from nc_sweeps.config.private_names import BasicSweeper
 
 
 @dataclass
@@ -28,7 +29,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="paired", node=PairedCo
 
 
 class PairedSweeper(BasicSweeper):
-    """The product of all values, without the jobs in which a group's values do not stand at the same place."""
+    """Asks for the product of all values, without the jobs in which the values of a group stand at different places."""
 
     def __init__(
         self, max_batch_size: int | None, params: dict[str, str] | None, pairs: Sequence[Sequence[str]]
@@ -39,26 +40,32 @@ class PairedSweeper(BasicSweeper):
     def split_arguments(  # type: ignore[override]
         self, overrides: list[Override], max_batch_size: int | None
     ) -> list[list[list[str]]]:
-        """See :class:`hydra._internal.core_plugins.basic_sweeper.BasicSweeper`."""
+        """Return batches of jobs, each a list of overrides.
+
+        Raises:
+            HydraException: a key of a group is not swept, or has another number of values than the others.
+        """
         swept = {o.get_key_element(): list(o.sweep_string_iterator()) for o in overrides if o.is_sweep_override()}
-        together = [_rows(group, swept) for group in self.pairs]
+        groups = [_pair_up(group, swept) for group in self.pairs]
         jobs = [
             job
             for job in BasicSweeper.split_arguments(overrides, None)[0]
-            if all(rows & {frozenset(set(job) & words)} for rows, words in together)
+            if all(rows & {frozenset(set(job) & words)} for rows, words in groups)
         ]
         return list(BasicSweeper.split_overrides_to_chunks(jobs, max_batch_size))
 
 
-def _rows(group: Sequence[str], swept: dict[str, Any]) -> tuple[set[frozenset[str]], set[str]]:
-    """Overrides that go together, and all of them."""
+def _pair_up(group: Sequence[str], swept: dict[str, Any]) -> tuple[set[frozenset[str]], set[str]]:
+    """Return the rows of overrides that go together, and the overrides of all rows."""
     missing = [key for key in group if key not in swept]
     if missing:
         raise HydraException(f"hydra.sweeper.pairs: {missing[0]} is not swept; give it values, as in {missing[0]}=a,b")
     counts = {key: len(swept[key]) for key in group}
     if len(set(counts.values())) > 1:
-        told = ", ".join(f"{key} has {count}" for key, count in counts.items())
-        raise HydraException(f"hydra.sweeper.pairs: keys that move together need as many values each; {told}")
-    rows = {frozenset(f"{key}={value}" for key, value in zip(group, row, strict=True))
-            for row in zip(*(swept[key] for key in group), strict=True)}  # fmt: skip
+        listed = ", ".join(f"{key} has {count}" for key, count in counts.items())
+        raise HydraException(f"hydra.sweeper.pairs: keys that move together need as many values each; {listed}")
+    rows = {
+        frozenset(f"{key}={value}" for key, value in zip(group, row, strict=True))
+        for row in zip(*(swept[key] for key in group), strict=True)
+    }
     return rows, {word for row in rows for word in row}
