@@ -1,4 +1,4 @@
-"""The statements of the theory, held against what real runs measure."""
+"""The statements of the theory hold for what real runs measure."""
 
 import math
 
@@ -16,13 +16,9 @@ from tests.doubles import MemoryRecord
 from tests.training.recorded import train
 
 
-def rows(record):
-    return pl.DataFrame(record.rows)
-
-
 def test_noise_free_flow_descends_and_obeys_every_bound():
     (record,) = train(tiny("dynamics.horizon=400", "compute.precision=64-true", "separation.margin=0.2"))
-    frame = rows(record)
+    frame = record.frame()
     for name in (
         "loss/regularised",
         "free_energy/gaussian_bound",
@@ -37,7 +33,7 @@ def test_noise_free_flow_descends_and_obeys_every_bound():
     assert (frame["nc1/train"] <= frame["paper/corollary_4_4"] * slack).all()
     assert (frame["nc1/train"] <= frame["paper/corollary_4_4_measured"] * slack).all()
     assert (frame["head/sigma_min"] * slack >= frame["certificate/sigma_min_bound"]).all()
-    # η = 0.5: first order, η times the integral of the squared gradients, which is small against the layers.
+    # The deviation is of first order in η = 0.5: η times the integral of the squared gradients, which is small.
     assert (frame["imbalance/law_deviation"] < 0.1).all()
     assert (frame["imbalance/expected_deviation"] == 0).all()
 
@@ -48,7 +44,7 @@ def test_noisy_flow_keeps_its_distance_from_the_law_and_from_the_prior():
              "width.particles=200", f"seed={seed}")
         for seed in range(8)
     ]  # fmt: skip
-    frames = [rows(record) for record in train(*configs)]
+    frames = [record.frame() for record in train(*configs)]
     for frame in frames:
         assert (frame["free_energy/divergence_bound"] >= 0).all()
         assert frame["free_energy/divergence_bound"][-1] > 0.01
@@ -56,17 +52,17 @@ def test_noisy_flow_keeps_its_distance_from_the_law_and_from_the_prior():
     last = pl.concat([frame.tail(1) for frame in frames])
     measured = math.sqrt((last["imbalance/law_deviation"] ** 2).mean())
     expected = math.sqrt((last["imbalance/expected_deviation"] ** 2).mean())
-    # 8 runs of p² = 16 correlated terms each: 25 % at one standard deviation.
+    # Of 8 runs with p² = 16 correlated terms each one standard deviation is 25 %.
     assert expected / 2 < measured < 2 * expected
 
 
 def test_oracle_metrics_of_a_stage_one():
     config = tiny(*SMALL_STAGE_ONE, "width.particles=2000", "dynamics.horizon=1000", "dynamics.stage_one=900")
     (record,) = train(config)
-    frame = rows(record)
+    frame = record.frame()
     one, two = frame.filter(pl.col("step") <= 900), frame.filter(pl.col("step") > 900)
     assert (one["oracle/distance"] <= one["oracle/certified_distance"] * (1 + 1e-6)).all()
-    # N = 2000: a fluctuation of about 1 %, and a relaxation of e⁻⁹.
+    # N = 2000 particles fluctuate by about 1 %, and the relaxation has come down to e⁻⁹.
     assert one["oracle/feature_distance"][0] > 0.5
     assert one["oracle/feature_distance"][-1] < 0.05
     assert one["oracle/nc1"].n_unique() == 1
@@ -86,8 +82,8 @@ def test_stage_one_ends_at_a_certified_distance_and_a_resumed_run_knows():
     assert int(waited.state["head_start"]) == 500
     start = int(early.state["head_start"])
     assert 0 < start < 500
-    # The first stop of the flow at which the metric of the run that waited says so; it measures at fewer.
-    measured = rows(waited).filter(pl.col("step") <= 500)
+    # Stage 1 ends at the first stop where the other run's distance allows it; distances are measured at fewer stops.
+    measured = waited.frame().filter(pl.col("step") <= 500)
     arrived = measured.filter(pl.col("oracle/certified_distance") <= 3.0)["step"].min()
     before = measured.filter(pl.col("oracle/certified_distance") > 3.0)["step"].max()
     assert before < start <= arrived
@@ -101,7 +97,7 @@ def test_stage_one_ends_at_a_certified_distance_and_a_resumed_run_knows():
         assert torch.equal(value, resumed.state[name]), name
 
 
-def test_a_problem_too_large_for_the_oracle_is_told_once_and_is_undefined(capsys):
+def test_a_problem_too_large_for_the_oracle_is_reported_once_and_is_undefined(capsys):
     config = tiny("dynamics=two_stage", "dynamics.stage_one=10", "metrics.exclude=[]", "dataset.train_per_class=1400")
     module = FlowEnsemble([LoadedRun(config, load(config.dataset), MemoryRecord())])._build_module()
     found = measure(module.snapshot(), ["oracle/distance", "oracle/nc1"])
@@ -111,7 +107,7 @@ def test_a_problem_too_large_for_the_oracle_is_told_once_and_is_undefined(capsys
 
 def test_with_a_truncation_nothing_is_claimed_that_needs_none():
     configs = [tiny("model.truncation=2", "metrics.exclude=[]", f"dynamics.beta={beta}") for beta in ("100", "inf")]
-    frame = pl.concat([rows(record) for record in train(*configs)])
+    frame = pl.concat([record.frame() for record in train(*configs)])
     for name in ("imbalance/law_deviation", "oracle/distance", "paper/theorem_4_2", "certificate/deviation_bound"):
         assert frame[name].is_nan().all(), name
     assert (frame["nc1/train"] <= frame["certificate/nc1_bound"] * (1 + 1e-5)).all()
@@ -126,8 +122,8 @@ def test_no_classifier_beats_the_bayes_error(margin):
     (record,) = train(config)
     data = load(config.dataset)
     bayes = bayes_error(data.test.x, 3, margin)
-    error = rows(record)["error/test"].to_numpy()
-    # Standard error of a proportion over 9,000 samples; 4 of them.
+    error = record.frame()["error/test"].to_numpy()
+    # Four standard errors of a proportion over 9,000 samples.
     assert (error >= bayes - 4 * math.sqrt(bayes * (1 - bayes) / 9000)).all()
     assert error[-1] < 2 * bayes + 0.1
     assert np.isclose(record.rows[0]["data/margin"], 0.0)
