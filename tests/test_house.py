@@ -82,6 +82,21 @@ def plan() -> dict[str, set[str]]:
     return allowed
 
 
+def test_the_page_names_what_there_is():
+    """Look up the files, classes, functions and constants that stand in backticks."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    quoted = set(re.findall(r"`([^`\s]+)`", page))
+    paths = {name for name in quoted if re.fullmatch(r"[\w/]+\.(py|cpp)", name)}
+    assert len(paths) > 40
+    starts = (ROOT, ROOT / "nc_sweeps", ROOT / "launch")
+    assert not {path for path in paths if not any((start / path).exists() for start in starts)}
+    code = "\n".join(path.read_text() for path in modules().values())
+    known = set(re.findall(r"\w+", code))
+    names = {name for name in quoted if re.fullmatch(r"[A-Za-z_][\w.]*", name) and re.search("[A-Z_]", name)} - paths
+    assert len(names) > 40
+    assert not {name for name in names if not set(name.split(".")) <= known}
+
+
 def test_every_room_is_on_the_plan_and_no_other():
     rooms = {room(module) for module in modules()} - {""}
     assert plan().keys() == rooms
