@@ -14,7 +14,7 @@ from nc_sweeps.config import RunConfig
 from nc_sweeps.data import Dataset
 from nc_sweeps.metrics.statistics import one_hot
 from nc_sweeps.oracle.dual import GibbsProblem, OracleError
-from nc_sweeps.oracle.gibbs import GibbsOracle, gibbs_oracle
+from nc_sweeps.oracle.gibbs import GibbsOracle, solve_stage_one
 
 
 class References:
@@ -58,7 +58,7 @@ class References:
                 beta=dynamics.beta,
                 activation=ACTIVATIONS[model.activation],
             )
-            return gibbs_oracle(problem)
+            return solve_stage_one(problem)
         except OracleError as error:
             print(f"no Gibbs oracle for a run: {error}", file=sys.stderr)
             return None

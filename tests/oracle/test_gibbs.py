@@ -15,7 +15,7 @@ from nc_sweeps.dynamics.flow import NEVER, Flow
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.oracle import gibbs
 from nc_sweeps.oracle.dual import Dual, GibbsProblem, OracleError
-from nc_sweeps.oracle.gibbs import gibbs_oracle, head_fluctuation, range_fluctuation
+from nc_sweeps.oracle.gibbs import head_fluctuation, range_fluctuation, solve_stage_one
 from nc_sweeps.oracle.nodes import CELL, lattice, scrambled_sobol
 from tests.networks import ensemble_of, hyperparameters
 
@@ -117,7 +117,7 @@ def test_gradient_and_hessian(seed, d, n, q, activation, gamma, beta):
 @pytest.mark.parametrize("case", [*SMALL, SHARP])
 def test_fixed_point(case):
     problem = problem_of(**case)
-    oracle = gibbs_oracle(problem, tolerance=1e-10)
+    oracle = solve_stage_one(problem, tolerance=1e-10)
     size = {"points": 600, "deviations": 22} if case is SHARP else {}
     other = Quadrature(problem, case.get("activation", "sigmoid"), **size)
     r = oracle.residual.numpy()
@@ -143,7 +143,7 @@ def test_fixed_point(case):
 def test_strong_duality(case):
     """The free energy of the Gibbs law, term by term from its definition, is −J(r*)."""
     problem = problem_of(**case)
-    oracle = gibbs_oracle(problem, tolerance=1e-9)
+    oracle = solve_stage_one(problem, tolerance=1e-9)
     other = Quadrature(problem, case.get("activation", "sigmoid"))
     r = oracle.residual.numpy()
     primal, _ = other.free_energy(other.log_density(r), other.mean_a(r), 1 / (problem.beta * problem.lambda_rho))
@@ -157,7 +157,7 @@ def test_strong_duality(case):
 def test_gap_identity(case, law):
     """E_n(ρ) + J(r) = β⁻¹KL(ρ‖ρ_r) + ‖r_ρ − r‖²/(2n) for laws ρ and residuals r that are not optimal."""
     problem = problem_of(**case)
-    oracle = gibbs_oracle(problem, tolerance=1e-9)
+    oracle = solve_stage_one(problem, tolerance=1e-9)
     other = Quadrature(problem, case.get("activation", "sigmoid"))
     variance = 1 / (problem.beta * problem.lambda_rho)
     r = oracle.residual + 0.05 * randn(*oracle.residual.shape, seed=1)
@@ -183,7 +183,7 @@ def test_gap_identity(case, law):
 
 def test_certified_distance():
     problem = problem_of(2, 6, 2, 3)
-    oracle = gibbs_oracle(problem, tolerance=1e-10)
+    oracle = solve_stage_one(problem, tolerance=1e-10)
     optimum = oracle.optimal_predictions
     # Newton's 1e-11 ‖Y‖, and the nodes' own estimate of their error at r*, some times the tolerance.
     assert oracle.certified_distance(optimum) < 1e-7
@@ -203,7 +203,7 @@ def test_only_the_span_of_the_inputs_matters():
     plane = problem_of(2, 6, 2, 3)
     basis = torch.linalg.qr(randn(10, 2)).Q
     oracle, expected = (
-        gibbs_oracle(problem, tolerance=1e-10) for problem in (replace(plane, X=plane.X @ basis.mT), plane)
+        solve_stage_one(problem, tolerance=1e-10) for problem in (replace(plane, X=plane.X @ basis.mT), plane)
     )
     assert oracle.method == "trapezoid"
     torch.testing.assert_close(oracle.features, expected.features, rtol=0, atol=1e-8)
@@ -214,8 +214,8 @@ def test_only_the_span_of_the_inputs_matters():
 @pytest.mark.parametrize(("d", "n"), [(2, 6), (3, 5)])
 def test_quasi_monte_carlo_agrees_with_quadrature(d, n):
     problem = problem_of(d, n, 2, 3)
-    exact = gibbs_oracle(problem, tolerance=1e-7)
-    rough, fine = (gibbs_oracle(problem, method="quasi_monte_carlo", tolerance=t) for t in (1e-2, 1e-4))
+    exact = solve_stage_one(problem, tolerance=1e-7)
+    rough, fine = (solve_stage_one(problem, method="quasi_monte_carlo", tolerance=t) for t in (1e-2, 1e-4))
     assert exact.method == "trapezoid"
     for oracle in (rough, fine):
         # Standard errors from 16 scrambles; they are Gaussian with few degrees of freedom: 4 is far out.
@@ -225,16 +225,16 @@ def test_quasi_monte_carlo_agrees_with_quadrature(d, n):
     assert fine.rule.size > rough.rule.size
     assert fine.features_error < rough.features_error
     assert fine.free_energy_error < rough.free_energy_error
-    again = gibbs_oracle(problem, method="quasi_monte_carlo", tolerance=1e-2)
+    again = solve_stage_one(problem, method="quasi_monte_carlo", tolerance=1e-2)
     assert torch.equal(again.residual, rough.residual)
 
 
 def test_quasi_monte_carlo_in_eight_dimensions():
     problem = problem_of(8, 30, 3, 8, beta=10.0, lambda_rho=0.1)
-    oracle = gibbs_oracle(problem)
+    oracle = solve_stage_one(problem)
     assert oracle.method == "quasi_monte_carlo"
     assert oracle.features_error < 0.01 * float(oracle.features.norm())
-    finer = gibbs_oracle(problem, tolerance=1e-4)
+    finer = solve_stage_one(problem, tolerance=1e-4)
     assert float((oracle.features - finer.features).norm()) < 4 * oracle.features_error
     assert abs(oracle.nc1 - finer.nc1) < 4 * oracle.nc1_error < 0.1 * oracle.nc1
     F = oracle.optimal_predictions + 0.01 * randn(30, 3)
@@ -248,13 +248,13 @@ def test_quasi_monte_carlo_in_eight_dimensions():
         (lambda: problem_of(2, 6, 2, 3, lambda_rho=0.0), "lambda_rho = 0"),
         (lambda: problem_of(2, 3000, 2, 3), "6000 unknowns"),
         (lambda: replace(problem_of(2, 6, 2, 3), W=torch.zeros(3, 2).double()), "the head is zero"),
-        (lambda: gibbs_oracle(problem_of(4, 6, 2, 3), method="trapezoid"), "span 4 dimensions"),
+        (lambda: solve_stage_one(problem_of(4, 6, 2, 3), method="trapezoid"), "span 4 dimensions"),
         (
-            lambda: gibbs_oracle(problem_of(8, 30, 3, 8, beta=10.0, lambda_rho=0.1)).predictions(-50 * randn(30, 3)),
+            lambda: solve_stage_one(problem_of(8, 30, 3, 8, beta=10.0, lambda_rho=0.1)).predictions(-50 * randn(30, 3)),
             "too far from the optimum",
         ),
         (
-            lambda: gibbs_oracle(problem_of(1, 4, 2, 2, activation="relu"), tolerance=1e-3).predictions(randn(4, 2)),
+            lambda: solve_stage_one(problem_of(1, 4, 2, 2, activation="relu"), tolerance=1e-3).predictions(randn(4, 2)),
             "beyond 1000 standard deviations",
         ),
     ],
@@ -273,7 +273,7 @@ def test_too_many_nodes(monkeypatch, d, n, activation, tolerance):
     monkeypatch.setattr(gibbs, "MAX_ACTIVATIONS", 2**20)
     limit = 2**20 // n
     with pytest.raises(OracleError, match=rf"^an error of {tolerance:.1e} takes more than the {limit} nodes .*reached"):
-        gibbs_oracle(problem_of(d, n, 2, 3, activation=activation), tolerance=tolerance)
+        solve_stage_one(problem_of(d, n, 2, 3, activation=activation), tolerance=tolerance)
 
 
 def test_lattice_knows_its_error():
@@ -297,7 +297,7 @@ def test_particles_end_at_the_oracle():
     N, beta, step_size = 2000, 100.0, 0.5
     ensemble = ensemble_of(1, N, 2, 3, 2, activation="sigmoid")
     problem = replace(problem_of(2, 6, 2, 3, beta=beta, lambda_rho=1 / beta), W=ensemble.W.data[0])
-    oracle = gibbs_oracle(problem)
+    oracle = solve_stage_one(problem)
     X, Y = problem.X[None], problem.Y[None]
     steps = round(8 * beta / step_size)
     hyper = hyperparameters(beta=beta, lambda_rho=1 / beta, lambda_w=0.0, step_size=step_size, steps=steps)
