@@ -1,1 +1,1 @@
-"""The flow on an ensemble of particles and its discretisations."""
+"""The flow of an ensemble of mean-field networks, and its discretisations."""

@@ -1,4 +1,4 @@
-"""Mini-batches: each epoch runs once through a fresh permutation of the samples; its last batch may be short."""
+"""Mini-batches: each epoch takes the samples once, in a fresh random order; its last batch may be short."""
 
 import torch
 from jaxtyping import Int
@@ -8,10 +8,10 @@ from nc_sweeps.counters import Stream, permutations
 
 
 class MiniBatches:
-    """Which samples a step takes, as a function of (seed, step).
+    """Samples of each step, a function of (seed, step).
 
     Args:
-        seeds: of the runs.
+        seeds: seeds of the runs.
         samples: n.
         size: samples a step.
     """
@@ -24,16 +24,18 @@ class MiniBatches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps that one pass over the samples takes."""
+        """Number of steps that take each sample once."""
         return -(-self.samples // self.size)
 
     def of(self, step: int) -> Int[Tensor, "run batch"]:
-        """Samples of a step, 1 for the first."""
+        """Return the samples of a step; the first step has number 1."""
         epoch, position = divmod(step - 1, self.steps_per_epoch)
         return self._order(epoch)[:, position * self.size : (position + 1) * self.size]
 
     def along(self, first: int, last: int) -> tuple[Int[Tensor, "run samples"], int]:
-        """All samples of the epochs of steps ``first + 1`` … ``last``, in order, and how many of them come before."""
+        """Return all samples of the epochs of steps ``first + 1`` … ``last``, in order, and the number of those that
+        come before step ``first + 1``.
+        """
         begin, position = divmod(first, self.steps_per_epoch)
         end = (last - 1) // self.steps_per_epoch
         orders = torch.cat([self._order(epoch) for epoch in range(begin, end + 1)], dim=1)

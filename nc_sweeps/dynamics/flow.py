@@ -1,4 +1,4 @@
-r"""The flow (20) on an ensemble: gradient flow, its noisy version, and both on mini-batches.
+r"""The flow (20) of an ensemble: gradient flow, its noisy version, and both on mini-batches.
 
 .. math::
     dW = -\nabla_W\,dt, \qquad d\theta_j = -\nabla_{\theta_j}\,dt + \sqrt{2/\beta}\,dB_j

@@ -1,4 +1,4 @@
-"""From a horizon and a piecewise step size to numbered steps."""
+"""Schedule: a horizon and a piecewise constant step size as numbered steps."""
 
 import math
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ import numpy as np
 from nc_sweeps.config import DynamicsConfig, FlowConfig, MetricsConfig
 from nc_sweeps.errors import ConfigError
 
-# The counters of the noise hold 56 bits of the step; nothing this side of it ends.
+# The counters of the noise hold 56 bits of the step; a longer run would not end anyway.
 _MOST_STEPS = 2**50
 
 
@@ -29,7 +29,7 @@ class Schedule:
     Args:
         pieces: consecutive, from step 0 to the last.
         steps_per_epoch: mini-batches in one pass over the training set.
-        stage_one: steps for which the head is held, at most (Algorithm 1); 0: it moves from the start.
+        stage_one: largest number of steps for which the head is held (Algorithm 1); 0: it moves from the start.
     """
 
     pieces: tuple[Piece, ...]
@@ -42,7 +42,7 @@ class Schedule:
 
         Args:
             dynamics: horizon, its unit, step sizes.
-            training_samples: n, which with the batch size gives the steps of an epoch.
+            training_samples: n; with the batch size it gives the number of steps of an epoch.
 
         Raises:
             ConfigError: the horizon is shorter than one step.
@@ -56,7 +56,7 @@ class Schedule:
         first, time = 0, 0.0
         for mark, size in zip(marks, sizes, strict=True):
             if dynamics.horizon_unit == "time":
-                last = first + round((mark * dynamics.horizon - time) / size)  # as near to the mark as steps can come
+                last = first + round((mark * dynamics.horizon - time) / size)  # the step nearest to the mark
             else:
                 unit = per_epoch if dynamics.horizon_unit == "epochs" else 1
                 last = round(mark * dynamics.horizon * unit)
@@ -82,17 +82,17 @@ class Schedule:
         return self.pieces[-1].last
 
     def step_size(self, step: int) -> float:
-        """η of the given step, 1 … total."""
+        """Return η of a step, 1 … total."""
         return next(piece.step_size for piece in self.pieces if piece.first < step <= piece.last)
 
     def time(self, step: int) -> float:
-        """Σ of the step sizes of steps 1 … step."""
+        """Return the sum of the step sizes of steps 1 … step."""
         return math.fsum(
             piece.step_size * (min(step, piece.last) - piece.first) for piece in self.pieces if piece.first < step
         )
 
     def _step_at(self, time: float) -> int:
-        """The step that ends nearest to a time."""
+        """Return the step that ends nearest to a time."""
         for piece in self.pieces:
             steps = round(time / piece.step_size)
             if piece.first + steps <= piece.last:
@@ -101,11 +101,11 @@ class Schedule:
         return self.total
 
     def epoch(self, step: int) -> float:
-        """Passes over the training set."""
+        """Return the number of passes over the training set after a step."""
         return step / self.steps_per_epoch
 
     def measurements(self, metrics: MetricsConfig) -> list[int]:
-        """Steps at which to measure, 0, the end of stage 1 and the last included, increasing."""
+        """Return the steps at which to measure, increasing; among them are 0, the end of stage 1 and the last."""
         chosen: Iterable[float]
         if metrics.spacing == "epochs":
             chosen = range(0, self.total, metrics.every * self.steps_per_epoch)

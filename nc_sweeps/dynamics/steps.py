@@ -1,4 +1,4 @@
-"""Steps of an ensemble with fixed coefficients: as PyTorch's operations, and compiled."""
+"""Steps of an ensemble with fixed coefficients, in compiled code or in PyTorch's operations."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +15,9 @@ from nc_sweeps.dynamics.integrators import Coefficients
 from nc_sweeps.models.mean_field import MeanFieldEnsemble
 from nc_sweeps.models.truncation import limits
 
-#: Multiply-adds of one call of the compiled steps, about a second: no signal is answered before it returns.
+#: Multiply-adds of one call of the compiled code, about a second: no signal is answered before it returns.
 _WORK_A_CALL = 5e10
-#: Numbers that record one call's mini-batches, or its heads.
+#: Numbers that record the mini-batches of one call, or its heads.
 _RECORD_A_CALL = 2**22
 
 
@@ -26,9 +26,9 @@ class Steps:
     """Takes steps of the flow.
 
     Args:
-        ensemble: overwritten by each step.
+        ensemble: networks, which each step overwrites.
         X, Y: training set of every run.
-        seeds: of the noise.
+        seeds: seeds of the noise, on the device of the networks.
         batches: samples of each step; None: all.
         particles, head: coefficients of a step.
     """
@@ -42,7 +42,7 @@ class Steps:
     head: Coefficients
 
     def at_once(self, record_heads: bool) -> int:
-        """Steps that one call of :meth:`take` should take at most."""
+        """Return the largest number of steps that one call of :meth:`take` should take."""
         runs, n, d = self.X.shape
         p, q = self.ensemble.W.shape[1:]
         batch = self.batches.size if self.batches else n
@@ -54,10 +54,10 @@ class Steps:
         """Take steps ``first + 1`` … ``last``.
 
         Returns:
-            The heads after every step if they are to be recorded, else after the last.
+            The heads after every step if they are recorded, else after the last.
         """
         network = self.ensemble
-        if self._compiled and network.shard.is_whole:  # else every step needs the particles of other processes
+        if self._is_compiled and network.shard.is_whole:  # else every step needs sums of other processes
             heads = network.W.new_empty(network.runs, last - first, *network.W.shape[1:]) if record_heads else None
             self._take_compiled(first, last, heads)
             return network.W.detach().clone().unsqueeze(1) if heads is None else heads
@@ -70,7 +70,7 @@ class Steps:
         return torch.stack(path, dim=1)
 
     @cached_property
-    def _compiled(self) -> bool:
+    def _is_compiled(self) -> bool:
         return kernels.supports(self.ensemble.activation.name, self.ensemble.U)
 
     def _take_compiled(self, first: int, last: int, heads: Tensor | None) -> None:
@@ -99,13 +99,13 @@ class Steps:
         )
 
     def move(self, step: Int[Tensor, ""], X: Float[Tensor, "run b d"], Y: Float[Tensor, "run b q"]) -> None:
-        """Take a step on some samples by PyTorch's operations.
+        """Take a step on some samples in PyTorch's operations.
 
-        On a GPU all of it happens there: from the second step on nothing is sent there and nothing read back, no
-        operation depends on a value, and the step is a tensor, so that one recording of a step serves for all.
+        On a GPU everything happens there: from the second step on nothing is sent to it or read back, no operation
+        depends on a value, and the number of the step is a tensor. So one recording of a step serves for all.
 
         Args:
-            step: its number, 1 for the first.
+            step: number of the step, 1 for the first.
             X, Y: the samples.
         """
         network = self.ensemble
@@ -114,7 +114,7 @@ class Steps:
         # The increment is summed before it is added: the parameters are rounded once a step.
         dA = (growth * network.A).sub_(rate * gradients.A)
         dU = (growth * network.U).sub_(rate * gradients.U)
-        if self._noisy:
+        if self._is_noisy:
             p = network.A.shape[2]
             xi = self._noise(step)
             dA.add_(noise * xi[..., :p])
@@ -126,22 +126,22 @@ class Steps:
 
     @cached_property
     def _coefficients(self) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
-        """Of particles and head, on the device."""
+        """Coefficients of particles and head, on the device of the networks."""
         return self.particles.like(self.ensemble.U), self.head.like(self.ensemble.W)
 
     @cached_property
-    def _noisy(self) -> bool:
+    def _is_noisy(self) -> bool:
         return bool(self.particles.noise.any())
 
     @cached_property
     def _indices(self) -> Int[Tensor, "own"]:
-        """On the device."""
+        """Numbers of the particles of this process, on the device of the networks."""
         return self.ensemble.shard.indices.to(self.ensemble.U.device)
 
     def _noise(self, step: Int[Tensor, ""]) -> Float[Tensor, "run own p_plus_d"]:
         U, own = self.ensemble.U, self.ensemble.shard.own
         components = self.ensemble.A.shape[2] + U.shape[2]
-        if self._compiled:
+        if self._is_compiled:
             which = (int(step), own.start, own.stop - own.start)
             return torch.stack([kernels.normals(seed, *which, components, U.dtype) for seed in self.seeds.tolist()])
         return normals(self.seeds, Stream.NOISE, step, self._indices, components, U.dtype)

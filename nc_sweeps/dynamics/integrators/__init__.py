@@ -1,4 +1,4 @@
-"""One-step methods for the flow, one a module."""
+"""One-step methods for the flow, each in a module of its own."""
 
 from nc_sweeps.dynamics.integrators.base import Coefficients, Integrator
 from nc_sweeps.dynamics.integrators.euler_maruyama import EulerMaruyama

@@ -7,7 +7,7 @@ from nc_sweeps.dynamics.integrators.base import Coefficients
 
 
 class EulerMaruyama:
-    r""":math:`\theta^+ = (1 - \eta\lambda)\theta - \eta g + \sqrt{2\eta/\beta}\,\xi`.
+    r"""The step :math:`\theta^+ = (1 - \eta\lambda)\theta - \eta g + \sqrt{2\eta/\beta}\,\xi`.
 
     Strong order 1, since the noise of the flow is additive.
 
@@ -19,5 +19,5 @@ class EulerMaruyama:
     def coefficients(
         self, step_size: Float[Tensor, "run"], decay: Float[Tensor, "run"], beta: Float[Tensor, "run"]
     ) -> Coefficients:
-        """See :class:`~nc_sweeps.dynamics.integrators.base.Integrator`."""
+        """Return the coefficients of a step, as :class:`~nc_sweeps.dynamics.integrators.base.Integrator` says."""
         return Coefficients(growth=-step_size * decay, gradient=step_size, noise=(2.0 * step_size / beta).sqrt())

@@ -1,4 +1,4 @@
-"""The exponential integrator: weight decay and noise are solved exactly."""
+"""The exponential integrator: it solves weight decay and noise exactly."""
 
 import torch
 from jaxtyping import Float
@@ -8,11 +8,11 @@ from nc_sweeps.dynamics.integrators.base import Coefficients
 
 
 class Exponential:
-    r""":math:`\theta^+ = e^{-\lambda\eta}\theta - \frac{1 - e^{-\lambda\eta}}{\lambda} g
+    r"""The step :math:`\theta^+ = e^{-\lambda\eta}\theta - \frac{1 - e^{-\lambda\eta}}{\lambda} g
     + \sqrt{\frac{1 - e^{-2\lambda\eta}}{\lambda\beta}}\,\xi`, with the limits η and √(2η/β) at λ = 0.
 
-    Exact in law for the Ornstein–Uhlenbeck process g = 0 at any step size; strong order 1 otherwise. It does not lift
-    the stiffness of the loss: keep :math:`\eta\gamma^2\sigma_{max}(W)^2\lambda_{max}(K)/n` well below 2.
+    It is exact in law for the Ornstein–Uhlenbeck process g = 0 at any step size, and has strong order 1 otherwise. The
+    loss stays stiff: keep :math:`\eta\gamma^2\sigma_{max}(W)^2\lambda_{max}(K)/n` well below 2.
 
     Reference: Hochbruck, Ostermann, *Exponential integrators*, Acta Numerica 19 (2010), §2.1.
     """
@@ -22,7 +22,7 @@ class Exponential:
     def coefficients(
         self, step_size: Float[Tensor, "run"], decay: Float[Tensor, "run"], beta: Float[Tensor, "run"]
     ) -> Coefficients:
-        """See :class:`~nc_sweeps.dynamics.integrators.base.Integrator`."""
+        """Return the coefficients of a step, as :class:`~nc_sweeps.dynamics.integrators.base.Integrator` says."""
         growth = torch.expm1(-decay * step_size)
         free = decay == 0.0
         divisor = torch.where(free, 1.0, decay)
