@@ -34,16 +34,16 @@ class SilentRecord:
     """The record of a follower, which keeps nothing: the leader keeps the same numbers."""
 
     def append(self, row: dict[str, int | float]) -> None:
-        """See :class:`RunRecord`."""
+        """Do nothing."""
 
     def flush(self) -> None:
-        """See :class:`RunRecord`."""
+        """Do nothing."""
 
     def save(self, state: dict[str, Tensor], step: int) -> None:
-        """See :class:`RunRecord`."""
+        """Do nothing."""
 
     def finish(self, status: str, reason: str = "") -> None:
-        """See :class:`RunRecord`."""
+        """Do nothing."""
 
 
 #: Largest share of the time that goes into writing rows: small networks are measured faster than files are written.

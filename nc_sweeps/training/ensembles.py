@@ -35,8 +35,8 @@ from nc_sweeps.training.seconds import STOPS, count_work
 from nc_sweeps.training.sizes import Size
 from nc_sweeps.training.trainer import open_trainer
 
-#: Multiply-adds of a run, a fraction of a second, after which training stops although ``STOPS`` do not ask for it.
-_WORK_A_STOP = 10**10
+#: Most multiply-adds of a run between two stops: a fraction of a second. There are at least ``STOPS`` stops.
+_WORK_BETWEEN_STOPS = 10**10
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ class Ensemble(ABC):
     def _plan_stops(self, measurements: Sequence[int]) -> list[int]:
         """Return the steps between which nothing interrupts training: the same for a run alone, packed or resumed."""
         total = measurements[-1]
-        apart = min(math.ceil(total / STOPS), max(1, _WORK_A_STOP // count_work(self.size).step))
-        stops = {*measurements, *range(0, total, apart)}
+        distance = min(math.ceil(total / STOPS), max(1, _WORK_BETWEEN_STOPS // count_work(self.size).step))
+        stops = {*measurements, *range(0, total, distance)}
         return sorted({self.first_step} | {step for step in stops if step > self.first_step})
 
     @abstractmethod
@@ -173,11 +173,11 @@ class FlowEnsemble(Ensemble):
         configs = [run.config for run in self.runs]
         distances = [config.dynamics.stage_one_distance for config in configs]
         module = FlowModule(
-            flow=self._flow(dtype),
-            X=self._inputs("train", dtype),
-            Y=self._targets("train", dtype),
-            X_test=self._inputs("test", dtype),
-            Y_test=self._targets("test", dtype),
+            flow=self._build_flow(dtype),
+            X=self._stack_inputs("train", dtype),
+            Y=self._stack_targets("train", dtype),
+            X_test=self._stack_inputs("test", dtype),
+            Y_test=self._stack_targets("test", dtype),
             step=self.first_step,
             references=References(configs, [run.data for run in self.runs]),
             stage_one_distance=torch.tensor([math.nan if d is None else d for d in distances], dtype=torch.float64),
@@ -187,25 +187,25 @@ class FlowEnsemble(Ensemble):
             module.flow.restore(states)
         return module
 
-    def _flow(self, dtype: torch.dtype) -> Flow:
+    def _build_flow(self, dtype: torch.dtype) -> Flow:
         dynamics = self.config.dynamics
         hyperparameters = Hyperparameters(
             seeds=torch.tensor([run.config.seed for run in self.runs], dtype=torch.int64),
-            beta=self._column("beta"),
-            lambda_rho=self._column("lambda_rho"),
-            lambda_w=self._column("lambda_w"),
+            beta=self._stack_column("beta"),
+            lambda_rho=self._stack_column("lambda_rho"),
+            lambda_w=self._stack_column("lambda_w"),
             schedules=tuple(run.schedule for run in self.runs),
         )
         starts = [run.schedule.stage_one if run.config.model.train_head else NEVER for run in self.runs]
         return Flow(
-            self._networks(dtype),
+            self._build_networks(dtype),
             INTEGRATORS[dynamics.integrator],
             hyperparameters,
             dynamics.batch_size,
             torch.tensor(starts),
         )
 
-    def _networks(self, dtype: torch.dtype) -> MeanFieldEnsemble:
+    def _build_networks(self, dtype: torch.dtype) -> MeanFieldEnsemble:
         models = [run.config.model for run in self.runs]
         truncation = Truncation(self.config.model.truncation, self.config.model.truncation_c0)
         return initial_ensemble(
@@ -224,15 +224,15 @@ class FlowEnsemble(Ensemble):
             processes=self.config.compute.processes,
         )
 
-    def _column(self, key: str) -> Tensor:
+    def _stack_column(self, key: str) -> Tensor:
         return torch.tensor([getattr(run.config.dynamics, key) for run in self.runs], dtype=torch.float64)
 
-    def _inputs(self, split: str, dtype: torch.dtype) -> Tensor:
-        if all(run.data is self.runs[0].data for run in self.runs):  # shared, and held once
+    def _stack_inputs(self, split: str, dtype: torch.dtype) -> Tensor:
+        if all(run.data is self.runs[0].data for run in self.runs):  # runs that share a data set hold it once
             return torch.from_numpy(getattr(self.runs[0].data, split).x).to(dtype).expand(len(self.runs), -1, -1)
         return torch.stack([torch.from_numpy(getattr(run.data, split).x).to(dtype) for run in self.runs])
 
-    def _targets(self, split: str, dtype: torch.dtype) -> Tensor:
+    def _stack_targets(self, split: str, dtype: torch.dtype) -> Tensor:
         labels = torch.from_numpy(np.stack([getattr(run.data, split).labels for run in self.runs]))
         return one_hot(labels, self.runs[0].data.classes, dtype)
 
@@ -284,5 +284,5 @@ def cut_into_ensembles(runs: Sequence[LoadedRun], max_runs: int | None) -> Seque
         )
     if not config.model.has_particles:
         return [DeepEnsemble([run]) for run in runs]
-    most = max(most, 1)  # what is free is a guess: let a run that needs more than that try
+    most = max(most, 1)  # free memory is an estimate, so a run that needs more may try
     return [FlowEnsemble(runs[start : start + most]) for start in range(0, len(runs), most)]

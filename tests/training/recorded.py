@@ -1,4 +1,4 @@
-"""Training whose records stay in memory."""
+"""Training with records that stay in memory."""
 
 from nc_sweeps.data import load
 from nc_sweeps.training.ensembles import FlowEnsemble, LoadedRun

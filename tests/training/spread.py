@@ -1,4 +1,4 @@
-"""What each of the processes does that torchrun starts for test_particle_parallel."""
+"""The work of each process that torchrun starts for test_particle_parallel."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ from tests.doubles import SilentListener
 
 NOISY = ("dynamics=noisy_gradient_flow", "dynamics.beta=40", "width.particles=31", "metrics.points=4")
 DOUBLE = "compute.precision=64-true"
-#: By what they exercise; 31 or 7 particles cannot be spread evenly over 2 or 4 processes.
+#: Runs by what they exercise. 31 or 7 particles cannot be spread evenly over 2 or 4 processes.
 RUNS = {
     "single precision": (*NOISY, "dynamics.horizon=500"),
     "law that follows the head": (*NOISY, DOUBLE, "dynamics.horizon=50", "dynamics.lambda_w=0.3"),
@@ -34,19 +34,19 @@ RUNS = {
                "dynamics.stage_one_distance=4", "metrics.points=4"),
     "diverges": ("dynamics.step_size=1e6", "model.activation=relu"),
 }  # fmt: skip
-#: A copy of the first, as it was when it had a checkpoint on the way: what a process that is killed leaves behind.
+#: Folder with a copy of the first run, made when it had a checkpoint on the way, as if its process had been killed.
 STOPPED = "stopped"
-#: Trained by the command itself.
+#: The run that the command itself trains.
 BY_COMMAND = "batches"
 
 
-def job(name: str, devices: int, directory: Path, *overrides: str) -> RunSpec:
-    """One of the runs, over so many processes."""
+def make_spec(name: str, devices: int, directory: Path, *overrides: str) -> RunSpec:
+    """Return the specification of one of the runs, spread over ``devices`` processes."""
     return RunSpec(tiny(*RUNS[name], f"compute.devices={devices}", *overrides), [], directory)
 
 
-def start(particles: int, processes: int, dtype: torch.dtype = torch.float64):
-    """A noisy network on 20 samples, and its flow."""
+def make_flow(particles: int, processes: int, dtype: torch.dtype = torch.float64):
+    """Return a noisy network, 20 samples, and a flow that moves the network."""
     ensemble = initial_ensemble(
         [3], particles=particles, dimension=5, features=4, classes=2, scale_u=[0.4], scale_a=[1.0], scale_w=[1.0],
         gamma=[1.0], activation=ACTIVATIONS["tanh"], dtype=dtype, processes=processes,
@@ -59,9 +59,9 @@ def start(particles: int, processes: int, dtype: torch.dtype = torch.float64):
     return ensemble, X, Y, flow
 
 
-def sent(particles: int, processes: int, steps: int) -> int:
-    """Bytes of all tensors that this process hands to torch.distributed in a stretch of so many steps."""
-    _, X, Y, flow = start(particles, processes, torch.float32)
+def count_sent_bytes(particles: int, processes: int, steps: int) -> int:
+    """Return the bytes of all tensors that this process gives to torch.distributed in a stretch of ``steps`` steps."""
+    _, X, Y, flow = make_flow(particles, processes, torch.float32)
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded:
         flow.advance(X, Y, 0, steps)
     calls = [event for event in recorded.events() if event.name.startswith("gloo:")]
@@ -69,9 +69,9 @@ def sent(particles: int, processes: int, steps: int) -> int:
     return sum(4 * torch.Size(shape).numel() for event in calls for shape in event.input_shapes if shape)
 
 
-def network(rank: int, processes: int) -> dict[str, object]:
-    """What a process finds and sends that moves a network by itself."""
-    ensemble, X, Y, flow = start(11, processes)
+def move_network(rank: int, processes: int) -> dict[str, object]:
+    """Move a network without Lightning, and return what this process then has and how much it sent."""
+    ensemble, X, Y, flow = make_flow(11, processes)
     flow.advance(X, Y, 0, 100)
     shard = ensemble.shard
     return {
@@ -81,11 +81,11 @@ def network(rank: int, processes: int) -> dict[str, object]:
         "all": shard.collect_leading(ensemble.U.data, 100),
         "collected": shard.collect(ensemble.U.data[0]),
         "anywhere": shard.any(torch.tensor([rank == 1, False])),
-        "sent": [sent(N, processes, 3) - sent(N, processes, 1) for N in (1_000, 100_000)],
+        "sent": [count_sent_bytes(N, processes, 3) - count_sent_bytes(N, processes, 1) for N in (1_000, 100_000)],
     }
 
 
-def _one_of_several(folder: Path) -> None:
+def _run_process(folder: Path) -> None:
     torch.set_num_threads(1)
     save = RunStore.save
 
@@ -95,14 +95,14 @@ def _one_of_several(folder: Path) -> None:
             shutil.copytree(store.directory, folder / STOPPED)
 
     RunStore.save = save_and_copy  # type: ignore[method-assign]
-    jobs = [job(name, 2, folder / name, "compute.checkpoint_seconds=0") for name in RUNS if name != BY_COMMAND]
-    Pack(jobs).train(SilentListener())
+    specs = [make_spec(name, 2, folder / name, "compute.checkpoint_seconds=0") for name in RUNS if name != BY_COMMAND]
+    Pack(specs).train(SilentListener())
     rank = dist.get_rank()
-    torch.save(network(rank, 2), folder / f"{rank}.pt")
+    torch.save(move_network(rank, 2), folder / f"{rank}.pt")
     os.chdir(folder)
     sys.argv = ["nc-train", "-m", *TINY, *RUNS[BY_COMMAND], "compute.devices=2", "seed=0"]
     main()
 
 
 if __name__ == "__main__":
-    _one_of_several(Path(sys.argv[1]))
+    _run_process(Path(sys.argv[1]))

@@ -16,13 +16,14 @@ from nc_sweeps.errors import ConfigError
 from nc_sweeps.metrics import collapse
 from nc_sweeps.metrics.balancedness import balancedness
 from nc_sweeps.metrics.statistics import class_statistics
-from nc_sweeps.models.deep import build_network, initialise
+from nc_sweeps.models.deep import build_deep_network, initialise
 from nc_sweeps.pack import Pack
 from nc_sweeps.report.digest import digest_sweep
 from nc_sweeps.report.page import render
 from nc_sweeps.report.runs import describe_run
 from nc_sweeps.run_spec import RunSpec
-from nc_sweeps.store.runs import load_sweep, read_metrics, read_summary
+from nc_sweeps.store.run_folder import RunFolder
+from nc_sweeps.store.sweep_folder import load_sweep
 from nc_sweeps.theory.certificate import certificate
 from nc_sweeps.training.ensembles import DeepEnsemble, LoadedRun
 from nc_sweeps.training.memory import predict_peak_bytes
@@ -48,53 +49,53 @@ def deep(model, *overrides):
     return config_of(f"model={model}", *FEW, *overrides)
 
 
-def run(config, record=None, **state):
+def load_run(config, record=None, **state):
     return LoadedRun(config, load(config.dataset), record or MemoryRecord(), **state)
 
 
-def trained(config, record=None, **state):
-    solo = DeepEnsemble([run(config, record, **state)])
-    solo.train()
-    return solo.runs[0].record
+def train(config, record=None, **state):
+    ensemble = DeepEnsemble([load_run(config, record, **state)])
+    ensemble.train()
+    return ensemble.runs[0].record
 
 
-def job(sweep, config):
+def make_spec(sweep, config):
     return RunSpec(config, [], sweep / signature(config))
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """All networks and one of particles, in one pack."""
+    """Return the folder of a pack with all deep networks and one of particles, and the specifications of the former."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("deep")
-    jobs = [job(folder, deep(model, "model.features=16")) for model in NETWORKS]
-    Pack([*jobs, job(folder, tiny())]).train(SilentListener())
-    return folder, {job.config.model.name: job for job in jobs}
+    specs = [make_spec(folder, deep(model, "model.features=16")) for model in NETWORKS]
+    Pack([*specs, make_spec(folder, tiny())]).train(SilentListener())
+    return folder, {spec.config.model.name: spec for spec in specs}
 
 
 @pytest.mark.parametrize("model", ["mlp", "resnet18"])
 def test_alone_packed_or_resumed_a_run_is_the_same_bit_by_bit(model, sweep):
     packed = sweep[1][model]
-    rows = read_metrics(packed.directory).drop("seconds")
+    rows = RunFolder(packed.directory).read_metrics().drop("seconds")
     config = packed.config
     half = MemoryRecord(stop_at=4)
     with pytest.raises(MemoryRecord.StoppedError):
-        trained(deep(model, "model.features=16", "compute.checkpoint_seconds=0"), half)
+        train(deep(model, "model.features=16", "compute.checkpoint_seconds=0"), half)
     assert half.step == 4  # in the middle of an epoch
-    resumed = trained(config, step=half.step, state=half.state)
+    resumed = train(config, step=half.step, state=half.state)
     assert resumed.status == ("completed", "")
     later = rows.filter(pl.col("step") > half.step)
     assert later.height >= 1
     assert_frame_equal(pl.DataFrame(resumed.rows).drop("seconds"), later, check_exact=True)
     if model == "mlp":
-        assert_frame_equal(trained(config).frame(), rows, check_exact=True)
+        assert_frame_equal(train(config).frame(), rows, check_exact=True)
 
 
 def test_every_network_learns_and_the_certificate_holds(sweep):
-    folder, jobs = sweep
-    for one in jobs.values():
-        rows = read_metrics(one.directory)
-        assert read_summary(one.directory)["status"] == "completed"
+    folder, specs = sweep
+    for one in specs.values():
+        rows = RunFolder(one.directory).read_metrics()
+        assert RunFolder(one.directory).read_summary().status == "completed"
         assert rows["loss/train"][-1] < rows["loss/train"][0]
         assert (rows["nc1/train"] <= rows["certificate/nc1_bound"] * (1 + 1e-9)).all()
         assert (rows["certificate/nc1_bound"] <= rows["certificate/closed_form"] * (1 + 1e-9)).all()
@@ -107,26 +108,26 @@ def test_every_network_learns_and_the_certificate_holds(sweep):
 
 
 def test_reports_show_deep_runs_beside_others(sweep):
-    folder, jobs = sweep
+    folder, specs = sweep
     condensed = digest_sweep(folder)
     assert "model.name" in [axis.key for axis in condensed.axes]
     assert {"gradient_norm/parameters", "nc1/train"} <= {quantity.name for quantity in condensed.quantities}
     assert "resnet18" in render(condensed)
-    describe_run(jobs["vgg11"].directory)
+    describe_run(specs["vgg11"].directory)
 
 
 @pytest.mark.parametrize("model", ["mlp", "vgg11"])
 def test_metrics_are_those_of_the_whole_data_set_at_once(model):
-    """Features, scores and gradients in one piece in float64, by autograd, against batches that are added up."""
+    """The direct computation has all features and scores in one piece, in float64, and gradients by autograd."""
     config = deep(
         model, "model.features=16", "compute.precision=64-true", "dataset.train_per_class=6", "dynamics.horizon=1",
         "metrics.points=2", "dataset.imbalance=2",
     )  # fmt: skip
-    solo = DeepEnsemble([run(config)])
-    module = solo._build_module()
-    solo._build_module = lambda: module
-    solo.train()
-    found = solo.runs[0].record.rows[-1]
+    ensemble = DeepEnsemble([load_run(config)])
+    module = ensemble._build_module()
+    ensemble._build_module = lambda: module
+    ensemble.train()
+    found = ensemble.runs[0].record.rows[-1]
 
     network, decay = module.network.eval(), config.dynamics.weight_decay
     Y, Y_test = (nn.functional.one_hot(labels, 10).double() for labels in (module.labels, module.labels_test))
@@ -168,9 +169,9 @@ def test_steps_are_those_of_the_definition(loss):
         "mlp", "model.hidden=[7]", "compute.precision=64-true", f"dynamics.loss={loss}", "dynamics.momentum=0.8",
         "dynamics.weight_decay=0.01", "dynamics.schedule=[{after: 0.5, step_size: 0.003}]", "dynamics.step_size=0.01",
     )  # fmt: skip
-    solo = DeepEnsemble([run(config)])
-    module = solo._build_module()
-    network = initialise(build_network("mlp", (1, 8, 8), 10, hidden=[7]), config.seed, torch.float64)
+    ensemble = DeepEnsemble([load_run(config)])
+    module = ensemble._build_module()
+    network = initialise(build_deep_network("mlp", (1, 8, 8), 10, hidden=[7]), config.seed, torch.float64)
     velocities = [torch.zeros_like(Z) for Z in network.parameters()]
     order = torch.cat([permutations(torch.tensor([config.seed]), Stream.BATCHES, epoch, 30)[0] for epoch in range(2)])
     batches = [order[start : min(start + 12, end)] for end in (30, 60) for start in range(end - 30, end, 12)]
@@ -186,30 +187,31 @@ def test_steps_are_those_of_the_definition(loss):
             for Z, v, gradient in zip(network.parameters(), velocities, gradients, strict=True):
                 v.mul_(0.8).add_(gradient + 0.01 * Z)
                 Z.sub_(step_size * v)
-    solo.train()
-    state = solo.runs[0].record.state
+    ensemble.train()
+    state = ensemble.runs[0].record.state
     for name, Z in network.named_parameters():
         torch.testing.assert_close(state[f"network.{name}"], Z.detach(), rtol=1e-10, atol=1e-12)
-    times = solo.runs[0].record.frame()["time"]
+    times = ensemble.runs[0].record.frame()["time"]
     assert times[-1] == pytest.approx(3 * 0.01 + 3 * 0.003, rel=1e-12)
 
 
 def test_cross_entropy_has_no_certificate():
-    rows = trained(deep("mlp", "dynamics.loss=cross_entropy")).frame()
+    rows = train(deep("mlp", "dynamics.loss=cross_entropy")).frame()
     assert rows["loss/train"][0] > rows["loss/train"][-1]
     assert not any(name.startswith("certificate/") or name == "balancedness" for name in rows.columns)
     assert rows["loss/regularised"][0] > rows["loss/train"][0]
 
 
 def test_a_deep_run_that_diverges_says_when():
-    record = trained(deep("mlp", "dynamics.step_size=1e9"))
+    record = train(deep("mlp", "dynamics.step_size=1e9"))
     assert record.status[0] == "diverged"
     assert "between steps" in record.status[1]
 
 
 def test_initial_weights_have_the_variance_that_keeps_signals_alive():
     network, other = (
-        initialise(build_network("mlp", (1, 8, 8), 10, 50, hidden=[400, 300]), seed, torch.float32) for seed in (3, 4)
+        initialise(build_deep_network("mlp", (1, 8, 8), 10, 50, hidden=[400, 300]), seed, torch.float32)
+        for seed in (3, 4)
     )
     wide = network.backbone[3].weight
     assert float(wide.var()) == pytest.approx(2 / 400, rel=0.02)  # 120,000 numbers: 0.4 % standard error
@@ -220,7 +222,7 @@ def test_initial_weights_have_the_variance_that_keeps_signals_alive():
 @pytest.mark.parametrize("model", NETWORKS)
 @pytest.mark.parametrize(("shape", "classes"), [((1, 28, 28), 10), ((3, 32, 32), 20), ((3, 5, 9), 3)])
 def test_networks_take_images_of_any_size_and_channels(model, shape, classes):
-    network = build_network(model, shape, classes, hidden=[512])
+    network = build_deep_network(model, shape, classes, hidden=[512])
     scores = network(torch.empty(2, math.prod(shape), device="meta"))
     assert scores.shape == (2, classes)
     assert network.features(torch.empty(2, math.prod(shape), device="meta")).shape == (2, 512)
@@ -235,18 +237,18 @@ def test_adapted_networks_have_torchvisions_layers():
     for model, original in (("resnet18", resnet18), ("vgg11", vgg11_bn)):
         with torch.device("meta"):
             theirs = convolutions(original())
-        assert convolutions(build_network(model, (3, 32, 32), 10))[1:] == theirs[1:]
+        assert convolutions(build_deep_network(model, (3, 32, 32), 10))[1:] == theirs[1:]
 
 
 def test_cost_is_that_of_the_layers():
     config = deep("mlp", "model.hidden=[100,50]", "model.features=20")
-    one = run(config)
+    one = load_run(config)
     size = one.size
     weights = 64 * 100 + 100 * 50 + 50 * 20 + 20 * 10
     assert size.pass_work == weights
     assert count_work(size).step == 3 * 12 * weights
     assert size.parameters == weights + 150
-    # Kept for the way back: the input, two activations and the features.
+    # The backward pass needs the input, two activations and the features.
     assert size.activations == 4 * (64 + 100 + 50 + 20)
     resnet = Size.of(deep("resnet18"), one.data, one.schedule, 0)
     assert resnet.parameters == pytest.approx(11.17e6, rel=0.01)
@@ -291,7 +293,7 @@ def test_what_does_not_fit_a_deep_network_is_one_line(overrides, message):
 def test_what_does_not_fit_the_data_is_found_before_anything_starts(tmp_path, overrides, message):
     config = config_of(*overrides)
     with pytest.raises(ConfigError, match=message):
-        Pack([job(tmp_path, config)]).train(SilentListener())
+        Pack([make_spec(tmp_path, config)]).train(SilentListener())
     assert not list(tmp_path.iterdir()) or not (tmp_path / signature(config)).exists()
 
 

@@ -1,4 +1,4 @@
-"""Rule 3: who a run is packed with, where it is stopped and in what order its particles stand does not matter."""
+"""The numbers of a run do not depend on its pack, on where it is stopped or on the order of its particles."""
 
 import math
 import time
@@ -15,7 +15,7 @@ from nc_sweeps.data import load
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.pack import Pack
 from nc_sweeps.run_spec import RunSpec
-from nc_sweeps.store.runs import read_metrics
+from nc_sweeps.store.run_folder import RunFolder
 from nc_sweeps.training import ensembles
 from nc_sweeps.training.ensembles import FlowEnsemble, LoadedRun
 from nc_sweeps.training.measurements import MEASUREMENTS, measure
@@ -218,7 +218,7 @@ def test_only_what_is_asked_for_is_measured():
 
 
 def test_gradient_norms_are_those_of_the_regularised_objective():
-    """By autograd: L_λ is differentiated through its definition; particles in the mean-field scaling."""
+    """Autograd differentiates L_λ through its definition; the particles' gradients are in the mean-field scaling."""
     config = tiny("compute.precision=64-true", "dynamics.lambda_rho=0.05", "dynamics.lambda_w=0.02", "model.gamma=1.7")
     module = FlowEnsemble([LoadedRun(config, load(config.dataset), MemoryRecord())])._build_module()
     snapshot = module.snapshot()
@@ -241,22 +241,22 @@ def test_gradient_norms_are_those_of_the_regularised_objective():
 
 
 def test_a_pack_mixes_shapes_skips_what_is_done_and_goes_on_with_the_rest(tmp_path: Path, capsys):
-    def job(*overrides):
+    def make_spec(*overrides):
         config = tiny("compute.checkpoint_seconds=0", *overrides)
         return RunSpec(config, list(overrides), tmp_path / signature(config))
 
-    jobs = [job("seed=0"), job("width.particles=5"), job("seed=1"), job("seed=0")]
-    values = Pack(jobs, max_runs_per_ensemble=1).train(SilentListener())
+    specs = [make_spec("seed=0"), make_spec("width.particles=5"), make_spec("seed=1"), make_spec("seed=0")]
+    values = Pack(specs, max_runs_per_ensemble=1).train(SilentListener())
     assert values[0] == values[3]
     assert len({*values}) == 3
     before = {path: path.read_bytes() for path in tmp_path.glob("*/metrics.parquet")}
     assert len(before) == 3
-    more = Pack([*jobs, job("seed=2")]).train(SilentListener())
+    more = Pack([*specs, make_spec("seed=2")]).train(SilentListener())
     assert more[:4] == values
-    assert more[4:] == Pack([job("seed=2")]).train(SilentListener())
+    assert more[4:] == Pack([make_spec("seed=2")]).train(SilentListener())
     assert "3 of 4 runs done already" in capsys.readouterr().err
     assert all(path.read_bytes() == content for path, content in before.items())
-    assert read_metrics(jobs[0].directory)["nc1/test"][-1] == values[0]
+    assert RunFolder(specs[0].directory).read_metrics()["nc1/test"][-1] == values[0]
 
 
 def test_ensembles_are_cut_to_the_memory_they_may_take(monkeypatch):

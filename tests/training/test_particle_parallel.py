@@ -17,24 +17,24 @@ from nc_sweeps.models.shard import Shard
 from nc_sweeps.pack import Pack
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store import manifest
-from nc_sweeps.store.runs import read_metrics, read_summary
+from nc_sweeps.store.run_folder import RunFolder
 from tests.configs import tiny
 from tests.doubles import SilentListener
 from tests.processes import PATIENCE
-from tests.training.spread import BY_COMMAND, RUNS, STOPPED, job, start
+from tests.training.spread import BY_COMMAND, RUNS, STOPPED, make_flow, make_spec
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Path:
-    """Runs of one process."""
+    """Return the folder of runs that one process trained."""
     folder = tmp_path_factory.mktemp("alone")
-    Pack([job(name, 1, folder / name) for name in RUNS]).train(SilentListener())
+    Pack([make_spec(name, 1, folder / name) for name in RUNS]).train(SilentListener())
     return folder
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """What two processes left behind and said that torchrun started."""
+    """Return the folder that two processes of torchrun left behind, and what they printed."""
     folder = tmp_path_factory.mktemp("pair")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "tests.training.spread", str(folder)]
@@ -43,29 +43,29 @@ def pair(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="module")
 def four(pair) -> Path:
-    """A run that two processes began and four end, which are started for it."""
+    """Return the folder of a run that two processes began and four others, started by their leader, ended."""
     directory = pair[0] / STOPPED
-    assert read_summary(directory)["status"] == "running"
-    begun = read_metrics(directory)
-    Pack([job("single precision", 4, directory)]).train(SilentListener())
-    assert_frame_equal(read_metrics(directory)[: len(begun)], begun)
+    assert RunFolder(directory).read_summary().status == "running"
+    begun = RunFolder(directory).read_metrics()
+    Pack([make_spec("single precision", 4, directory)]).train(SilentListener())
+    assert_frame_equal(RunFolder(directory).read_metrics()[: len(begun)], begun)
     return directory
 
 
 def numbers(directory: Path) -> pl.DataFrame:
-    return read_metrics(directory).drop("seconds")
+    return RunFolder(directory).read_metrics().drop("seconds")
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name not in {"single precision", "diverges", BY_COMMAND}])
 def test_every_metric_is_that_of_one_process(alone, pair, name):
-    assert read_summary(pair[0] / name)["status"] == "completed"
+    assert RunFolder(pair[0] / name).read_summary().status == "completed"
     # Sums are added in another order, in 53 bits, over steps that contract.
     assert_frame_equal(numbers(pair[0] / name), numbers(alone / name), rel_tol=1e-12, abs_tol=1e-14)
 
 
 def test_every_metric_is_that_of_one_process_in_single_precision_after_500_steps_of_two_or_four(alone, pair, four):
     for directory in (pair[0] / "single precision", four):
-        assert read_summary(directory)["status"] == "completed"
+        assert RunFolder(directory).read_summary().status == "completed"
         found = numbers(directory)
         assert found["step"][-1] == 500
         # In 24 bits. Metrics of order 1e-3 and less are differences of numbers of order 1.
@@ -85,19 +85,19 @@ def test_stage_one_ends_in_all_processes_at_once(alone, pair):
 
 
 def test_a_diverged_run_is_closed_as_with_one_process(alone, pair):
-    one, several = (read_summary(folder / "diverges") for folder in (alone, pair[0]))
-    assert several["status"] == "diverged"
-    assert several["reason"] == one["reason"]
+    one, several = (RunFolder(folder / "diverges").read_summary() for folder in (alone, pair[0]))
+    assert several.status == "diverged"
+    assert several.reason == one.reason
 
 
 @pytest.fixture
 def several(pair) -> list[dict[str, torch.Tensor]]:
-    """What two processes found, which hold 5 and 6 of 11 particles."""
+    """Return what two processes found that hold 5 and 6 of 11 particles."""
     return [torch.load(pair[0] / f"{rank}.pt") for rank in range(2)]
 
 
 def test_all_processes_have_the_same_head_to_the_bit_and_particles_of_their_own(several):
-    whole, X, Y, flow = start(11, 1)
+    whole, X, Y, flow = make_flow(11, 1)
     flow.advance(X, Y, 0, 100)
     for found in several:
         assert torch.equal(found["W"], several[0]["W"])

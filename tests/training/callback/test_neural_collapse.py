@@ -1,4 +1,4 @@
-"""The callback: the numbers of a direct computation, in one process and in two; training does not notice it."""
+"""The callback gives the numbers of a direct computation, in one process and in two, and does not affect training."""
 
 import random
 import subprocess
@@ -34,8 +34,8 @@ from tests.training.callback.third_party import HELD_OUT, TRAIN, VALIDATION, Con
 SPLITS = {"train": TRAIN.tensors, "val": tuple(Z[HELD_OUT] for Z in VALIDATION.tensors)}
 
 
-def direct(module, loss="mse"):
-    """Everything that the callback measures, from all features at once, in the modes the module is in."""
+def measure_directly(module, loss="mse"):
+    """Return all that the callback measures, from all features at once, in the present modes of the module."""
     W, b = module.fc.weight.detach().mT, module.fc.bias.detach()
     values, centres = {}, None
     for split, (x, labels) in SPLITS.items():
@@ -60,7 +60,7 @@ def direct(module, loss="mse"):
     return values
 
 
-def of_layers(module):
+def measure_layers(module):
     W = module.fc.weight.detach().mT
     singular, V = torch.linalg.svdvals(W), module.hidden.weight.detach()
     balance = balancedness(V @ V.mT, W)
@@ -77,10 +77,9 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_values_are_those_of_all_features_at_once(loss, caplog):
     callback, module = NeuralCollapseCallback(loss), ConvNet(loss)
-    # The engine, where another test has used it in this process, has Lightning say less.
     with caplog.at_level("INFO", logger=rank_zero_module.log.name):
         trainer = train(module, callback)
-    assert_same(callback.values, direct(module.eval(), loss) | of_layers(module))
+    assert_same(callback.values, measure_directly(module.eval(), loss) | measure_layers(module))
     for name, value in callback.values.items():
         assert float(trainer.callback_metrics[name]) == pytest.approx(value, rel=1e-6), name
     assert ("does not apply to cross-entropy" in caplog.text) == (loss == "cross_entropy")
@@ -90,20 +89,20 @@ def test_values_are_those_of_all_features_at_once(loss, caplog):
 
 
 def test_training_mode_on_request():
-    # One batch, and no dropout: what BatchNorm sees is the whole set.
+    # With one batch and without dropout, BatchNorm takes its statistics from the whole set.
     callback, module = NeuralCollapseCallback("mse", training_mode=True), ConvNet(dropout=0.0)
     train(module, callback, batch_size=45)
     module.train()
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    expected = {f"{name}/training_mode": value for name, value in direct(module).items()}
+    expected = {f"{name}/training_mode": value for name, value in measure_directly(module).items()}
     module.load_state_dict(module.state_dict() | buffers)
-    expected |= direct(module.eval()) | of_layers(module)
+    expected |= measure_directly(module.eval()) | measure_layers(module)
     assert_same(callback.values, expected)
     assert abs(expected["nc1/train"] - expected["nc1/train/training_mode"]) > 1e-3
 
 
 class Draws(pytorch_lightning.Callback):
-    """Remembers what the generators give after training."""
+    """Keeps the numbers that the generators give after training."""
 
     def on_train_end(self, trainer, pl_module):
         self.drawn = [float(torch.rand(())), float(np.random.rand()), random.random()]
@@ -152,18 +151,18 @@ def test_two_processes_have_the_values_of_one(tmp_path):
     command += ["-m", "tests.training.callback.third_party", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
-    assert "self.log('nc" not in done.stderr  # no doubt about whether processes agree
+    assert "self.log('nc" not in done.stderr  # Lightning does not warn that processes may disagree
     module = ConvNet().double()
     for rank in range(2):
         values, logged, state = torch.load(tmp_path / f"{rank}.pt")
         module.load_state_dict(state)
-        assert_same(values, direct(module.eval()) | of_layers(module))
+        assert_same(values, measure_directly(module.eval()) | measure_layers(module))
         for name, value in values.items():
             assert logged[name] == pytest.approx(value, rel=1e-6), name
 
 
 class Other(pytorch_lightning.LightningModule):
-    """Batches of its own kind, and two scores of which one is the classifier's."""
+    """A module whose batches are dictionaries."""
 
     def __init__(self, network):
         super().__init__()
@@ -289,7 +288,7 @@ def test_every_sample_lies_in_one_batch_of_one_process(processes):
     batches = [batch[0] for part in parts for batch in part]
     assert torch.cat(batches).sort().values.equal(torch.arange(45))
     assert max(map(len, batches)) <= 8
-    assert all(len(batch) > 1 for batch in batches)  # of which BatchNorm could make nothing
+    assert all(len(batch) > 1 for batch in batches)  # BatchNorm cannot handle a single sample
     few = DataLoader(TensorDataset(torch.arange(2)), batch_size=8)
     assert sum(len(list(loader_without_repeats(few, process, processes))) for process in range(processes)) == min(
         2, processes

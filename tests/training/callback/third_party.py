@@ -1,4 +1,4 @@
-"""A Lightning module as others write them, its data, and what each of the processes does that torchrun starts for
+"""A Lightning module such as others write, its data, and the work of each process that torchrun starts for
 test_neural_collapse.
 """
 
@@ -36,7 +36,7 @@ class ConvNet(pl.LightningModule):
 
 
 def data(n, seed):
-    """Unbalanced classes that can be told apart."""
+    """Return a data set with unbalanced classes that can be told apart."""
     generator = torch.Generator().manual_seed(seed)
     labels = (torch.rand(n, generator=generator, dtype=torch.float64) * 3).pow(0.7).long()
     patterns = torch.randn(3, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -44,9 +44,9 @@ def data(n, seed):
     return TensorDataset(x, labels)
 
 
-#: Odd numbers, which two processes cannot share evenly.
+#: Data sets of odd sizes, which two processes cannot share evenly.
 TRAIN, VALIDATION = data(45, 1), data(31, 2)
-#: Of the validation set only these.
+#: The only samples of the validation set that are used.
 HELD_OUT = list(range(0, 31, 3))
 
 
@@ -58,7 +58,7 @@ def loaders(batch_size=8):
 
 
 def train(module, *callbacks, epochs=2, batch_size=8, seed=0, **options):
-    """Train, in double precision."""
+    """Train a module in double precision."""
     pl.seed_everything(seed, verbose=False)
     module = module.double()
     for parameter in module.parameters():
@@ -76,7 +76,7 @@ def train(module, *callbacks, epochs=2, batch_size=8, seed=0, **options):
     return trainer
 
 
-def _one_of_several(folder):
+def _run_process(folder):
     from nc_sweeps import NeuralCollapseCallback
 
     torch.set_num_threads(1)
@@ -88,4 +88,4 @@ def _one_of_several(folder):
 
 
 if __name__ == "__main__":
-    _one_of_several(Path(sys.argv[1]))
+    _run_process(Path(sys.argv[1]))
