@@ -8,6 +8,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from nc_sweeps.command import PassThroughHydra
+from nc_sweeps.store.run_folder import RunFolder
 from nc_sweeps.training.processes import is_leader
 
 
@@ -15,13 +16,13 @@ class SweepCallback(Callback):
     """Collects the runs that a command asks for, and shows their results at its end."""
 
     def __init__(self) -> None:
-        self.directories: list[Path] = []
+        self.runs: list[RunFolder] = []
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Remember the folder of a run."""
-        directory = Path(config.hydra.runtime.output_dir)
-        if is_leader(config.compute.devices * config.compute.nodes) and (directory / "summary.json").exists():
-            self.directories.append(directory)
+        run = RunFolder(Path(config.hydra.runtime.output_dir))
+        if is_leader(config.compute.devices * config.compute.nodes) and run.is_begun:
+            self.runs.append(run)
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Show the results of a single run."""
@@ -32,14 +33,14 @@ class SweepCallback(Callback):
         self._show_results(config)
 
     def _show_results(self, config: DictConfig) -> None:
-        if not self.directories:
+        if not self.runs:
             return
-        from nc_sweeps.publish import published
+        from nc_sweeps.publish.published import describe_published
         from nc_sweeps.report.results import show_results
 
         try:
-            notes = published.told(self.directories)
-            is_all_well = show_results(self.directories, config.figure.x, list(config.figure.y), notes)
+            notes = describe_published(self.runs)
+            is_all_well = show_results(self.runs, config.figure.x, list(config.figure.y), notes)
         except Exception as error:
             # Hydra turns the exceptions of callbacks into warnings.
             raise PassThroughHydra from error

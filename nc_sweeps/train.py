@@ -25,6 +25,7 @@ from nc_sweeps.errors import explain_error
 from nc_sweeps.pack import Pack, skip_garbage_collection_at_exit
 from nc_sweeps.resolvers import register_resolvers
 from nc_sweeps.run_spec import RunSpec
+from nc_sweeps.store.run_folder import RunFolder
 from nc_sweeps.training.processes import is_leader
 
 
@@ -35,13 +36,14 @@ def train(config: DictConfig) -> float:
     spec = RunSpec(parse(config, overrides), overrides, Path(hydra_config.runtime.output_dir))
     from rich.console import Console
 
-    from nc_sweeps.publish.companion import following
+    from nc_sweeps.publish.companion import publish_meanwhile
     from nc_sweeps.report.progress import ProgressBar
 
     leads = is_leader(spec.config.compute.processes)
-    is_new = not (spec.directory / "summary.json").exists()
+    run = RunFolder(spec.directory)
+    is_new = not run.is_begun
     try:
-        with following([spec] if leads else []), ProgressBar(Console(stderr=True)) as progress:
+        with publish_meanwhile([spec] if leads else []), ProgressBar(Console(stderr=True)) as progress:
             return Pack([spec]).train(progress)[0]
     except Exception as error:
         _remove_if_empty(spec.directory)
@@ -50,7 +52,7 @@ def train(config: DictConfig) -> float:
             raise PassThroughHydra from error
         raise
     finally:
-        if is_new and leads and (spec.directory / "summary.json").exists():
+        if is_new and leads and run.is_begun:
             _note_in_manifest(spec)
 
 
@@ -61,9 +63,9 @@ train.is_packable = True  # type: ignore[attr-defined]
 
 def _note_in_manifest(spec: RunSpec) -> None:
     from nc_sweeps.store import manifest
-    from nc_sweeps.store.runs import environment
+    from nc_sweeps.store.environment import describe_environment
 
-    manifest.write(spec.directory.parent, [spec], {"overrides": spec.overrides}, environment())
+    manifest.write(spec.directory.parent, [spec], {"overrides": spec.overrides}, describe_environment())
 
 
 def _remove_if_empty(directory: Path) -> None:

@@ -194,7 +194,7 @@ def dashboard(
 
     board = Dashboard(sweep)
     if json is not None:
-        files.write(json, board.json().encode())
+        files.write(json, board.dump_json().encode())
         return
     for link in board.save():
         print(link)
@@ -206,13 +206,13 @@ def _show_results(specs: "Sequence[RunSpec]") -> None:
     Raises:
         SystemExit: with code 1, if a run diverged or failed.
     """
-    from nc_sweeps.publish import published
+    from nc_sweeps.publish.published import describe_published
     from nc_sweeps.report.results import show_results
     from nc_sweeps.store.run_folder import RunFolder
 
     figure = specs[0].config.figure
-    folders = [spec.directory for spec in specs if RunFolder(spec.directory).is_begun]
-    if folders and not show_results(folders, figure.x, figure.y, published.told(folders)):
+    runs = [run for spec in specs if (run := RunFolder(spec.directory)).is_begun]
+    if runs and not show_results(runs, figure.x, figure.y, describe_published(runs)):
         raise SystemExit(1)
 
 

@@ -12,7 +12,7 @@ from nc_launch.pack_progress import ProgressWriter
 from nc_launch.submission import Submission
 from nc_sweeps.interruption import InterruptedTraining, Interruption
 from nc_sweeps.pack import Pack, skip_garbage_collection_at_exit
-from nc_sweeps.publish.companion import following
+from nc_sweeps.publish.companion import publish_meanwhile
 from nc_sweeps.store.sweep_folder import SweepFolder
 
 #: Seconds that the first process of a job waits for the others to save their runs.
@@ -52,7 +52,7 @@ class Task:
         is_leader = rank == 0 or not is_shared
         try:
             # A signal that comes between two packs counts too.
-            with following(list(specs.values()) if is_leader else []), Interruption() as interruption:
+            with publish_meanwhile(list(specs.values()) if is_leader else []), Interruption() as interruption:
                 for number in own:
                     path = submission.progress_path(number)
                     writer = ProgressWriter(path if is_leader else path.with_suffix(f".{rank}"))

@@ -1,8 +1,8 @@
 """The companion of a training process: publishes the runs that it trains, from the store.
 
-A process of its own, at a low priority: training never waits for Weights & Biases, except at its end, and there
-for a bounded time. Whatever becomes of the companion, the store knows nothing of it, and ``nc-sweep sync`` publishes
-what it did not.
+It is a process of its own at a low priority, so training never waits for Weights & Biases, except at its end, and there
+for a bounded time. Whatever becomes of the companion, the store is not affected, and ``nc-sweep sync`` publishes what
+the companion did not.
 """
 
 import os
@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 
 from nc_sweeps.errors import UserError
 from nc_sweeps.interruption import SIGNALS
+from nc_sweeps.publish.access import NO_ERROR_REPORTS
 from nc_sweeps.publish.published import is_current, note_unpublished
 from nc_sweeps.run_spec import RunSpec
+from nc_sweeps.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from nc_sweeps.publish.weights_and_biases import Publication
@@ -38,18 +40,17 @@ _PATIENCE_INTERRUPTED = 3.0
 
 
 @contextmanager
-def following(jobs: Sequence[RunSpec]) -> Iterator[None]:
-    """Have the runs that are tracked published while the block trains them; where there are none, there is no
-    companion.
-    """
-    tracked = [job for job in jobs if job.config.tracking.name == "wandb"]
+def publish_meanwhile(specs: Sequence[RunSpec]) -> Iterator[None]:
+    """Have the runs that are tracked published while the block trains them; where none is, start no companion."""
+    tracked = [spec for spec in specs if spec.config.tracking.name == "wandb"]
     if not tracked:
         yield
         return
-    runs, mode = [job.directory for job in tracked], tracked[0].config.tracking.mode
+    runs, mode = [RunFolder(spec.directory) for spec in tracked], tracked[0].config.tracking.mode
     with TemporaryDirectory(prefix="nc-sweeps-wandb-", ignore_cleanup_errors=True) as scratch:
-        command = [sys.executable, "-m", __name__, mode, *(str(run.absolute()) for run in runs)]
-        environment = os.environ | {"TMPDIR": scratch}  # of wandb, which may be killed
+        command = [sys.executable, "-m", __name__, mode, *(str(run.path.absolute()) for run in runs)]
+        # wandb may be killed and then leaves its temporary files.
+        environment = NO_ERROR_REPORTS | os.environ | {"TMPDIR": scratch}
         # Signals are for the training process; the end of its standard input tells the companion that training is over.
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, env=environment
@@ -74,61 +75,60 @@ class Companion:
     """Publishes runs as they grow (online) or when they have ended (offline).
 
     Args:
-        runs: their folders.
+        runs: folders of the runs.
         mode: ``tracking.mode``.
     """
 
-    def __init__(self, runs: Sequence[Path], mode: str) -> None:
-        from nc_sweeps.publish.weights_and_biases import obstacle
+    def __init__(self, runs: Sequence[RunFolder], mode: str) -> None:
+        from nc_sweeps.publish.weights_and_biases import find_obstacle
 
         self.waiting = list(runs)
-        self.obstacle = obstacle(mode)
-        self._open: dict[Path, Publication] = {}
-        self._seen: dict[Path, int] = {}
+        self.obstacle = find_obstacle(mode)
+        self._open: dict[RunFolder, Publication] = {}
+        self._seen: dict[RunFolder, int] = {}
 
-    def look(self, over: bool) -> None:
+    def look(self, is_over: bool) -> None:
         """Publish what is new.
 
         Args:
-            over: nobody trains the runs any more.
+            is_over: whether training is over.
         """
-        changed = [run for run in self.waiting if self._has_changed(run, over)]
-        # Servers take their time; offline, the processor is what there is to wait for.
+        changed = [run for run in self.waiting if self._has_changed(run, is_over)]
+        # Several runs wait for a server at once; offline, each of them needs the CPU.
         with ThreadPoolExecutor(_AT_ONCE if self.obstacle is None else 1) as pool:
-            settled = list(pool.map(lambda run: self._settle(run, over), changed))
+            settled = list(pool.map(lambda run: self._settle(run, is_over), changed))
         done = {run for run, is_settled in zip(changed, settled, strict=True) if is_settled}
         self.waiting = [run for run in self.waiting if run not in done]
 
-    def _has_changed(self, run: Path, over: bool) -> bool:
+    def _has_changed(self, run: RunFolder, is_over: bool) -> bool:
         try:
-            stamp = (run / "summary.json").stat().st_mtime_ns
+            stamp = run.summary_path.stat().st_mtime_ns
         except FileNotFoundError:
             return False
         is_new, self._seen[run] = stamp != self._seen.get(run), stamp
-        return is_new or over
+        return is_new or is_over
 
-    def _settle(self, run: Path, over: bool) -> bool:
-        """Publish what is new of a run; return whether there is nothing more to come."""
+    def _settle(self, run: RunFolder, is_over: bool) -> bool:
+        """Publish what is new of a run; return whether nothing more is to come."""
         from nc_sweeps.publish.weights_and_biases import PublishingError, publish
-        from nc_sweeps.store.runs import read_summary
 
         try:
-            ended = bool(read_summary(run)["status"] != "running")
+            has_ended = run.read_summary().status != "running"
             if is_current(run, online=False):
-                return ended
+                return has_ended
             try:
                 if self.obstacle is None:
-                    return self._send(run, ended or over)
+                    return self._send(run, has_ended or is_over)
             except PublishingError as error:
                 self.obstacle = str(error)
-            if ended:
+            if has_ended:
                 publish(run, self.obstacle)
         except UserError as error:
-            print(f"{error}; nc-sweep sync {run.parent} publishes it", file=sys.stderr)
+            print(f"{error}; nc-sweep sync {run.sweep} publishes it", file=sys.stderr)
             return True
-        return ended
+        return has_ended
 
-    def _send(self, run: Path, is_last: bool) -> bool:
+    def _send(self, run: RunFolder, is_last: bool) -> bool:
         from nc_sweeps.publish.weights_and_biases import Publication
 
         if run not in self._open:
@@ -144,12 +144,12 @@ def main() -> None:
     os.nice(_NICE)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    companion = Companion([Path(run) for run in sys.argv[2:]], sys.argv[1])
-    over = False
-    while companion.waiting and not over:
-        over = bool(select.select([sys.stdin], [], [], _LOOK)[0])
-        companion.look(over)
-    # Whatever wandb still waits for is published by nc-sweep sync.
+    companion = Companion([RunFolder(Path(run)) for run in sys.argv[2:]], sys.argv[1])
+    is_over = False
+    while companion.waiting and not is_over:
+        is_over = bool(select.select([sys.stdin], [], [], _LOOK)[0])
+        companion.look(is_over)
+    # What wandb has not sent by now, nc-sweep sync publishes.
     os._exit(0)
 
 

@@ -3,13 +3,17 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nc_sweeps.store.run_folder import RunFolder
 
 
-def show_results(directories: Sequence[Path], x: str, y: Sequence[str], notes: Sequence[str] = ()) -> bool:
+def show_results(runs: "Sequence[RunFolder]", x: str, y: Sequence[str], notes: Sequence[str] = ()) -> bool:
     """Print the table of a sweep, its failures and where its files are; draw its picture and write its report.
 
     Args:
-        directories: folders of its runs, at least one.
+        runs: folders of its runs, at least one; each was begun.
         x, y: axes of the picture, as in the group ``figure`` of the configuration.
         notes: lines to print before the last one.
 
@@ -19,10 +23,8 @@ def show_results(directories: Sequence[Path], x: str, y: Sequence[str], notes: S
     from rich.console import Console
 
     from nc_sweeps.report.table import tabulate_sweep
-    from nc_sweeps.store.run_folder import RunFolder
     from nc_sweeps.store.sweep_folder import load_runs
 
-    runs = [RunFolder(directory) for directory in directories]
     sweep = runs[0].sweep
     measured = [run for run in runs if run.is_measured]
     if measured:

@@ -132,7 +132,7 @@ class RunStore:
     def _summarise(self, name: str) -> MetricSummary:
         metric = METRICS[name]
         values = [row[name] for row in self.rows]
-        defined = [(value, row["step"]) for value, row in zip(values, self.rows, strict=True) if math.isfinite(value)]
+        defined = [(value, int(row["step"])) for value, row in zip(values, self.rows, strict=True) if math.isfinite(value)]
         best, best_step = (max if metric.best == "max" else min)(defined, default=(None, None))
         undefined = None if len(defined) == len(values) else metric.undefined or "not finite"
         return MetricSummary(_finite(values[0]), _finite(values[-1]), best, best_step, undefined)

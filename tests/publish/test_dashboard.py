@@ -9,9 +9,10 @@ import vl_convert
 from wandb_workspaces.reports.v2 import internal as reports
 from wandb_workspaces.workspaces import internal as workspaces
 
+from nc_sweeps.publish.content import make_end_key
 from nc_sweeps.publish.dashboard import Dashboard
-from nc_sweeps.publish.weights_and_biases import plain_key
-from nc_sweeps.store.runs import RunStore, last_value, read_config, run_directories
+from nc_sweeps.store.runs import RunStore
+from nc_sweeps.store.sweep_folder import SweepFolder
 from tests.configs import tiny
 from tests.publish.commands import KEY, run
 from tests.publish.wandb_server import Server
@@ -38,7 +39,7 @@ def sweep(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def specification(sweep):
-    return json.loads(Dashboard(sweep).json())
+    return json.loads(Dashboard(sweep).dump_json())
 
 
 def panels_of(specification):
@@ -124,9 +125,9 @@ def test_a_heat_map_shows_means_over_seeds_in_viridis(sweep, specification, titl
     ((keys,),) = [field["args"] for field in query["fields"] if field["name"] == "summary"]
     assert keys == {"name": "keys", "value": list(panel["config"]["fieldSettings"].values())}
     rows = []
-    for directory in run_directories(sweep):
-        known = read_config(directory) | {name: last_value(directory, name) for name in METRICS}
-        summary = {plain_key(name): value for name, value in known.items()}
+    for folder in SweepFolder(sweep).run_folders():
+        known = folder.read_config() | {name: folder.last_value(name) for name in METRICS}
+        summary = {make_end_key(name): value for name, value in known.items()}
         rows.append({key: summary[key] for key in keys["value"]})
     chart = filled_in(specification["charts"][panel["config"]["panelDefId"].rpartition("/")[2]], panel, rows)
     for version in ("5.8", vl_convert.get_vegalite_versions()[-1]):
@@ -142,7 +143,7 @@ def test_a_heat_map_shows_means_over_seeds_in_viridis(sweep, specification, titl
         assert f">{title} over margin and particles<" in svg
 
 
-def test_it_is_made_on_a_server_with_what_it_shows(sweep, tmp_path):
+def test_it_is_saved_on_a_server_with_what_it_shows(sweep, tmp_path):
     folder = tmp_path / "home"
     folder.mkdir()
     with Server() as server:

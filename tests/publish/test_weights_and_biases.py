@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 
 from nc_sweeps.config import signature
 from nc_sweeps.publish import published
-from nc_sweeps.publish.weights_and_biases import plain_key
-from nc_sweeps.store.runs import RunStore, read_metrics, read_summary, run_directories
+from nc_sweeps.publish.content import make_end_key
+from nc_sweeps.store.runs import RunStore
+from nc_sweeps.store.sweep_folder import SweepFolder
 from tests.configs import TINY, tiny
 from tests.processes import PATIENCE
 from tests.publish.commands import KEY, run, start
@@ -23,7 +24,7 @@ TRACKED = ("tracking=wandb", "tracking.tags=[a,b]", "tracking.job_type=test", "t
 
 
 def read_back(folder):
-    """Of an offline W&B run the records of each kind, in order."""
+    """Return the records of an offline W&B run by their kinds, in order."""
     done = run(folder.parent, "wandb", "leet", "inspect", "--json", str(folder))
     assert done.returncode == 0, done.stderr
     records = {}
@@ -34,27 +35,27 @@ def read_back(folder):
 
 
 def same(value):
-    """Numbers as wandb's reader writes them."""
+    """Return a number as wandb's reader writes it."""
     if value != value:
         return "NaN"
     return {float("inf"): "Infinity", -float("inf"): "-Infinity"}.get(value, value)
 
 
-def check_offline_run(directory):
-    """One W&B run is all of the run, and nothing else."""
-    (folder,) = published.offline_folders(directory)
+def check_offline_run(stored):
+    """Check that the one W&B run of a run is all of it, and nothing else."""
+    (folder,) = published.find_offline_folders(stored)
     records = read_back(folder)
     (header,) = records["run"]
-    assert header["run_id"] == directory.name
-    assert header["run_group"] == directory.parent.name
+    assert header["run_id"] == stored.name
+    assert header["run_group"] == stored.sweep.name
 
-    rows = [{name: same(value) for name, value in row.items()} for row in read_metrics(directory).to_dicts()]
+    rows = [{name: same(value) for name, value in row.items()} for row in stored.read_metrics().to_dicts()]
     history = [entry["item"] for entry in records["history"]]
     own = {"_runtime", "_step", "_timestamp"}
     assert [{name: value for name, value in row.items() if name not in own} for row in history] == rows
     assert [row["_step"] for row in history] == [row["step"] for row in rows]
 
-    config = OmegaConf.to_container(OmegaConf.load(directory / "config.yaml"))
+    config = OmegaConf.to_container(OmegaConf.load(stored.config_path))
     assert config["dynamics"]["beta"] == float("inf")
     sent = header["config"]["update"]
     assert sent["dynamics"] == config["dynamics"] | {"beta": "inf"}
@@ -64,19 +65,19 @@ def check_offline_run(directory):
     final = {}
     for entry in records["summary"]:
         final |= entry["update"]
-    summary = read_summary(directory)
-    for name, entry in summary["metrics"].items():
+    summary = stored.read_summary()
+    for name, entry in summary.as_dict()["metrics"].items():
         best = "max" if "max" in final[name] else "min"
         assert final[name] == {best if key == "best" else key: value for key, value in entry.items()}
-        assert final[plain_key(name)] == entry["last"]
-    plain = {name: final[name] for name in map(plain_key, ("width.particles", "seed", "dynamics.beta"))}
+        assert final[make_end_key(name)] == entry["last"]
+    plain = {name: final[name] for name in map(make_end_key, ("width.particles", "seed", "dynamics.beta"))}
     assert plain == {"end/width/particles": config["width"]["particles"], "end/seed": 0, "end/dynamics/beta": "inf"}
     figures = [entry for record in records["config"] for entry in record["update"].items()]
     assert [name for name, _ in figures] == ["_wandb.visualize.nc1_and_bound", "_wandb.visualize.tightness"]
     assert all('{"name": "tableKey", "value": "certificate"}' in json.dumps(figure) for _, figure in figures)
-    assert (final["status"], final["reason"]) == (summary["status"], summary["reason"])
+    assert (final["status"], final["reason"]) == (summary.status, summary.reason)
     assert final["certificate"]["nrows"] == len(rows)
-    assert records["exit"][0].get("exit_code", 0) == (0 if summary["status"] == "completed" else 1)
+    assert records["exit"][0].get("exit_code", 0) == (0 if summary.status == "completed" else 1)
     definitions = {record.get("name") or record["glob_name"]: record for record in records["metric"]}
     assert all(definitions[name]["step_metric"] == "time" for name in ("*", "certificate/tightness"))
     assert definitions["*"]["summary"] == {"last": True, "min": True}
@@ -85,7 +86,7 @@ def check_offline_run(directory):
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """A sweep of two packs, trained offline."""
+    """A sweep of two packs that was trained offline."""
     folder = tmp_path_factory.mktemp("offline")
     launcher = ("hydra/launcher=packed", "hydra.launcher.max_runs_per_pack=2")
     runs = ("width.particles=10,12", "dynamics.step_size=0.5,1e6", "model.activation=relu")
@@ -96,14 +97,14 @@ def sweep(tmp_path_factory):
 
 
 def test_a_packed_sweep_is_one_complete_run_a_run(sweep):
-    runs = run_directories(sweep)
-    assert {read_summary(directory)["status"] for directory in runs} == {"completed", "diverged"}
+    runs = SweepFolder(sweep).run_folders()
+    assert {stored.read_summary().status for stored in runs} == {"completed", "diverged"}
     assert len(list((sweep / "wandb").iterdir())) == len(runs) == 4
-    for directory in runs:
-        header, records = check_offline_run(directory)
+    for stored in runs:
+        header, records = check_offline_run(stored)
         assert (header["job_type"], header["tags"]) == ("test", ["a", "b"])
         has_model = any(artifact["type"] == "model" for artifact in records["artifact"])
-        assert has_model == (directory / "checkpoint.safetensors").exists()
+        assert has_model == stored.checkpoint_path.exists()
 
 
 def test_sync_writes_what_is_new_and_nothing_else(sweep):
@@ -116,15 +117,15 @@ def test_sync_writes_what_is_new_and_nothing_else(sweep):
     assert "wandb sync results/sweep/wandb/offline-run-*" in done.stdout
     assert stamps() == before
 
-    lost, *others = run_directories(sweep)
+    lost, *others = SweepFolder(sweep).run_folders()
     for path in sorted((sweep / "wandb").glob(f"*{lost.name}/**/*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
-    published.offline_folders(lost)[0].rmdir()
+    published.find_offline_folders(lost)[0].rmdir()
     assert run(sweep.parent.parent, "nc-sweep", "sync", "results/sweep").returncode == 0
     check_offline_run(lost)
     after = stamps()
     for other in others:
-        assert all(after[path] == before[path] for path in before if path.is_relative_to(other))
+        assert all(after[path] == before[path] for path in before if path.is_relative_to(other.path))
 
 
 def wait_for(condition, seconds=PATIENCE):
@@ -147,10 +148,10 @@ def test_a_killed_and_resumed_run_is_one_run_even_if_the_companion_is_killed(tmp
     (companion,) = companions(first)
     first.kill()
     first.communicate()
-    companion.wait(PATIENCE)  # nobody needs to look after it
-    (directory,) = run_directories(tmp_path / "results" / "sweep")
-    assert read_summary(directory)["status"] == "running"
-    assert not published.offline_folders(directory)
+    companion.wait(PATIENCE)  # it ends by itself
+    (stored,) = SweepFolder(tmp_path / "results" / "sweep").run_folders()
+    assert stored.read_summary().status == "running"
+    assert not published.find_offline_folders(stored)
 
     second = start(tmp_path, *command)
     wait_for(lambda: companions(second))
@@ -159,11 +160,11 @@ def test_a_killed_and_resumed_run_is_one_run_even_if_the_companion_is_killed(tmp
     said, told = second.communicate(timeout=PATIENCE)
     assert second.returncode == 0, told
     assert "W&B: 1 run could not be published in time; nc-sweep sync results/sweep publishes them" in said
-    assert read_summary(directory)["status"] == "completed"
-    assert not published.offline_folders(directory)
+    assert stored.read_summary().status == "completed"
+    assert not published.find_offline_folders(stored)
 
     assert run(tmp_path, "nc-sweep", "sync", "results/sweep").returncode == 0
-    check_offline_run(directory)
+    check_offline_run(stored)
 
 
 def test_a_server_that_never_answers_costs_nothing(tmp_path):
@@ -171,8 +172,8 @@ def test_a_server_that_never_answers_costs_nothing(tmp_path):
         server = {"WANDB_BASE_URL": f"http://127.0.0.1:{silent.getsockname()[1]}", "WANDB_API_KEY": KEY}
         done = run(tmp_path, "nc-train", *TINY, *TRACKED, "tracking.mode=online", **server)
         assert done.returncode == 0, done.stderr
-        (directory,) = run_directories(tmp_path / "results" / "sweep")
-        check_offline_run(directory)
+        (stored,) = SweepFolder(tmp_path / "results" / "sweep").run_folders()
+        check_offline_run(stored)
 
         synced = run(tmp_path, "nc-sweep", "sync", "results/sweep", **server)
         assert synced.returncode == 1
@@ -207,7 +208,7 @@ def test_online_a_run_goes_on_where_it_was_and_is_published_once(tmp_path):
         online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
         measure(0, 1, 4)
         assert run(tmp_path, "nc-sweep", "sync", "results/sweep").returncode == 0
-        (offline,) = published.offline_folders(store.directory)
+        (offline,) = published.find_offline_folders(store.folder)
         first = run(tmp_path, "nc-sweep", "sync", "results/sweep", **online)
         assert first.returncode == 0, first.stderr
         assert not offline.exists()  # the server has it
@@ -220,7 +221,7 @@ def test_online_a_run_goes_on_where_it_was_and_is_published_once(tmp_path):
         again = run(tmp_path, "nc-sweep", "sync", "results/sweep", **online)
         assert again.stdout == f"W&B: 1 run at {server.url}/me/nc-sweeps\n"
         history = [{name: row[name] for name in ("step", "time", "nc1/train")} for row in sent["history"]]
-        assert history == read_metrics(store.directory).select("step", "time", "nc1/train").to_dicts()
+        assert history == store.folder.read_metrics().select("step", "time", "nc1/train").to_dicts()
         assert sent["exit_code"] == 0
         assert sent["summary"]["nc1/train"]["last"] == sent["summary"]["nc1/train"]["min"] == 1 / 12
 
