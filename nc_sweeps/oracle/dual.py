@@ -1,7 +1,7 @@
 r"""Stage 1 at infinite width as a convex problem in the residual alone.
 
 Fix the head W and let :math:`\lambda = \lambda_\rho`. The minimiser of the free energy :math:`E_n` is the Gibbs law of
-Prop. 5.1, and a Gibbs law is known by a residual :math:`r \in \mathbb R^{n \times q}`:
+Prop. 5.1, and a Gibbs law is given by a residual :math:`r \in \mathbb R^{n \times q}`:
 
 .. math::
     \rho_r(a, u) \propto \exp\bigl(-\tfrac{\beta\gamma}{n} a^\top W r^\top\sigma(Xu)
@@ -36,7 +36,7 @@ _BLOCK_ELEMENTS = 2**20
 
 
 class OracleError(UserError):
-    """An infinite-width solution that cannot be had to the accuracy asked for."""
+    """An infinite-width solution that cannot be found to the accuracy asked for."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class GibbsProblem:
         activation: :math:`\sigma`.
 
     Raises:
-        OracleError: a scale that is not positive and finite, a head that is zero, more unknowns than the Hessian can
-            hold.
+        OracleError: a scale is not positive and finite, the head is zero, or there are more unknowns than the Hessian
+            can hold.
     """
 
     X: Float[Tensor, "n d"]
@@ -80,7 +80,7 @@ class GibbsProblem:
 
     @cached_property
     def inputs(self) -> Float[Tensor, "n k"]:
-        """X in the k ≤ min(n, d) principal directions that it spans. In all others u is free, a Gaussian."""
+        """Coordinates of X in the k ≤ min(n, d) principal directions that it spans; in all others u is Gaussian."""
         left, singular, _ = torch.linalg.svd(self.X, full_matrices=False)
         rank = max(1, int(torch.linalg.matrix_rank(self.X)))
         inputs: Tensor = left[:, :rank] * singular[:rank]
@@ -93,26 +93,26 @@ class GibbsProblem:
 
     @property
     def concentration(self) -> float:
-        r""":math:`\beta\lambda`, the inverse variance of the particles where there is no loss."""
+        r"""Inverse variance :math:`\beta\lambda` of the particles where there is no loss."""
         return self.beta * self.lambda_rho
 
     @property
     def tilt_scale(self) -> float:
-        r""":math:`c = \beta\gamma^2 / (2\lambda n^2)`."""
+        r"""Scale :math:`c = \beta\gamma^2 / (2\lambda n^2)` of the tilt."""
         return self.beta * self.gamma**2 / (2.0 * self.lambda_rho * len(self.X) ** 2)
 
     @property
     def gain(self) -> float:
-        r""":math:`\gamma/(n\lambda)`: the mean of a given u is this times :math:`-W r^\top\sigma(Xu)`."""
+        r"""Factor :math:`\gamma/(n\lambda)`; the mean of a given u is :math:`-W r^\top\sigma(Xu)` times it."""
         return self.gamma / (len(self.X) * self.lambda_rho)
 
     @property
     def gram(self) -> Float[Tensor, "q q"]:
-        r""":math:`G = W^\top W`."""
+        r"""Gram matrix :math:`G = W^\top W` of the head."""
         return self.W.mT @ self.W
 
     def activations(self, points: Float[Tensor, "nodes k"]) -> Float[Tensor, "nodes n"]:
-        r""":math:`\sigma(Xu)^\top` at :math:`u = (\beta\lambda)^{-1/2} z`, in the coordinates of :attr:`inputs`.
+        r"""Return :math:`\sigma(Xu)^\top` at :math:`u = (\beta\lambda)^{-1/2} z`, in the coordinates of :attr:`inputs`.
 
         Args:
             points: z, standard normal where there is no loss.
@@ -120,19 +120,19 @@ class GibbsProblem:
         return self.activation.value(points @ self.inputs.mT / math.sqrt(self.concentration))
 
     def log_tilt(self, S: Float[Tensor, "nodes n"], r: Float[Tensor, "n q"]) -> Float[Tensor, "nodes"]:
-        r""":math:`c\,\|W r^\top\sigma\|^2`, a row of S a node."""
+        r"""Return :math:`c\,\|W r^\top\sigma\|^2`; S has a row for each node."""
         v = S @ r
         return self.tilt_scale * (v @ self.gram * v).sum(dim=1)
 
 
 class Dual:
-    r"""J and what belongs to it, the law of u on nodes.
+    r"""J, its derivatives and the features, with the law of u on nodes.
 
-    On nodes J is as strongly convex as it is exactly: whatever their number, there is a minimiser, and one only.
+    On any number of nodes J is as strongly convex as the exact J, so that it has exactly one minimiser.
 
     Args:
-        problem: what is solved.
-        nodes: of the whitened first layer :math:`z = (\beta\lambda)^{1/2} u`, in the coordinates of
+        problem: problem that is solved.
+        nodes: nodes of the whitened first layer :math:`z = (\beta\lambda)^{1/2} u`, in the coordinates of
             :attr:`GibbsProblem.inputs`.
     """
 
@@ -142,16 +142,17 @@ class Dual:
         self.S = problem.activations(nodes.points)
 
     def value(self, r: Float[Tensor, "n q"]) -> Float[Tensor, ""]:
-        """J(r)."""
+        """Return J(r)."""
         n, beta = len(r), self.problem.beta
         return r.square().sum() / (2 * n) + (r * self.problem.Y).sum() / n + self.log_partition(r) / beta
 
     def gradient(self, r: Float[Tensor, "n q"]) -> Float[Tensor, "n q"]:
-        r""":math:`\nabla J(r) = (r + Y - \gamma H_r W)/n`."""
+        r"""Return :math:`\nabla J(r) = (r + Y - \gamma H_r W)/n`."""
         return (r + self.problem.Y - self.predictions(r)) / len(r)
 
     def hessian(self, r: Float[Tensor, "n q"]) -> Float[Tensor, "nq nq"]:
-        r"""With :math:`s = \sigma(Xu)`, :math:`v = r^\top s` and :math:`G = W^\top W`, rows of r one after the other,
+        r"""Return the Hessian. With :math:`s = \sigma(Xu)`, :math:`v = r^\top s` and :math:`G = W^\top W`, rows of r
+        one after the other,
 
         .. math::
             \nabla^2 J = I/n + \beta^{-1}\bigl(2c\,K_r \otimes G
@@ -172,7 +173,7 @@ class Dual:
         return torch.eye(r.numel(), dtype=r.dtype) / len(r) + hessian / beta
 
     def log_partition(self, r: Float[Tensor, "n q"]) -> Float[Tensor, ""]:
-        r""":math:`\log Z(r) = \log\int e^{-\frac{\beta\gamma}{n} a^\top W r^\top\sigma(Xu)
+        r"""Return :math:`\log Z(r) = \log\int e^{-\frac{\beta\gamma}{n} a^\top W r^\top\sigma(Xu)
         - \frac{\beta\lambda}{2}(\|a\|^2 + \|u\|^2)}\,da\,du`, the integral over a included.
         """
         layers = self.problem.X.shape[1] + len(self.problem.W)
@@ -180,35 +181,35 @@ class Dual:
         return base + self._log_density(r).logsumexp(dim=0)
 
     def probabilities(self, r: Float[Tensor, "n q"]) -> Float[Tensor, "nodes"]:
-        r"""The law :math:`\rho_r(u)` on the nodes."""
+        r"""Return the law :math:`\rho_r(u)` on the nodes."""
         return self._log_density(r).softmax(dim=0)
 
     def kernel(self, r: Float[Tensor, "n q"]) -> Float[Tensor, "n n"]:
-        r""":math:`K_r = \mathbb{E}_{\rho_r}[\sigma\sigma^\top]`."""
+        r"""Return :math:`K_r = \mathbb{E}_{\rho_r}[\sigma\sigma^\top]`."""
         return self.S.mT @ (self.probabilities(r)[:, None] * self.S)
 
     def features(self, r: Float[Tensor, "n q"]) -> Float[Tensor, "n p"]:
-        r""":math:`H_r = -\frac{\gamma}{n\lambda} K_r r W^\top`."""
+        r"""Return :math:`H_r = -\frac{\gamma}{n\lambda} K_r r W^\top`."""
         return -self.problem.gain * self.kernel(r) @ r @ self.problem.W.mT
 
     def predictions(self, r: Float[Tensor, "n q"]) -> Float[Tensor, "n q"]:
-        r""":math:`F_r = \gamma H_r W`."""
+        r"""Return :math:`F_r = \gamma H_r W`."""
         return self._predictions(r, slice(None))
 
     def log_partition_error(self, r: Float[Tensor, "n q"]) -> float:
-        r"""Error of :math:`\log Z(r)`, from the replicas of the nodes."""
+        r"""Return the error of :math:`\log Z(r)`, found from the replicas of the nodes."""
         log_density = self._log_density(r)
         replicas = [log_density[k.part].logsumexp(dim=0) + math.log(k.scale) for k in self.nodes.replicas]
         return self.nodes.error(log_density.logsumexp(dim=0), replicas)
 
     def predictions_with_error(self, r: Float[Tensor, "n q"]) -> tuple[Float[Tensor, "n q"], float]:
-        r""":math:`F_r` and its error in Frobenius norm."""
+        r"""Return :math:`F_r` and its error in Frobenius norm."""
         F, replicas = self._replica_predictions(r)
         return F, self.nodes.error(F, replicas)
 
     def replica_minimisers(self, r: Float[Tensor, "n q"]) -> list[Float[Tensor, "n q"]]:
-        r"""The minimisers of J on the replicas, to first order: :math:`r + (n\nabla^2 J)^{-1}(F_k - F_r)` with the
-        predictions :math:`F_k` of the replica. The loss pulls an error of the integrals back.
+        r"""Return the minimisers of J on the replicas, to first order: :math:`r + (n\nabla^2 J)^{-1}(F_k - F_r)` with
+        the predictions :math:`F_k` of the replica. The loss pulls an error of the integrals back.
 
         Args:
             r: the minimiser of J.
@@ -218,14 +219,14 @@ class Dual:
         return [r + torch.cholesky_solve((F_k - F).reshape(-1, 1), factor).reshape_as(r) for F_k in replicas]
 
     def effective_samples(self, r: Float[Tensor, "n q"]) -> float:
-        r""":math:`1/\sum_m \pi_m^2`: how many nodes of equal weight the law of u is worth."""
+        r"""Return :math:`1/\sum_m \pi_m^2`: how many nodes of equal weight the law of u is worth."""
         return 1.0 / float(self.probabilities(r).square().sum())
 
     def _log_density(self, r: Tensor) -> Tensor:
         return self.nodes.log_weights + self.problem.log_tilt(self.S, r)
 
     def _predictions(self, r: Tensor, part: slice) -> Tensor:
-        """F_r from some of the nodes."""
+        """Return F_r from some of the nodes."""
         S = self.S[part]
         probabilities = (self.nodes.log_weights[part] + self.problem.log_tilt(S, r)).softmax(dim=0)
         Kr = S.mT @ (probabilities[:, None] * (S @ r))

@@ -3,7 +3,7 @@ r"""Nodes and weights for expectations under the standard normal law of :math:`\
 .. math::
     \mathbb{E} f(z) \approx \sum_m e^{\ell_m} f(z_m), \qquad z \sim \mathcal N(0, I_d)
 
-Some parts of the nodes, the replicas, are a rule of their own: how far they disagree with the whole tells the error.
+Some parts of the nodes, the replicas, are rules of their own. Their disagreement with the whole gives the error.
 """
 
 import math
@@ -15,12 +15,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-#: Side of the cells that the trapezoid rule works on, and its largest spacing.
+#: Side of the cells of the trapezoid rule, and its largest spacing.
 CELL = 0.5
 #: Independent scrambles of a quasi-Monte-Carlo rule: enough to know their spread to 18 %.
 SCRAMBLES = 16
 
-#: An error is not believed to fall by more when the spacing is halved: h⁴, against a lucky coincidence.
+#: Least ratio by which an error is believed to fall when the spacing is halved (h⁴), against lucky coincidences.
 _LEAST_RATIO = 1.0 / 16.0
 #: Spacing of the values of a Sobol sequence in torch.
 _SOBOL_CELL = 2.0**-30
@@ -28,7 +28,7 @@ _SOBOL_CELL = 2.0**-30
 
 @dataclass(frozen=True)
 class Replica:
-    """Some of the nodes; a rule once their weights are multiplied by ``scale``."""
+    """Some of the nodes, which are a rule if their weights are multiplied by ``scale``."""
 
     part: slice
     scale: float
@@ -41,8 +41,8 @@ class Nodes:
     Args:
         points: :math:`z_m`.
         log_weights: :math:`\ell_m`.
-        replicas: coarser and coarser rules where ``nested``, otherwise independent ones.
-        nested: see there.
+        replicas: rules of 2 and 4 times the spacing if ``nested``, otherwise independent rules.
+        nested: whether the replicas are nested.
     """
 
     points: Float[Tensor, "nodes d"]
@@ -51,13 +51,13 @@ class Nodes:
     nested: bool
 
     def error(self, whole: Float[Tensor, "*shape"], parts: Sequence[Float[Tensor, "*shape"]]) -> float:
-        r"""Error of an estimate x in Frobenius norm.
+        r"""Return the error of an estimate x in Frobenius norm.
 
-        R independent replicas: the standard error :math:`(\sum_k \|x_k - x\|^2 / (R(R-1)))^{1/2}`. Nested replicas of
-        spacing 2h and 4h, with :math:`\delta = \|x_{2h} - x\|` and :math:`\delta' = \|x_{4h} - x_{2h}\|`: the rest of
-        the geometric series, :math:`\delta^2/(\delta' - \delta)`, but at least :math:`\delta/16` and at most
-        :math:`\delta`. It is right for an error in powers of h (kinks) and far too much for one exponentially small in
-        1/h.
+        R independent replicas give the standard error :math:`(\sum_k \|x_k - x\|^2 / (R(R-1)))^{1/2}`. Nested replicas
+        of spacing 2h and 4h, with :math:`\delta = \|x_{2h} - x\|` and :math:`\delta' = \|x_{4h} - x_{2h}\|`, give the
+        rest of the geometric series, :math:`\delta^2/(\delta' - \delta)`, but at least :math:`\delta/16` and at most
+        :math:`\delta`. This is right for an error in powers of h (kinks) and far too much for an error that is
+        exponentially small in 1/h.
 
         Args:
             whole: the estimate from all nodes.
@@ -72,15 +72,15 @@ class Nodes:
 
 
 def lattice(cells: Int[Tensor, "cells d"], divisions: int) -> Nodes:
-    r"""Trapezoid rule: the points of :math:`h\mathbb Z^d` in some cells, with weights
+    r"""Return the trapezoid rule: the points of :math:`h\mathbb Z^d` in some cells, with weights
     :math:`h^d (2\pi)^{-d/2} e^{-\|z\|^2/2}`.
 
-    It converges exponentially in 1/h where the integrand is analytic and negligible outside of the cells. The replicas
+    It converges exponentially in 1/h if the integrand is analytic, and negligible outside of the cells. The replicas
     are the lattices of spacing 2h and 4h.
 
     Args:
         cells: k for the cell :math:`\prod_i [k_i, k_i + 1)` in units of :data:`CELL`.
-        divisions: of the side of a cell, so that h is :data:`CELL` / divisions.
+        divisions: number of parts of the side of a cell, so that h is :data:`CELL` / divisions.
     """
     d = cells.shape[1]
     within = torch.cartesian_prod(*[torch.arange(divisions)] * d).reshape(-1, d)
@@ -98,15 +98,15 @@ def lattice(cells: Int[Tensor, "cells d"], divisions: int) -> Nodes:
 
 
 def scrambled_sobol(mean: Float[Tensor, "d"], factor: Float[Tensor, "d d"], count: int) -> Nodes:
-    r"""Quasi-Monte Carlo: scrambled Sobol points through the normal quantile, half of them for the law
+    r"""Return a rule of quasi-Monte Carlo: scrambled Sobol points through the normal quantile, half of them for the law
     :math:`\varphi = \mathcal N(0, I)` itself, half for a law :math:`g = \mathcal N(m, L L^\top)` near the integrand.
 
-    All are weighted by :math:`\varphi / (\tfrac12\varphi + \tfrac12 g) \le 2`, so a poor g costs half the points and no
-    more. The replicas are independent scrambles of fixed seeds: the rule is deterministic.
+    All points are weighted by :math:`\varphi / (\tfrac12\varphi + \tfrac12 g) \le 2`, so that a poor g wastes no more
+    than half of them. The replicas are independent scrambles of fixed seeds: the rule is deterministic.
 
     Args:
         mean, factor: m and L, lower triangular.
-        count: points of a scramble; a power of two, or the points are out of balance.
+        count: number of points of a scramble; a power of two, or the points are out of balance.
     """
     points = torch.cat([_normal_sobol(len(mean), count, seed) for seed in range(SCRAMBLES)])
     tilted = torch.arange(len(points)) % count >= count // 2
@@ -122,12 +122,12 @@ def scrambled_sobol(mean: Float[Tensor, "d"], factor: Float[Tensor, "d d"], coun
 
 
 def directions(dimension: int, count: int) -> Float[Tensor, "count d"]:
-    """Unit vectors all around."""
+    """Return unit vectors in all directions."""
     return torch.nn.functional.normalize(_normal_sobol(dimension, count, seed=0), dim=1)
 
 
 def _normal_sobol(dimension: int, count: int, seed: int) -> Float[Tensor, "count d"]:
     cube = SobolEngine(dimension, scramble=True, seed=seed).draw(count, dtype=torch.float64)  # type: ignore[no-untyped-call]
-    # Centres of the cells: 0 itself has no quantile.
+    # Take the centres of the cells, since 0 has no finite quantile.
     normal: Tensor = torch.special.ndtri(cube + _SOBOL_CELL / 2)
     return normal

@@ -1,1 +1,1 @@
-"""Statements about neural collapse as functions of tensors."""
+"""Statements about neural collapse, as functions of tensors."""

@@ -6,25 +6,26 @@ the range of W. Splitting the features by P is an identity, with orthogonal last
 .. math::
     H = \gamma^{-1} Y B^\top + \gamma^{-1} r B^\top + H(I - P).
 
-The first part is collapsed. So NC1 can only come from what the head sees of the residual, and from what the head cannot
-see at all. With :math:`Q = \tilde H (I - P)` and :math:`T = \gamma^{-2}\|\tilde Y B^\top\|_F^2` define
+The first part is collapsed. So NC1 can only come from the part of the residual that the head sees, and from the part of
+the features that it does not see. With :math:`Q = \tilde H (I - P)` and :math:`T = \gamma^{-2}\|\tilde Y B^\top\|_F^2`
+define
 
 .. math::
     \ell = \|\tilde r B^\top\|_F^2 / \|\tilde Y B^\top\|_F^2, \qquad \varrho = \|Q_w\|_F^2 / T.
 
-Dividing :math:`\ell = \ell_w + \ell_b` in the worst way between and within classes bounds
+The worst way to divide :math:`\ell = \ell_w + \ell_b` within and between classes gives the bound
 
 .. math::
     \mathrm{NC1} \le \max_{\ell_b \le \ell}
     \frac{\ell - \ell_b + \varrho}{\ell - \ell_b + \varrho + (1 - \sqrt{\ell_b})^2}
 
-and the maximum is attained: at :math:`\sqrt{\ell_b} = \ell + \varrho` where allowed, else at :math:`\ell_b = \ell`.
+The maximum is attained at :math:`\sqrt{\ell_b} = \ell + \varrho` if that is allowed, else at :math:`\ell_b = \ell`.
 
-A head bias, :math:`F = \gamma H W + 1 b^\top`, changes none of this if r holds it. But W then tends to rank q − 1 and B
-grows without bound; :func:`centred_head_bound` stays useful.
+A head bias, :math:`F = \gamma H W + 1 b^\top`, changes none of this if r includes it. But W then tends to rank q − 1,
+and B grows without bound; :func:`centred_head_bound` stays useful.
 
-Nothing but class statistics of H and r enters, so the certificate of any number of samples is had from one pass over
-them: :func:`certificate_of_statistics`.
+The certificate uses nothing but class statistics of H and r, so that one pass over any number of samples is enough:
+:func:`certificate_of_statistics`.
 """
 
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ from nc_sweeps.metrics.statistics import ClassStatistics, class_statistics
 
 @dataclass(frozen=True)
 class Certificate:
-    r"""The certificate of a state; every tensor has one entry a run.
+    r"""The certificate of a state; every tensor has one entry for each run.
 
     Args:
         nc1_bound: upper bound of NC1 in [0, 1].
@@ -47,7 +48,7 @@ class Certificate:
         range_term: :math:`\varrho`.
         closed_form: upper bound of NC1 from the loss, the gradient and the extreme singular values of W alone.
         angle: :math:`1 - \langle\tilde H, \tilde Y B^\top\rangle^2 / (\|\tilde H\|^2 \|\tilde Y B^\top\|^2)`, the
-            squared sine between the features and the collapsed target; another upper bound of NC1.
+            squared sine of the angle between the features and the collapsed target; another upper bound of NC1.
     """
 
     nc1_bound: Float[Tensor, "*run"]
@@ -64,11 +65,11 @@ def certificate(
     gamma: Float[Tensor, "*run"],
     bias: Float[Tensor, "*run q"] | None = None,
 ) -> Certificate:
-    r"""Bound NC1 of the features H by what the head does with them.
+    r"""Bound NC1 of the features H by what the head makes of them.
 
     Args:
         H: features, float64.
-        W: linear head; rank deficient heads are allowed.
+        W: linear head; its rank may be deficient.
         Y: one-hot labels, balanced or not.
         gamma: output scale.
         bias: b of the head. With one, ``nc1_bound`` is the smaller of the two bounds that hold.
@@ -87,13 +88,13 @@ def certificate_of_statistics(
     *,
     has_bias: bool = False,
 ) -> Certificate:
-    r"""The certificate of the samples that two statistics are of.
+    r"""Return the certificate of a state from class statistics of its samples.
 
     Args:
-        features: of H.
-        residuals: of r = F − Y, the bias of the head included.
+        features: statistics of H.
+        residuals: statistics of r = F − Y, the bias of the head included.
         W, gamma: as in :func:`certificate`, float64.
-        has_bias: whether the head has one; ``nc1_bound`` is then the smaller of the two bounds that hold.
+        has_bias: whether the head has a bias; ``nc1_bound`` is then the smaller of the two bounds that hold.
     """
     counts = features.counts.unsqueeze(-1)
     B = torch.linalg.pinv(W).mT
@@ -119,7 +120,7 @@ def certificate_of_statistics(
 
 
 def worst_nc1(loss_term: Float[Tensor, "*run"], range_term: Float[Tensor, "*run"]) -> Float[Tensor, "*run"]:
-    r"""Largest NC1 that :math:`\ell` and :math:`\varrho` allow.
+    r"""Return the largest NC1 that :math:`\ell` and :math:`\varrho` allow:
 
     .. math::
         1 \text{ if } \ell \ge 1; \quad
@@ -129,7 +130,7 @@ def worst_nc1(loss_term: Float[Tensor, "*run"], range_term: Float[Tensor, "*run"
     total = loss_term + range_term
     spent_between = range_term / (range_term + (1.0 - loss_term.sqrt()).square())
     bound = torch.where(total.square() <= loss_term, total, spent_between)
-    # Written so that an undefined ℓ (the head maps all classes to one point) leaves the bound at 1, which is true.
+    # If ℓ is undefined (the head maps all classes to one point), the comparison is false and the bound 1, which holds.
     return torch.where(loss_term < 1.0, bound, torch.ones_like(bound))
 
 
@@ -139,14 +140,14 @@ def centred_head_bound(
     W: Float[Tensor, "*run p q"],
     gamma: Float[Tensor, "*run"],
 ) -> Float[Tensor, "*run"]:
-    r"""Upper bound of NC1 that a head of rank q − 1 does not spoil. With :math:`\bar W = W(I - 11^\top/q)`,
+    r"""Return an upper bound of NC1 that stays useful for a head of rank q − 1. With :math:`\bar W = W(I - 11^\top/q)`,
     :math:`\bar C = \bar W^+` and :math:`\bar P = \bar W \bar C`,
 
     .. math::
         \mathrm{NC1} \le \frac{\gamma^{-2}\|\tilde r \bar C\|_F^2 + \|\tilde H(I - \bar P)\|_F^2}
         {\gamma^{-2}\|\tilde Y \bar C\|_F^2},
 
-    valid with a bias and without; 1 where the right-hand side is larger or undefined.
+    with or without a bias. The bound is 1 if the right-hand side is larger or undefined.
 
     Args:
         features, residuals, W, gamma: as in :func:`certificate_of_statistics`.
@@ -163,13 +164,13 @@ def centred_head_bound(
 
 
 def _targets(counts: Float[Tensor, "*run q"], Z: Float[Tensor, "*run q k"]) -> Float[Tensor, "*run q k"]:
-    r"""The rows of :math:`\tilde Y Z`, one a class."""
+    r"""Return the rows of :math:`\tilde Y Z`, one for each class."""
     weights = counts / counts.sum(dim=-1, keepdim=True)
     return Z - (weights.unsqueeze(-1) * Z).sum(dim=-2, keepdim=True)
 
 
 def _square_norm_through(residuals: ClassStatistics, Z: Float[Tensor, "*run q k"]) -> Float[Tensor, "*run"]:
-    r""":math:`\|\tilde r Z\|_F^2`."""
+    r"""Return :math:`\|\tilde r Z\|_F^2`."""
     within = (residuals.scatter @ Z * Z).sum(dim=(-2, -1)).clamp(min=0.0)
     between = (residuals.deviations @ Z).square()
     return within + (residuals.counts.unsqueeze(-1) * between).sum(dim=(-2, -1))
@@ -178,9 +179,9 @@ def _square_norm_through(residuals: ClassStatistics, Z: Float[Tensor, "*run q k"
 def _trace_beyond(
     scatter: Float[Tensor, "*run p p"], W: Float[Tensor, "*run p q"], B: Float[Tensor, "*run p q"]
 ) -> Float[Tensor, "*run"]:
-    r""":math:`\|H_w(I - WB^\top)\|_F^2` from :math:`H_w^\top H_w`.
+    r"""Return :math:`\|H_w(I - WB^\top)\|_F^2` from :math:`H_w^\top H_w`.
 
-    A difference: right to rounding of :math:`\|H_w\|_F^2`, hence of the NC1 that is bounded.
+    It is found as a difference, right to the rounding of :math:`\|H_w\|_F^2`, hence of the NC1 that is bounded.
     """
     right = scatter - (scatter @ W) @ B.mT
     both = right - B @ (W.mT @ right)
@@ -188,7 +189,7 @@ def _trace_beyond(
 
 
 def _pinv_of_rank(Z: Float[Tensor, "*run p q"], rank: int) -> Float[Tensor, "*run q p"]:
-    """Pseudo-inverse of a matrix whose rank is known: rounding cannot pass for a small singular value."""
+    """Return the pseudo-inverse of a matrix of known rank: rounding cannot pass for a small singular value."""
     U, S, Vh = torch.linalg.svd(Z, full_matrices=False)
     inverse: Tensor = Vh[..., :rank, :].mT / S[..., None, :rank] @ U[..., :rank].mT
     return inverse
@@ -200,7 +201,8 @@ def _closed_form(
     residuals: ClassStatistics,
     gamma: Float[Tensor, "*run"],
 ) -> Float[Tensor, "*run"]:
-    r"""With :math:`\kappa = \sigma_{max}/\sigma_{min}`, :math:`c = n/(n - \sum_k n_k^2/n)`, the smallest of 1,
+    r"""Return the closed form. With :math:`\kappa = \sigma_{max}/\sigma_{min}`, :math:`c = n/(n - \sum_k n_k^2/n)`, it
+    is the smallest of 1,
 
     .. math::
         c\,[2\kappa^2 L_n + \tfrac{\gamma^2\sigma_{max}^2}{n}\|R_w(I-P)\|_F^2/\lambda_\rho^2]

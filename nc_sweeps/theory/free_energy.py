@@ -1,7 +1,8 @@
 r"""The objectives: regularised loss (4) and free energy (5), :math:`E_n = L_\lambda + \beta^{-1} E_\rho[\log\rho]`.
 
-A cloud of particles has no density. What can be said honestly is a lower bound, since among all laws of one covariance
-the Gaussian has the largest entropy, and for few dimensions an estimate. D = p + d is the dimension of a particle.
+A cloud of particles has no density. But among all laws of one covariance the Gaussian has the largest entropy, which
+gives a lower bound of the free energy; in few dimensions there is an estimate too. D = p + d is the dimension of a
+particle.
 """
 
 import math
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from nc_sweeps.metrics.centring import square_norm
 
-#: Distances between particles that are held at a time.
+#: Number of distances between particles that are held at a time.
 _DISTANCES = 2**24
 
 
@@ -23,7 +24,7 @@ def regularised_loss(
     lambda_rho: Float[Tensor, "*run"],
     lambda_w: Float[Tensor, "*run"],
 ) -> Float[Tensor, "*run"]:
-    r""":math:`L_\lambda = L_n + \frac{\lambda_W}{2}\|W\|_F^2
+    r"""Return :math:`L_\lambda = L_n + \frac{\lambda_W}{2}\|W\|_F^2
     + \frac{\lambda_\rho}{2}\,\mathrm{mean}_j(\|a_j\|^2 + \|u_j\|^2)`.
 
     Args:
@@ -36,15 +37,15 @@ def regularised_loss(
 
 
 def gaussian_entropy_bound(covariance: Float[Tensor, "*run D D"], particles: int) -> Float[Tensor, "*run"]:
-    r"""Upper bound of the entropy :math:`-E[\log\rho]`: :math:`\frac12\log\det(2\pi e\Sigma)`.
+    r"""Return an upper bound of the entropy :math:`-E[\log\rho]`: :math:`\frac12\log\det(2\pi e\Sigma)`.
 
-    The sample's log det is too small by about D(D+1)/(2N). For Gaussian particles the bias is known and taken off:
+    The log det of the sample is too small by about D(D+1)/(2N). This bias is known for Gaussian particles, and removed:
     :math:`E\log\det\hat\Sigma = \log\det\Sigma + \sum_{i=1}^D \psi\big(\tfrac{N-i}{2}\big) - D\log\tfrac{N-1}{2}`
     (Wishart; Anderson, *An Introduction to Multivariate Statistical Analysis*, §7.5).
 
     Args:
         covariance: unbiased sample covariance of the particles.
-        particles: N > D: fewer have a covariance without a determinant.
+        particles: N > D; the covariance of fewer is singular.
     """
     N, D = particles, covariance.shape[-1]
     log_det = torch.linalg.slogdet(covariance).logabsdet
@@ -55,10 +56,12 @@ def gaussian_entropy_bound(covariance: Float[Tensor, "*run D D"], particles: int
 
 
 def moment_entropy_bound(square_mean: Float[Tensor, "*run"], dimension: int) -> Float[Tensor, "*run"]:
-    r"""The largest entropy of a law of given second moment, that of an isotropic Gaussian:
-    :math:`\frac D2 \log(2\pi e\,m/D)`. With the moment about the mean, :math:`m = \operatorname{tr}\Sigma`, it is a
-    larger bound than the Gaussian of equal covariance gives, since
-    :math:`\log\det\Sigma \le D\log(\operatorname{tr}\Sigma/D)`, but needs no more particles than two.
+    r"""Return the largest entropy of a law of given second moment, that of an isotropic Gaussian:
+    :math:`\frac D2 \log(2\pi e\,m/D)`.
+
+    With the moment about the mean, :math:`m = \operatorname{tr}\Sigma`, this bound is larger than that of the Gaussian
+    of equal covariance, since :math:`\log\det\Sigma \le D\log(\operatorname{tr}\Sigma/D)`. But two particles are
+    enough.
 
     Args:
         square_mean: :math:`m = E\|\theta\|^2`, about any point.
@@ -68,13 +71,13 @@ def moment_entropy_bound(square_mean: Float[Tensor, "*run"], dimension: int) -> 
 
 
 def nearest_neighbour_entropy(theta: Float[Tensor, "N D"], neighbour: int = 3) -> Float[Tensor, ""]:
-    r"""Kozachenko and Leonenko's estimate of the entropy,
+    r"""Return Kozachenko and Leonenko's estimate of the entropy,
 
     .. math::
         \hat h = \psi(N) - \psi(k) + \log V_D + \frac DN \sum_j \log\varepsilon_j,
 
-    :math:`\varepsilon_j` the distance of particle j to its k-th neighbour, :math:`V_D` the volume of the unit ball. An
-    estimate and no bound; its bias grows quickly with D.
+    with :math:`\varepsilon_j` the distance of particle j to its k-th neighbour and :math:`V_D` the volume of the unit
+    ball. It is no bound, and its bias grows quickly with D.
 
     Args:
         theta: particles of one run.
@@ -98,8 +101,8 @@ def nearest_neighbour_entropy(theta: Float[Tensor, "N D"], neighbour: int = 3) -
 def free_energy(
     regularised: Float[Tensor, "*run"], beta: Float[Tensor, "*run"], entropy: Float[Tensor, "*run"]
 ) -> Float[Tensor, "*run"]:
-    r""":math:`E_n = L_\lambda - \beta^{-1} h`: with an upper bound of the entropy h a lower bound. Without noise
-    :math:`L_\lambda`.
+    r"""Return :math:`E_n = L_\lambda - \beta^{-1} h`, a lower bound if the entropy h is an upper bound. Without noise
+    it is :math:`L_\lambda`.
     """
     return torch.where(beta.isinf(), regularised, regularised - entropy / beta)
 
@@ -111,14 +114,14 @@ def divergence_from_prior(
     lambda_rho: Float[Tensor, "*run"],
     entropy: Float[Tensor, "*run"],
 ) -> Float[Tensor, "*run"]:
-    r"""Lemma A.3: with :math:`\rho_\infty = \mathcal N(0, (\beta\lambda_\rho)^{-1} I)`,
+    r"""Return the divergence of Lemma A.3: with :math:`\rho_\infty = \mathcal N(0, (\beta\lambda_\rho)^{-1} I)`,
 
     .. math::
         D_{KL}(\rho\,\|\,\rho_\infty) = \beta\Big(E_n - L_n - \frac{\lambda_W}{2}\|W\|_F^2\Big)
         + \frac D2\log\frac{2\pi}{\lambda_\rho\beta} = \frac{\beta\lambda_\rho}{2} E_\rho\|\theta\|^2 - h(\rho)
         + \frac D2\log\frac{2\pi}{\lambda_\rho\beta} \ge 0.
 
-    With an upper bound of the entropy h a lower bound. NaN without noise or without weight decay.
+    It is a lower bound if the entropy h is an upper bound, and NaN without noise or without weight decay.
 
     Args:
         square_mean: :math:`E_\rho\|\theta\|^2`.

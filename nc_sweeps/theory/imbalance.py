@@ -1,8 +1,8 @@
-r"""The imbalance law: how far the last two layers are from balance, whatever the data, the loss and the activation.
+r"""The imbalance law: how far the last two layers are from balance, for all data, losses and activations.
 
 With :math:`\bar A = A^\top A/N` let :math:`D = \bar A - W W^\top`. Along the flow (20), with both layers moving on the
-same batch and no truncation, the loss drops out of dD/dt, because the gradient of either layer contracted with that
-layer is the same matrix; what is left is
+same batch and no truncation, the loss drops out of dD/dt: the gradients of the two layers, each contracted with its
+layer, are the same matrix. What is left is
 
 .. math::
     \frac{dD}{dt} = -2\lambda_\rho D + 2\beta^{-1} I - 2(\lambda_\rho - \lambda_W) W W^\top
@@ -19,7 +19,7 @@ from nc_sweeps.metrics.centring import square_norm
 
 
 def imbalance(second_moment: Float[Tensor, "*run p p"], W: Float[Tensor, "*run p q"]) -> Float[Tensor, "*run p p"]:
-    r""":math:`D = \bar A - W W^\top`, in float64.
+    r"""Return :math:`D = \bar A - W W^\top`, in float64.
 
     Args:
         second_moment: :math:`\bar A = A^\top A/N`, in float64.
@@ -36,8 +36,9 @@ def stationary_residual(
     lambda_w: Float[Tensor, "*run"],
     beta: Float[Tensor, "*run"],
 ) -> Float[Tensor, "*run"]:
-    r"""Lemma 4.5 (19) as a residual: :math:`\|\lambda_\rho \bar A - \lambda_W W W^\top - \beta^{-1} I_p\|_F`, 0 at
-    stationary points of infinite width.
+    r"""Return the residual of Lemma 4.5 (19), :math:`\|\lambda_\rho \bar A - \lambda_W W W^\top - \beta^{-1} I_p\|_F`.
+
+    It is 0 at stationary points of infinite width.
 
     Args:
         second_moment: :math:`\bar A = A^\top A/N`.
@@ -51,13 +52,13 @@ def stationary_residual(
 
 
 class ImbalanceLaw(nn.Module):
-    r"""Integrates the law and the size of the deviation from it that finite width makes, beside a flow.
+    r"""The law integrated beside a flow, with the size of the deviation from it that finite width causes.
 
     Args:
-        beta, lambda_rho, lambda_w: of the runs.
+        beta, lambda_rho, lambda_w: β, λ_ρ and λ_W of the runs.
 
     Attributes:
-        D: what the law predicts for the imbalance now, (run, p, p); empty before the first :meth:`restart`.
+        D: imbalance that the law predicts for now, (run, p, p); empty before the first :meth:`restart`.
         spread: :math:`\int_0^t e^{-4\lambda_\rho(t-s)} \operatorname{tr} \bar A_s\,ds`, (run,).
     """
 
@@ -74,7 +75,7 @@ class ImbalanceLaw(nn.Module):
         lambda_w: Float[Tensor, "run"],
     ) -> None:
         super().__init__()
-        # Buffers, so that they are on the device of the network whose law this is.
+        # Buffers move to a device with the networks whose law this is.
         self.register_buffer("beta", beta, persistent=False)
         self.register_buffer("lambda_rho", lambda_rho, persistent=False)
         self.register_buffer("lambda_w", lambda_w, persistent=False)
@@ -83,13 +84,13 @@ class ImbalanceLaw(nn.Module):
 
     @property
     def follows_head(self) -> bool:
-        """Whether the law holds the history of W, so that it must be advanced at every step."""
+        """Whether the law depends on the history of W, so that it must be advanced at every step."""
         return bool((self.lambda_rho != self.lambda_w).any())
 
     def restart(
         self, runs: Bool[Tensor, "run"], second_moment: Float[Tensor, "run p p"], W: Float[Tensor, "run p q"]
     ) -> None:
-        """Begin anew for some runs, or for all, from their present imbalance."""
+        """Start the law of some runs anew from their present imbalance."""
         D = imbalance(second_moment, W)
         self.D = D if runs.all() else torch.where(_matrix(runs), D, self.D)
         self.spread = torch.where(runs, 0.0, self.spread)
@@ -98,13 +99,13 @@ class ImbalanceLaw(nn.Module):
         r"""Follow the law over some steps.
 
         Args:
-            duration: of each of the steps.
-            grams: :math:`W W^\top`, mean of the two ends of every step.
+            duration: duration of each of the steps.
+            grams: :math:`W W^\top`, the mean of the two ends of every step.
         """
         steps = grams.shape[1]
         rate = 2.0 * self.lambda_rho
         _, weight = _relaxation(rate, duration)
-        # What a step adds is forgotten during the later ones.
+        # The contribution of a step decays during the later ones.
         left = torch.arange(steps - 1, -1, -1, dtype=grams.dtype, device=grams.device)
         remembered = torch.exp(-(rate * duration).unsqueeze(-1) * left)
         identity = torch.eye(grams.shape[-1], dtype=grams.dtype, device=grams.device)
@@ -118,14 +119,14 @@ class ImbalanceLaw(nn.Module):
         r"""Follow the size of the deviation over a stretch of time.
 
         Args:
-            duration: of the stretch.
-            second_moment_trace: :math:`\operatorname{tr} \bar A`, mean of the stretch's two ends.
+            duration: duration of the stretch.
+            second_moment_trace: :math:`\operatorname{tr} \bar A`, the mean of the two ends of the stretch.
         """
         forget, weight = _relaxation(4.0 * self.lambda_rho, duration)
         self.spread = forget * self.spread + weight * second_moment_trace
 
     def expected_deviation(self, particles: int) -> Float[Tensor, "run"]:
-        r"""Size of the deviation from the law that N particles make, 0 without noise: the root of
+        r"""Return the size of the deviation from the law that N particles cause, 0 without noise: the root of
 
         .. math::
             E\|D_t - \mathrm{law}\|_F^2
@@ -144,7 +145,7 @@ def discrete_law(
     coefficients_A: tuple[float, float, float],
     coefficients_W: tuple[float, float],
 ) -> Float[Tensor, "p p"]:
-    r"""The imbalance after one step of a discretised flow, from the imbalance before it; exact for every N.
+    r"""Return the imbalance after one step of a discretised flow, from the imbalance before it; exact for every N.
 
     A step takes :math:`a_j \to e\,a_j - c\,g_j + s\,\xi_j` and :math:`W \to e_W W - c_W \Gamma`. If the coefficients of
     both layers agree (:math:`\lambda_\rho = \lambda_W`) the cross terms cancel, since
@@ -156,8 +157,8 @@ def discrete_law(
     .. math::
         M = s^2(\mathrm{mean}_j\, \xi_j \xi_j^\top - I) + s\,\mathrm{sym}[\mathrm{mean}_j (e a_j - c g_j) \xi_j^\top].
 
-    Otherwise :math:`-(ec - e_W c_W)(W\Gamma^\top + \Gamma W^\top)` stays,
-    :math:`(e^2 - e_W^2) W W^\top` joins and Q takes each layer's own c.
+    Otherwise :math:`-(ec - e_W c_W)(W\Gamma^\top + \Gamma W^\top)` remains, :math:`(e^2 - e_W^2) W W^\top` is added,
+    and Q has the c of each layer.
 
     Args:
         D: imbalance before the step.
@@ -186,11 +187,11 @@ def discrete_law(
 def _relaxation(
     rate: Float[Tensor, "run"], duration: Float[Tensor, "run"]
 ) -> tuple[Float[Tensor, "run"], Float[Tensor, "run"]]:
-    r""":math:`e^{-rt}` and :math:`\int_0^t e^{-rs}\,ds`."""
+    r"""Return :math:`e^{-rt}` and :math:`\int_0^t e^{-rs}\,ds`."""
     growth = torch.expm1(-rate * duration)
     return 1.0 + growth, torch.where(rate == 0.0, duration, -growth / torch.where(rate == 0.0, 1.0, rate))
 
 
 def _matrix(values: Tensor) -> Tensor:
-    """One value a run, shaped to multiply a matrix a run."""
+    """Return one value for each run, shaped to multiply a matrix for each run."""
     return values[..., None, None]

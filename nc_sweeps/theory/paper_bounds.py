@@ -1,6 +1,6 @@
-r"""The paper's own statements as numbers, to stand beside the certificate: Theorem 4.2, Corollary 4.4, Lemma 4.3.
+r"""The paper's own statements as numbers, for comparison with the certificate: Theorem 4.2, Corollary 4.4, Lemma 4.3.
 
-They speak of :math:`E_2 = H - \gamma^{-1} Y B^\top`, B = W(WᵀW)⁻¹: what of the features is not yet collapsed.
+They are about :math:`E_2 = H - \gamma^{-1} Y B^\top`, B = W(WᵀW)⁻¹: the part of the features that is not collapsed.
 """
 
 import torch
@@ -16,7 +16,7 @@ def deviation_from_target(
     Y: Float[Tensor, "*run n q"],
     gamma: Float[Tensor, "*run"],
 ) -> Float[Tensor, "*run"]:
-    r""":math:`\|E_2\|_F^2`, the left-hand side of Theorem 4.2 (10)."""
+    r"""Return :math:`\|E_2\|_F^2`, the left-hand side of Theorem 4.2 (10)."""
     return square_norm(H - Y @ (torch.linalg.pinv(W) / gamma[..., None, None]))
 
 
@@ -29,7 +29,7 @@ def theorem_4_2(
     lambda_rho: Float[Tensor, "*run"],
     c1: float,
 ) -> Float[Tensor, "*run"]:
-    r"""The paper's bound (10),
+    r"""Return the paper's bound (10),
 
     .. math::
         \|E_2\|_F^2 \le 2(\lambda_\rho^{-4}\gamma^4 C_1^2\sigma_{max}^4 + \lambda_\rho^{-2})\, C_1^2 n\varepsilon_S^2
@@ -58,13 +58,13 @@ def sharp_deviation_bound(
     lambda_rho: Float[Tensor, "*run"],
     activation_bound: float,
 ) -> Float[Tensor, "*run"]:
-    r"""What the certificate's decomposition makes of Theorem 4.2,
+    r"""Return the bound that the certificate's decomposition gives in place of Theorem 4.2,
 
     .. math::
         \|E_2\|_F^2 \le \frac{2n\gamma^{-2}L_n}{\sigma_{min}^2}
-        + \frac{n \sup|\sigma|^2 \varepsilon_S^2}{\lambda_\rho^2}:
+        + \frac{n \sup|\sigma|^2 \varepsilon_S^2}{\lambda_\rho^2}.
 
-    the two parts of :math:`E_2 = \gamma^{-1} r B^\top + R(I - P)/\lambda_\rho` are orthogonal, and R is a mean over
+    The two parts of :math:`E_2 = \gamma^{-1} r B^\top + R(I - P)/\lambda_\rho` are orthogonal, and R is a mean over
     particles of :math:`\sigma(Xu_j)\nabla_{a_j}^\top`. Arguments as in :func:`theorem_4_2`.
 
     Args:
@@ -77,7 +77,7 @@ def sharp_deviation_bound(
 def corollary_4_4(
     deviation: Float[Tensor, "*run"], singular: Float[Tensor, "*run q"], samples: int, gamma: Float[Tensor, "*run"]
 ) -> Float[Tensor, "*run"]:
-    r"""The paper's bound of NC1 for balanced classes (16)–(17): with :math:`e = \gamma^2\|E_2\|_F^2`,
+    r"""Return the paper's bound of NC1 for balanced classes (16)–(17): with :math:`e = \gamma^2\|E_2\|_F^2`,
 
     .. math::
         \mathrm{NC1} \le \frac{16 e}{n(q-1)/(2q\sigma_{max}^2) - 4e}
@@ -98,8 +98,8 @@ def corollary_4_4(
 
 
 def lemma_4_3_exponent(singular: Float[Tensor, "*run q"], beta: Float[Tensor, "*run"]) -> Float[Tensor, "*run"]:
-    r""":math:`\varepsilon_0` in :math:`\sigma_{min}(W) = \beta^{-\varepsilon_0}` (Lemma 4.3), which the lemma makes as
-    small as one likes for large β. NaN without noise and at β = 1.
+    r"""Return :math:`\varepsilon_0` in :math:`\sigma_{min}(W) = \beta^{-\varepsilon_0}` (Lemma 4.3), NaN without noise
+    and at β = 1. By the lemma it is as small as one likes for large β.
 
     Args:
         singular: singular values of W, decreasing.
@@ -115,7 +115,8 @@ def smallest_singular_value_bound(
     Y: Float[Tensor, "*run n q"],
     gamma: Float[Tensor, "*run"],
 ) -> Float[Tensor, "*run"]:
-    r"""What Lemma 4.3 says of large β, for every state: since :math:`\gamma H W = Y + r`,
+    r"""Return a lower bound of :math:`\sigma_{min}(W)` for every state, where Lemma 4.3 speaks of large β. Since
+    :math:`\gamma H W = Y + r`,
 
     .. math::
         \sigma_{min}(W) \ge \frac{(\sqrt{n_{min}} - \|r\|_{op})_+}{\gamma \|H\|_{op}}.

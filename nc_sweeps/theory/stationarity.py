@@ -1,7 +1,7 @@
-r"""How far a cloud of particles is from stationary, with noise and without.
+r"""Distance of a cloud of particles from a stationary law, with noise and without.
 
-:math:`\varepsilon_S^2 = E_\rho\|\nabla_\theta\,\delta E_n/\delta\rho\|^2` (Definition 4.1) holds the score of the
-unknown density ρ as soon as there is noise. The kernel gradient discrepancy does without it.
+:math:`\varepsilon_S^2 = E_\rho\|\nabla_\theta\,\delta E_n/\delta\rho\|^2` (Definition 4.1) contains the score of the
+unknown density ρ if there is noise. The kernel gradient discrepancy does not.
 """
 
 import torch
@@ -12,14 +12,14 @@ from torch import Tensor
 def kernel_gradient_discrepancy(
     theta: Float[Tensor, "*run m D"], score: Float[Tensor, "*run m D"]
 ) -> Float[Tensor, "*run"]:
-    r"""Squared kernel gradient discrepancy, as a U-statistic: its mean is 0 for the law whose score is given.
+    r"""Return the squared kernel gradient discrepancy as a U-statistic: its mean is 0 for the law whose score is given.
 
     .. math::
         \mathrm{KGD}^2 = \mathrm{mean}_{i \ne j}\big[\operatorname{tr}\nabla_x\nabla_y k + s_i\cdot\nabla_y k
         + s_j\cdot\nabla_x k + k\, s_i\cdot s_j\big]_{x=\theta_i,\,y=\theta_j},
         \qquad k(x, y) = (1 + \|x - y\|^2/D)^{-1/2}
 
-    with the inverse multiquadric kernel on the scale of a standard normal in D dimensions. Estimates near 0 may be
+    with the inverse multiquadric kernel, scaled for a standard normal in D dimensions. Estimates near 0 may be
     negative.
 
     Args:
