@@ -76,7 +76,8 @@ class Pack:
         (compute,) = computes.values()
         with Crew.join(compute) as crew:
             if not crew.is_leader:
-                return crew.follow()  # type: ignore[no-any-return]
+                values: list[float] = crew.follow()
+                return values
             with Interruption() as interruption:
                 _Leader(self, crew, interruption, listener).train()
             return crew.dismiss(self._read_last_values())

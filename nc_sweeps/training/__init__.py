@@ -1,1 +1,1 @@
-"""Training by Lightning."""
+"""Training with Lightning."""

@@ -42,7 +42,7 @@ class CrewError(UserError):
 
 
 class Crew:
-    r"""The processes that share the particles of an ensemble; in this class itself, a single one.
+    """The processes that share the particles of an ensemble. An object of this very class is a process that is alone.
 
     .. code-block:: python
 
@@ -65,7 +65,7 @@ class Crew:
             compute: the numbers of devices and nodes.
 
         Raises:
-            ConfigError: the processes cannot be had; some errors of this kind are raised only on entering the context.
+            ConfigError: the processes cannot be had. Entering the context may raise this error, too.
         """
         if compute.processes == 1:
             return Crew()
@@ -102,7 +102,7 @@ class Crew:
         raise NotImplementedError("a process that trains alone leads")
 
     def dismiss(self, result: Result) -> Result:
-        """Send the followers home with a result, and return it; only the leader calls this, once."""
+        """Send the followers a result, with which they stop following, and return it; only the leader calls this."""
         return result
 
 
@@ -127,10 +127,10 @@ class _SpreadCrew(Crew):
         return follow()
 
     def dismiss(self, result: Result) -> Result:
-        self._dismiss(result, failed=False)
+        self._release_followers(result, failed=False)
         return result
 
-    def _dismiss(self, result: object, failed: bool) -> None:
+    def _release_followers(self, result: object, failed: bool) -> None:
         """Dismiss the followers, unless they have not met the leader yet, are training or were dismissed before."""
         if self._followers_wait:
             from nc_sweeps.training.follower import Dismissal
@@ -169,7 +169,7 @@ class _LaunchedCrew(_SpreadCrew):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._dismiss(None, failed=True)
+        self._release_followers(None, failed=True)
 
 
 class _StartedCrew(_SpreadCrew):
@@ -186,7 +186,7 @@ class _StartedCrew(_SpreadCrew):
         self._has_met = False
 
     def __enter__(self) -> Crew:
-        # In sessions of their own they do not hear Ctrl-C: the leader does, and ends them.
+        # Followers have sessions of their own, so that Ctrl-C reaches only the leader, which ends them.
         self._followers = [
             subprocess.Popen(
                 [sys.executable, "-c", _FOLLOW],

@@ -14,7 +14,7 @@ from nc_sweeps.config import DeepConfig, MlpConfig, MomentumConfig
 from nc_sweeps.data import Dataset
 from nc_sweeps.dynamics.batches import MiniBatches
 from nc_sweeps.dynamics.schedule import Schedule
-from nc_sweeps.models.deep import DeepNetwork, deep_network
+from nc_sweeps.models.deep import DeepNetwork, build_deep_network
 from nc_sweeps.training.module import RunsModule
 from nc_sweeps.training.passes import (
     Batch,
@@ -38,7 +38,7 @@ def build_network(model: DeepConfig, data: Dataset) -> DeepNetwork:
         ConfigError: the network takes images, and the samples are not images.
     """
     hidden = model.hidden if isinstance(model, MlpConfig) else ()
-    return deep_network(model.name, data.shape, data.classes, model.features, hidden)
+    return build_deep_network(model.name, data.shape, data.classes, model.features, hidden)
 
 
 class DeepModule(RunsModule):
@@ -158,7 +158,7 @@ class DeepModule(RunsModule):
                 features = self.network.features(inputs)
                 scores = self.network.head(features)
             H = features.detach().double()
-            yield Batch(H, head.scores(H), scores, classes)
+            yield Batch(H, head.compute_scores(H), scores, classes)
 
     @contextmanager
     def _evaluation_mode(self) -> Iterator[None]:

@@ -115,7 +115,7 @@ class FlowModule(RunsModule):
         self.flow.advance(self.X, self.Y, first, last)
         self.step = last
         if bool((self.flow.head_is_held(last) & ~self.stage_one_distance.isnan()).any()):
-            arrived = self.snapshot().oracle.certified_distances <= self.stage_one_distance
+            arrived = self.take_snapshot().oracle.certified_distances <= self.stage_one_distance
             # Unlike devices may round a distance differently, but all processes must release a head at the same step.
             self.flow.release_heads(self.ensemble.shard.any(arrived), last)
 
@@ -131,13 +131,13 @@ class FlowModule(RunsModule):
 
     def measure(self, names: Sequence[str]) -> dict[str, list[float]]:
         """Return metrics of the catalogue by name, each with one number for every run."""
-        return measure(self.snapshot(), names)
+        return measure(self.take_snapshot(), names)
 
     def state(self, run: int) -> dict[str, Tensor]:
         """Return all that a run needs to go on from here, as :meth:`Flow.state` gives it."""
         return self.flow.state(run)
 
-    def snapshot(self) -> Snapshot:
+    def take_snapshot(self) -> Snapshot:
         """Return the present state, ready to be measured."""
         return Snapshot(
             ensemble=self.ensemble,

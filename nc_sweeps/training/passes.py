@@ -54,7 +54,7 @@ class Head:
         self.W = layer.weight.detach().to(device).double().mT
         self.bias = None if layer.bias is None else layer.bias.detach().to(device).double()
 
-    def scores(self, H: Float[Tensor, "b p"]) -> Float[Tensor, "b q"]:
+    def compute_scores(self, H: Float[Tensor, "b p"]) -> Float[Tensor, "b q"]:
         """Return the scores F of features."""
         return H @ self.W if self.bias is None else H @ self.W + self.bias
 

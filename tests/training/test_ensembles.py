@@ -95,14 +95,14 @@ def test_order_of_particles_and_rotation_of_features_change_no_metric():
     config = tiny("compute.precision=64-true", "dynamics.lambda_w=0.02", *noise)
     run = LoadedRun(config, load(config.dataset), MemoryRecord())
     module = FlowEnsemble([run])._build_module()
-    before = measure(module.snapshot(), tuple(MEASUREMENTS))
+    before = measure(module.take_snapshot(), tuple(MEASUREMENTS))
     rotation, _ = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))
     order = torch.randperm(12)
     network = module.ensemble
     network.U.copy_(network.U[:, order])
     network.A.copy_(network.A[:, order] @ rotation)
     network.W.copy_(rotation.T @ network.W)
-    after = measure(module.snapshot(), tuple(MEASUREMENTS))
+    after = measure(module.take_snapshot(), tuple(MEASUREMENTS))
     for name in MEASUREMENTS:
         assert after[name][0] == pytest.approx(before[name][0], rel=1e-10, nan_ok=True), name
 
@@ -221,7 +221,7 @@ def test_gradient_norms_are_those_of_the_regularised_objective():
     """Autograd differentiates L_λ through its definition; the particles' gradients are in the mean-field scaling."""
     config = tiny("compute.precision=64-true", "dynamics.lambda_rho=0.05", "dynamics.lambda_w=0.02", "model.gamma=1.7")
     module = FlowEnsemble([LoadedRun(config, load(config.dataset), MemoryRecord())])._build_module()
-    snapshot = module.snapshot()
+    snapshot = module.take_snapshot()
     U, A, W = (Z.detach().clone().requires_grad_() for Z in (module.ensemble.U, module.ensemble.A, module.ensemble.W))
     N = U.shape[1]
     F = 1.7 * torch.tanh(module.X @ U.mT) @ A / N @ W

@@ -13,7 +13,7 @@ from tests.doubles import MemoryRecord
 
 def snapshot_of(*overrides):
     config = tiny(*overrides)
-    return FlowEnsemble([LoadedRun(config, load(config.dataset), MemoryRecord())])._build_module().snapshot()
+    return FlowEnsemble([LoadedRun(config, load(config.dataset), MemoryRecord())])._build_module().take_snapshot()
 
 
 def test_every_metric_of_particles_is_computed_by_one_function():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nc_sweeps.data import load
-from nc_sweeps.data.separable import bayes_error
+from nc_sweeps.data.separable import estimate_bayes_error
 from nc_sweeps.training.ensembles import FlowEnsemble, LoadedRun
 from nc_sweeps.training.measurements import measure
 from tests.configs import SMALL_STAGE_ONE, tiny
@@ -100,7 +100,7 @@ def test_stage_one_ends_at_a_certified_distance_and_a_resumed_run_knows():
 def test_a_problem_too_large_for_the_oracle_is_reported_once_and_is_undefined(capsys):
     config = tiny("dynamics=two_stage", "dynamics.stage_one=10", "metrics.exclude=[]", "dataset.train_per_class=1400")
     module = FlowEnsemble([LoadedRun(config, load(config.dataset), MemoryRecord())])._build_module()
-    found = measure(module.snapshot(), ["oracle/distance", "oracle/nc1"])
+    found = measure(module.take_snapshot(), ["oracle/distance", "oracle/nc1"])
     assert capsys.readouterr().err.count("no Gibbs oracle for a run: 4200 samples × 3 classes are 12600 unknowns") == 1
     assert all(math.isnan(value) for (value,) in found.values())
 
@@ -121,7 +121,7 @@ def test_no_classifier_beats_the_bayes_error(margin):
     )  # fmt: skip
     (record,) = train(config)
     data = load(config.dataset)
-    bayes = bayes_error(data.test.x, 3, margin)
+    bayes = estimate_bayes_error(data.test.x, 3, margin)
     error = record.frame()["error/test"].to_numpy()
     # Four standard errors of a proportion over 9,000 samples.
     assert (error >= bayes - 4 * math.sqrt(bayes * (1 - bayes) / 9000)).all()

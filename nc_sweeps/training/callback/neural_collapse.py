@@ -226,7 +226,7 @@ class NeuralCollapseCallback(pl.Callback):
             if not isinstance(labels, Tensor):
                 raise DataError(f"labels of type {type(labels).__name__}: expected a tensor of integers")
             H = H.to(head.W.device).double()
-            yield Batch(H, head.scores(H), scores, labels.to(head.W.device))
+            yield Batch(H, head.compute_scores(H), scores, labels.to(head.W.device))
 
 
 @contextmanager
