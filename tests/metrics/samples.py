@@ -21,7 +21,7 @@ def targets(labels, q):
 
 @st.composite
 def samples(draw, every_class=True):
-    """Features (n p), labels and q; classes are balanced or not, collapsed or not, with or without a common offset."""
+    """Draw features (n p), labels and q; classes are balanced or not, collapsed or not, with or without an offset."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     q, p = draw(st.integers(2, 5)), draw(st.integers(1, 7))
     per_class = draw(st.integers(1, 8))

@@ -1,4 +1,4 @@
-"""NC1 to NC4: against definitions written a second time in NumPy, invariances, and values known exactly."""
+"""NC1 to NC4 agree with definitions in NumPy, have their invariances, and have the values that are known exactly."""
 
 import math
 from functools import partial
@@ -59,11 +59,11 @@ def numpy_values(H, labels, q, W):
         "nc3_misalignment": 1 - np.mean([cosine(W[:, k], C[k]) for k in range(q)]),
         "nc3_product_distance": np.linalg.norm(unit(C @ W) - simplex),
     }
-    # What rounding of the features, eps·‖h‖, is of the smallest length that a formula divides by.
+    # Rounding of the features, eps·‖h‖, in units of the smallest length that a formula divides by, is eps times this.
     lengths = [np.linalg.norm(M[k] - M[m]) for k, m in pairs]
     lengths += [*norms, *centred_norms, np.linalg.norm(C @ W) / np.linalg.norm(W)]
     amplification = np.linalg.norm(H, axis=1).max() / min(lengths)
-    # The reference squares the condition of the class means; that of the code is one of the means themselves.
+    # The reference inverts Σ_B, whose condition is the square of that of the class means, which the code inverts.
     return expected, amplification, singular[0] / singular[rank - 1]
 
 
@@ -75,8 +75,8 @@ def test_against_numpy(sample, seed):
     expected, amplification, condition = numpy_values(H, labels, q, W)
     assume(condition < 1e6)
     found = values(H, labels, q, W)
-    # Up to 45 samples; errors grow with their number. Mean squares of size 1e-12 are themselves differences of features
-    # that are rounded to eps·‖h‖, of which NumPy's means carry a share.
+    # There are up to 45 samples, and errors grow with their number. Mean squares of size 1e-12 are differences of
+    # features that are rounded to eps·‖h‖, and NumPy's means carry a share of this error.
     variance = np.trace(np.cov(H.T, bias=True).reshape(H.shape[1], -1))
     slack = 1e-13 * (1 + np.linalg.norm(H, axis=1).max() / math.sqrt(expected["nc1"] * variance or math.inf))
     for name, value in expected.items():
@@ -89,7 +89,9 @@ def test_against_numpy(sample, seed):
 @settings(deadline=None)
 @given(samples(), st.integers(0, 2**32))
 def test_invariances(sample, seed):
-    """To the order of the samples, the numbering of the classes, rotation and scale all; to translation the centred."""
+    """Order of the samples, numbering of the classes, rotation and scale change no measure; translation changes only
+    those of a frame.
+    """
     H, labels, q = sample
     p = H.shape[1]
     rng = np.random.default_rng(seed)
@@ -102,7 +104,7 @@ def test_invariances(sample, seed):
     W_numbered[:, number] = W
     before = values(H, labels, q, W)
     moved = values(3.7 * H[order] @ rotation, number[labels[order]], q, 0.2 * rotation.T @ W_numbered)
-    # Rotated features are rounded anew, to eps·‖h‖, which is a large share of a small variance.
+    # Rotated features are rounded again, to eps·‖h‖, which is a large share of a small variance.
     variance = before["nc1"] * np.sum((H - H.mean(axis=0)) ** 2) / len(H)
     slack = 1e-12 * (1 + amplification) ** 2 * condition
     slack += 1e-12 * np.linalg.norm(H, axis=1).max() / math.sqrt(variance or math.inf)
@@ -164,7 +166,7 @@ def test_nc1_by_hand():
 
 
 def test_pseudo_inverse_is_truncated_at_its_rank():
-    """100 features, 3 classes: a threshold instead of the rank divides by rounding errors."""
+    """With 100 features and 3 classes a threshold instead of the rank would divide by rounding errors."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), 200)
     centres, noise = np.eye(3, 100), 1e-2 * rng.standard_normal((600, 100))
@@ -186,7 +188,7 @@ def test_nc1_of_collapsed_and_of_constant_features():
 
 
 def test_nc1_is_right_when_collapse_happens_far_from_the_origin():
-    """Features at 1e4 with a within-class variance of 1e-10: moments about zero would have no digit left."""
+    """The features lie at 1e4 with a variance of 1e-10 within classes: moments about zero would have no digit left."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(3), 50)
     H = rng.standard_normal((3, 4))[labels] + 1e-5 * rng.standard_normal((150, 4))
@@ -229,7 +231,7 @@ def test_undefined_values():
     assert one_class == set(MEASURES) - {"nc1"}
     assert set(NC3) == undefined(H, labels, 2, np.zeros((4, 2)))
     assert undefined(H, labels, 2, W * [1, 0]) == {"nc3_misalignment"}
-    # Two of three classes with one mean: Σ_B has rank 1, not 2, and one distance is zero.
+    # Two of three classes have the same mean: Σ_B has rank 1, not 2, and one distance is zero.
     doubled = np.array([[1.0, 0], [-1, 0], [1, 0], [-1, 0], [0, 5], [0, 7]])
     assert undefined(doubled, np.repeat(np.arange(3), 2), 3, W[:2, [0, 1, 0]]) == {
         "nc1_pseudo_inverse",
@@ -248,7 +250,7 @@ def test_runs_are_independent_even_of_a_diverged_one():
     for run in (0, 2):
         for name, value in values(H[run], labels, 3, W[run]).items():
             assert float(together[name][run]) == pytest.approx(value, rel=1e-12), name
-    # Some cosines of other classes are still defined, but no value is a number that could be taken for one.
+    # Some cosines of other classes are still defined, but no measure of the diverged run is finite.
     assert all(not value[1].isfinite() for value in together.values())
 
 

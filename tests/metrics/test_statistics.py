@@ -1,4 +1,4 @@
-"""Class statistics: against sums over samples in NumPy, and merged in any way."""
+"""Class statistics agree with sums over samples in NumPy, however they are merged."""
 
 from dataclasses import astuple
 
@@ -28,7 +28,7 @@ def numpy_statistics(H, labels, q):
 
 
 def assert_same(found: ClassStatistics, expected, H, operations):
-    """Up to rounding: ``operations`` roundings of a mean, each of eps·max‖h‖, and what they do to the squares.
+    """Compare up to rounding: ``operations`` roundings of a mean, each of eps·max‖h‖, and their effect on the squares.
 
     The sum S of n squares about a mean that is wrong by ε is off by 2ε√(nS) + nε² at most, by Cauchy and Schwarz.
     """
@@ -64,7 +64,7 @@ def test_any_split_merged_in_any_order(sample, data):
         a = known.pop(rng.integers(len(known)))
         b = known.pop(rng.integers(len(known)))
         known.append(merge(a, b))
-    # A sample's value passes its batch and at most `parts` merges, each of which rounds a mean four times.
+    # A sample goes through its batch and at most `parts` merges, each of which rounds a mean four times.
     assert_same(known[0], numpy_statistics(H, labels, q), H, operations=4 * (len(H) + parts))
 
 
@@ -75,7 +75,7 @@ def test_merging_with_nothing_is_exact_and_with_equal_means_keeps_them():
     for merged in (merge(something, nothing), merge(nothing, something)):
         for found, expected in zip(astuple(merged), astuple(something), strict=True):
             assert torch.equal(found, expected)
-    # 0.1 is no binary fraction and 3 + 4 samples no power of two: only a difference of exactly zero leaves the mean.
+    # 0.1 is no binary fraction and 3 + 4 no power of two, so that only a difference of exactly zero keeps the mean.
     batches = [class_statistics(torch.full((n, 3), 0.1), torch.ones(n, 1)) for n in (3, 4)]
     merged = merge(*batches)
     assert torch.equal(merged.means, torch.full((1, 3), 0.1).double())
@@ -97,7 +97,7 @@ def test_a_collapsed_class_has_exactly_no_variance_in_any_stream():
 
 
 def test_offsets_cost_no_digits_in_single_precision():
-    """Features at 1e4 with variance 1 in float32: sums in float32 would have no digit of the variance."""
+    """Sums in float32 would have no digit of the variance 1 of features at 1e4."""
     rng = np.random.default_rng(0)
     labels = rng.integers(3, size=600)
     H = (1e4 + rng.standard_normal((3, 4))[labels] + rng.standard_normal((600, 4))).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Neural collapse over batches and processes: the values are those of one batch with all samples."""
+"""Neural collapse over batches and processes has the values of one batch with all samples."""
 
 import pickle
 import subprocess
@@ -33,7 +33,7 @@ def one_batch(H, labels, W):
 def assert_values(found, expected):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
-        # 60 samples of size 1 and well separated classes: a hundred roundings, amplified by the condition of the means.
+        # 60 samples of size 1 in well separated classes: about 100 roundings, amplified by the condition of the means.
         torch.testing.assert_close(found[name], value, rtol=1e-11, atol=1e-11, msg=name)
 
 
@@ -69,7 +69,7 @@ def test_the_head_is_read_when_values_are_computed():
     assert not metric.compute()["nc3_duality"].requires_grad
     with torch.no_grad():
         layer.weight.copy_(metric.statistics.means - metric.statistics.means.mean(dim=0))
-    metric.update(H, labels)  # or torchmetrics would hand out what it computed last
+    metric.update(H, labels)  # or torchmetrics would return its cached values
     assert float(metric.compute()["nc3_duality"]) < 1e-6
     metric.head = lambda: layer.weight
     metric.update(H, labels)
@@ -96,7 +96,7 @@ def test_offsets_cost_no_digits_in_single_precision():
         metric.update(H[i : i + 100], labels[i : i + 100])
     found, expected = metric.compute(), one_batch(H.double() - 1e4, labels, W)  # the difference is exact
     for name in set(MEASURES) - {name for name in MEASURES if "frame" in name}:
-        # Means at 1e4 are stored to 1e-12, of distances of about 1.
+        # Means at 1e4 are stored to 1e-12, and their distances are about 1.
         assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-10), name
 
 
@@ -194,7 +194,7 @@ def test_in_a_collection():
     F = H @ W
     train = NeuralCollapse(Q, P)
     train.update(H, labels)
-    # Both agree on the first batch, a sample at class 0; torchmetrics must not take them for one metric.
+    # Both have the same value for the first batch, a sample at class 0, but torchmetrics must not merge them.
     moved = train.statistics.means.roll(1, dims=0)
     moved[0], moved[1] = train.statistics.means[0], train.statistics.means[3]
     far = class_statistics(moved, torch.eye(Q))
@@ -257,7 +257,7 @@ def test_bad_input_of_nc4_and_of_the_constructors():
 
 
 def _process(rank, folder):
-    """One of two: takes an uneven share of the samples, and one class is missing in the second."""
+    """Measure an uneven share of the samples as one of two processes; one class is missing in the second."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     H, labels, W = data()
@@ -280,7 +280,7 @@ def test_two_processes_have_the_value_of_one(tmp_path):
     expected["nc4"] = collapse.nc4(H, H @ W, class_statistics(H, targets(labels, Q)))
     for rank, samples in enumerate((45, 15)):
         found = torch.load(tmp_path / f"{rank}.pt")
-        assert float(found.pop("samples")) == samples  # each goes on with its own share
+        assert float(found.pop("samples")) == samples  # after compute() each process has its own share again
         assert_values(found, expected)
 
 

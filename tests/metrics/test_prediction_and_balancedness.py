@@ -1,4 +1,4 @@
-"""Metrics against definitions written a second time in NumPy, sample by sample."""
+"""Balancedness, loss and error agree with definitions in NumPy, sample by sample."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from nc_sweeps.metrics.prediction import balanced_error, mean_square_loss
 
 @st.composite
 def states(draw):
-    """Random features, labels (unbalanced, every class present) and heads."""
+    """Draw features, labels (unbalanced, with every class) and heads."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     q = draw(st.integers(2, 5))
     p = q + draw(st.integers(0, 4))
