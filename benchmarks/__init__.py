@@ -1,1 +1,1 @@
-"""What the package costs, measured beside what else one could use: ``python -m benchmarks``."""
+"""Measure what the package costs, beside other ways of doing the same: ``python -m benchmarks``."""

@@ -6,7 +6,7 @@ import importlib.util
 import subprocess
 import sys
 
-#: Sections in the order in which they run, with what they measure.
+#: What each section measures; they run in this order.
 SECTIONS = {
     "step": "a step: the compiled kernel, autograd, JAX, the roofline",
     "sweep": "the reference sweep, against three ways of using Lightning and Hydra; agreement with a float64 loop",
@@ -15,7 +15,7 @@ SECTIONS = {
     "metrics": "NC1–NC3 in one pass against two passes",
     "startup": "from command to first step",
 }
-#: What no user of the package needs.
+#: Modules that only benchmarks need.
 _PEERS = ("jax", "hydra_plugins.hydra_joblib_launcher")
 
 
@@ -23,7 +23,7 @@ def main() -> None:
     """Run the sections that were asked for."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure what the package costs, beside what else one could use, in the same invocation.",
+        description="Measure what the package costs, beside other ways of doing the same, in the same invocation.",
         epilog="sections:\n" + "\n".join(f"  {name:9}{text}" for name, text in SECTIONS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -33,35 +33,35 @@ def main() -> None:
     unknown = [name for name in chosen.sections if name not in SECTIONS]
     if unknown:
         parser.error(f"no section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
-    if any(not _installed(name) for name in _PEERS):
+    if any(not _is_installed(name) for name in _PEERS):
         sys.exit('The peers are missing: pip install -c constraints.txt -e ".[benchmarks]"')
 
     from benchmarks import report
     from benchmarks.neighbours import Neighbours
 
-    report.header(chosen.quick)
+    report.print_header(chosen.quick)
     for name in SECTIONS:
         if not chosen.sections or name in chosen.sections:
             report.console.rule(f"[bold]{name}")
             neighbours = Neighbours()
-            _collapse_metrics(chosen.quick) if name == "metrics" else _run(name, chosen.quick)
-            report.console.print(f"\nOther processes kept {neighbours.cores():.2f} cores busy meanwhile.")
+            _run_collapse_metrics(chosen.quick) if name == "metrics" else _run(name, chosen.quick)
+            report.console.print(f"\nOther processes kept {neighbours.count_busy_cores():.2f} cores busy meanwhile.")
 
 
-def _installed(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of a parent
+    except ModuleNotFoundError:  # the parent package is missing
         return False
 
 
 def _run(section: str, quick: bool) -> None:
-    """Only what is measured is imported."""
+    """Import and run a section."""
     importlib.import_module(f"benchmarks.{section}").main(quick)
 
 
-def _collapse_metrics(quick: bool) -> None:
-    """A program of its own: it starts a process a measurement."""
+def _run_collapse_metrics(quick: bool) -> None:
+    """Run a program of its own, which starts a process for each measurement."""
     options = ["--samples", "20000", "--repeats", "1"] if quick else ["--repeats", "5"]
     subprocess.run([sys.executable, "-m", "benchmarks.collapse_metrics", *options], check=True)
 

@@ -1,8 +1,8 @@
 """Part of section ``sweep``: the package's final metrics against those of a plain loop in float64.
 
-``nc-train`` is run as a user runs it, in float32 and packed. The loop, :mod:`benchmarks.peers.float64_loop`, begins
-with the same data and the same initial state and shares nothing else with it. Without noise both must end alike; with
-noise, of which each has its own, the mean difference over seeds must be within its sampling error.
+``nc-train`` runs as a user runs it, in float32 and packed. The loop, :mod:`benchmarks.peers.float64_loop`, begins with
+the same data and the same initial state and shares nothing else with it. Without noise both must end alike. With noise,
+each has its own, and the mean difference over seeds must be within its sampling error.
 """
 
 import math
@@ -14,9 +14,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from benchmarks.command import NC_TRAIN, timed
+from benchmarks.command import NC_TRAIN, time_command
 from benchmarks.peers import float64_loop
-from benchmarks.report import promise, table
+from benchmarks.report import print_table, print_target
 from nc_sweeps import load_sweep
 from nc_sweeps.activations import ACTIVATIONS
 from nc_sweeps.config.datasets import SeparableConfig
@@ -49,43 +49,43 @@ def main(quick: bool) -> None:
 def _without_noise(cells: list[Cell]) -> None:
     rows, worst = [], 0.0
     for cell in cells:
-        ours, theirs = _ours(cell), _loop(cell)
+        ours, theirs = _run_ours(cell), _run_loop(cell)
         errors = {name: float(((ours[name] - theirs[name]) / theirs[name]).abs().max()) for name in METRICS}
         worst = max(worst, *errors.values())
         values = [f"{float(theirs[name][0]):.4g}" for name in METRICS]
         rows.append([f"{cell.N}", f"{cell.margin:g}", *values, *(f"{errors[name]:.1e}" for name in METRICS)])
-    table(
+    print_table(
         f"Without noise, {cells[0].steps} steps, {cells[0].seeds} seeds: relative difference to the float64 loop",
         ["N", "margin", *METRICS, *(f"Δ {name}" for name in METRICS)],
         rows,
         "Values of seed 0 in the loop; the largest difference over seeds.",
     )
-    promise("largest relative difference", worst, most=1e-4)
+    print_target("largest relative difference", worst, most=1e-4)
 
 
 def _with_noise(cells: list[Cell]) -> None:
     rows, worst = [], 0.0
     for cell in cells:
-        ours, theirs = _ours(cell), _loop(cell)
+        ours, theirs = _run_ours(cell), _run_loop(cell)
         for name in METRICS:
             difference = ours[name] - theirs[name]
             z = float(difference.mean() / (difference.std() / math.sqrt(cell.seeds)))
             worst = max(worst, abs(z))
             means = [f"{float(values[name].mean()):.5g}" for values in (ours, theirs)]
             rows.append([f"{cell.N}", f"{cell.margin:g}", name, *means, f"{z:+.2f}"])
-    table(
+    print_table(
         f"With noise, {cells[0].steps} steps: means over {cells[0].seeds} seeds",
         ["N", "margin", "metric", "ours", "float64 loop", "z"],
         rows,
         "z: mean over seeds of the difference, in standard errors of that mean.",
         left=(2,),
     )
-    # Of Student's t with 7 degrees of freedom, one in a thousand is beyond 5.4; six are looked at.
-    promise("largest |z|", worst, most=5.4)
+    # One in a thousand of Student's t with 7 degrees of freedom is beyond 5.4; six are compared.
+    print_target("largest |z|", worst, most=5.4)
 
 
-def _ours(cell: Cell) -> dict[str, Tensor]:
-    """Last value of every metric, one a seed."""
+def _run_ours(cell: Cell) -> dict[str, Tensor]:
+    """Return the last value of every metric, one for each seed."""
     command = [
         *(NC_TRAIN, "-m", "hydra/launcher=packed", "name=agreement", f"seed=range({cell.seeds})"),
         *(f"width.particles={cell.N}", f"separation.margin={cell.margin}", f"model.features={_P}"),
@@ -95,14 +95,14 @@ def _ours(cell: Cell) -> dict[str, Tensor]:
         *(f"dynamics.horizon={cell.steps}", "metrics.points=3"),
     ]
     with tempfile.TemporaryDirectory() as directory:
-        timed(command, directory)
+        time_command(command, directory)
         table_of_runs = load_sweep(Path(directory) / "results" / "agreement")
     last = table_of_runs.sort("seed", "step").group_by("seed", maintain_order=True).last()
     return {name: torch.tensor(last.get_column(name).cast(pl.Float64).to_list()) for name in METRICS}
 
 
-def _loop(cell: Cell) -> dict[str, Tensor]:
-    """The same by the loop."""
+def _run_loop(cell: Cell) -> dict[str, Tensor]:
+    """Return the same numbers, found by the loop."""
     seeds = range(cell.seeds)
     configs = [SeparableConfig("separable", seed, 1.0, 0.0, _Q, _D, _M, _M, cell.margin) for seed in seeds]
     sets = [load(config) for config in configs]
@@ -125,7 +125,7 @@ def _loop(cell: Cell) -> dict[str, Tensor]:
         activation=ACTIVATIONS["tanh"],
         dtype=torch.float64,
     )
-    state = float64_loop.trained(
+    state = float64_loop.train(
         (start.U, start.A, start.W),
         X,
         Y,

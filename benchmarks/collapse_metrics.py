@@ -1,10 +1,10 @@
-r"""What one pass costs: processor time and memory of ``NeuralCollapse`` against two passes over the same features.
+r"""Measure CPU time and memory of ``NeuralCollapse``, which passes over features once, against two passes.
 
-Run by hand, on Linux: ``python benchmarks/collapse_metrics.py``. Every row of the table is a process of its own, whose
-memory is the high-water mark of its resident set over what it held before the first batch, features included.
+Run by hand, on Linux: ``python benchmarks/collapse_metrics.py``. Every row of the table is a process of its own. Its
+memory is the largest resident set less the resident set before the first batch, which includes the features.
 
 - *one pass*: :class:`nc_sweeps.metrics.NeuralCollapse`.
-- *two passes, a covariance a class*: class means first, then the covariance of every class, as definitions have it.
+- *two passes, a covariance a class*: class means first, then the covariance of every class, as in the definitions.
 - *two passes, one scatter matrix*: class means first, then all residuals at once; the least that two passes can do.
 """
 
@@ -27,16 +27,16 @@ from nc_sweeps.metrics import NeuralCollapse
 Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
-def one_pass(batches: Batches, classes: int, dimension: int) -> dict[str, float]:
-    """What the package does."""
+def pass_once(batches: Batches, classes: int, dimension: int) -> dict[str, float]:
+    """Compute the metrics as the package does."""
     metric = NeuralCollapse(classes, dimension)
     for H, labels in batches():
         metric.update(H, labels)
     return {name: float(value) for name, value in metric.compute().items()}
 
 
-def class_means(batches: Batches, classes: int, dimension: int) -> tuple[Tensor, Tensor]:
-    """First pass: counts and means."""
+def find_class_means(batches: Batches, classes: int, dimension: int) -> tuple[Tensor, Tensor]:
+    """Return counts and means of the classes: the first pass."""
     counts = torch.zeros(classes, dtype=torch.float64)
     sums = torch.zeros(classes, dimension, dtype=torch.float64)
     for H, labels in batches():
@@ -45,31 +45,31 @@ def class_means(batches: Batches, classes: int, dimension: int) -> tuple[Tensor,
     return counts, sums / counts.unsqueeze(-1)
 
 
-def covariance_a_class(batches: Batches, classes: int, dimension: int) -> dict[str, float]:
-    """What definitions say."""
-    counts, means = class_means(batches, classes, dimension)
+def pass_twice_for_covariances(batches: Batches, classes: int, dimension: int) -> dict[str, float]:
+    """Compute the metrics by their definitions, with a covariance for each class."""
+    counts, means = find_class_means(batches, classes, dimension)
     scatter = torch.zeros(classes, dimension, dimension, dtype=torch.float64)
     for H, labels in batches():
         for k in set(labels.tolist()):
             residual = H[labels == k].double() - means[k]
             scatter[k] += residual.mT @ residual
-    return values(counts, means, scatter.diagonal(dim1=-2, dim2=-1).sum(dim=-1), scatter.sum(dim=0))
+    return compute_nc1(counts, means, scatter.diagonal(dim1=-2, dim2=-1).sum(dim=-1), scatter.sum(dim=0))
 
 
-def one_scatter_matrix(batches: Batches, classes: int, dimension: int) -> dict[str, float]:
-    """The least that two passes can do."""
-    counts, means = class_means(batches, classes, dimension)
+def pass_twice_for_scatter(batches: Batches, classes: int, dimension: int) -> dict[str, float]:
+    """Compute the metrics with one scatter matrix: two passes cannot do less."""
+    counts, means = find_class_means(batches, classes, dimension)
     squares = torch.zeros(classes, dtype=torch.float64)
     scatter = torch.zeros(dimension, dimension, dtype=torch.float64)
     for H, labels in batches():
         residual = H.double() - means[labels]
         squares.index_add_(0, labels, residual.square().sum(dim=-1))
         scatter.addmm_(residual.mT, residual)
-    return values(counts, means, squares, scatter)
+    return compute_nc1(counts, means, squares, scatter)
 
 
-def values(counts: Tensor, means: Tensor, squares: Tensor, scatter: Tensor) -> dict[str, float]:
-    """NC1 by its definitions, independent of the package."""
+def compute_nc1(counts: Tensor, means: Tensor, squares: Tensor, scatter: Tensor) -> dict[str, float]:
+    """Return NC1 by its definitions, computed independently of the package."""
     classes, n = len(counts), counts.sum()
     mean = (counts.unsqueeze(-1) * means).sum(dim=0) / n
     between = (means - mean).mT @ (counts.unsqueeze(-1) / n * (means - mean))
@@ -90,27 +90,27 @@ def values(counts: Tensor, means: Tensor, squares: Tensor, scatter: Tensor) -> d
 
 
 WAYS = {
-    "one pass": one_pass,
-    "two passes, a covariance a class": covariance_a_class,
-    "two passes, one scatter matrix": one_scatter_matrix,
+    "one pass": pass_once,
+    "two passes, a covariance a class": pass_twice_for_covariances,
+    "two passes, one scatter matrix": pass_twice_for_scatter,
 }
 
 
-def resident(field: str) -> int:
-    """Bytes of the resident set: ``VmRSS`` now, ``VmHWM`` at most since the mark was cleared."""
+def read_resident_bytes(field: str) -> int:
+    """Return the bytes of the resident set: ``VmRSS`` now, ``VmHWM`` the largest since the mark was cleared."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def measured(way: str, samples: int, dimension: int, classes: int, batch: int) -> dict[str, Any]:
-    """Seconds of processor time, bytes and values of one way, in this process."""
+def measure(way: str, samples: int, dimension: int, classes: int, batch: int) -> dict[str, Any]:
+    """Return seconds of CPU time, bytes and values of one way, measured in this process."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(classes, (samples,), generator=generator)
     centres = torch.randn(classes, dimension, generator=generator)
     H = torch.empty(samples, dimension)
-    for rows, of in zip(torch.split(H, batch), torch.split(labels, batch), strict=True):
-        rows.normal_(generator=generator).mul_(0.1).add_(centres[of])
-    # Libraries that load with the first product and the first decomposition belong to no way.
+    for rows, classes_of_rows in zip(torch.split(H, batch), torch.split(labels, batch), strict=True):
+        rows.normal_(generator=generator).mul_(0.1).add_(centres[classes_of_rows])
+    # The first product and the first decomposition load libraries, which count for no way.
     small = torch.eye(64, dtype=torch.float64)
     torch.linalg.svd(small @ small)
 
@@ -118,14 +118,14 @@ def measured(way: str, samples: int, dimension: int, classes: int, batch: int) -
         return zip(torch.split(H, batch), torch.split(labels, batch), strict=True)
 
     Path("/proc/self/clear_refs").write_text("5")
-    before, start = resident("VmRSS"), time.process_time()
+    before, start = read_resident_bytes("VmRSS"), time.process_time()
     found = WAYS[way](batches, classes, dimension)
     seconds = time.process_time() - start
-    return {"seconds": seconds, "bytes": resident("VmHWM") - before, "values": found}
+    return {"seconds": seconds, "bytes": read_resident_bytes("VmHWM") - before, "values": found}
 
 
 def main() -> None:
-    """Measure all ways, or the one that a process was started for."""
+    """Measure all ways, or only the one for which this process was started."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--dimension", type=int, default=512)
@@ -137,11 +137,11 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     if chosen.only:
-        found = measured(chosen.only, chosen.samples, chosen.dimension, chosen.classes, chosen.batch)
+        found = measure(chosen.only, chosen.samples, chosen.dimension, chosen.classes, chosen.batch)
         print(json.dumps(found))
         return
 
-    # In turns, so that what else the machine does meets all ways alike.
+    # Ways take turns, so that other processes disturb all of them alike.
     results: dict[str, dict[str, Any]] = {}
     for _ in range(chosen.repeats):
         for way in WAYS:

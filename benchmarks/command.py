@@ -15,18 +15,24 @@ NC_TRAIN = str(Path(sys.executable).parent / "nc-train")
 
 @dataclass(frozen=True)
 class Finished:
-    """A command that has ended: wall-clock seconds, most memory of any one of its processes, what it printed."""
+    """A command that has ended.
+
+    Args:
+        seconds: wall-clock time.
+        peak_bytes: largest memory of any one of its processes.
+        output: what it printed.
+    """
 
     seconds: float
     peak_bytes: int
     output: str
 
 
-def timed(command: Sequence[str], directory: Path | str, expected: int = 0) -> Finished:
-    """Run a command in a directory.
+def time_command(command: Sequence[str], directory: Path | str, expected: int = 0) -> Finished:
+    """Run a command in a directory and time it.
 
     Raises:
-        SystemExit: it ended with another code than the expected.
+        SystemExit: its exit code is not the expected one.
     """
     with tempfile.TemporaryFile("w+") as output:
         begin = time.perf_counter()

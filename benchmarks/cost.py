@@ -1,5 +1,5 @@
-"""Section ``cost``: seconds that ensembles take from their first to their last step, measurements included, against the
-cost model after its calibration on this machine. Bytes are held to their prediction by the tests.
+"""Section ``cost``: seconds that ensembles take from their first to their last step, measurements included, against
+those that are predicted after calibration on this machine. The tests compare bytes with their prediction.
 """
 
 import time
@@ -8,14 +8,14 @@ from statistics import median
 from torch import Tensor
 
 from benchmarks.neighbours import wait_for_quiet
-from benchmarks.report import promise, table
+from benchmarks.report import print_table, print_target
 from nc_sweeps.composition import compose_config
 from nc_sweeps.config import RunConfig, parse
 from nc_sweeps.data import load_all
 from nc_sweeps.training.calibration import measure_speed
 from nc_sweeps.training.ensembles import FlowEnsemble, LoadedRun
 
-#: Runs of an ensemble and what each of them is, besides its seed.
+#: Number of runs of each ensemble, and their overrides besides the seed.
 ENSEMBLES: tuple[tuple[int, tuple[str, ...]], ...] = (
     (8, ("width.particles=64",)),
     (8, ("width.particles=1024", "dynamics=noisy_gradient_flow", "dynamics.horizon=1000")),
@@ -27,24 +27,24 @@ _TOLERANCE = 0.3
 _REPEATS = 3
 
 
-class Nowhere:
-    """Takes what a run hands out and keeps nothing."""
+class NoRecord:
+    """A record that keeps nothing."""
 
     def append(self, row: dict[str, int | float]) -> None:
-        """Take a row."""
+        """Drop a row."""
 
     def flush(self) -> None:
         """Write nothing."""
 
     def save(self, state: dict[str, Tensor], step: int) -> None:
-        """Take a state."""
+        """Drop a state."""
 
     def finish(self, status: str, reason: str = "") -> None:
-        """Take the end."""
+        """Ignore the end."""
 
 
 def main(quick: bool) -> None:
-    """Calibrate, predict, train, compare."""
+    """Calibrate, predict, train and compare."""
     rows, worst = [], 0.0
     for runs, overrides in ENSEMBLES:
         configs = [_config(f"seed={seed}", *overrides) for seed in range(runs)]
@@ -52,7 +52,7 @@ def main(quick: bool) -> None:
         ratios, taken = [], []
         for _ in range(1 if quick else _REPEATS):
             wait_for_quiet()
-            members = [LoadedRun(config, own, Nowhere()) for config, own in zip(configs, data, strict=True)]
+            members = [LoadedRun(config, own, NoRecord()) for config, own in zip(configs, data, strict=True)]
             ensemble = FlowEnsemble(members)
             predicted = measure_speed().predict_seconds(ensemble.size, runs)
             begin = time.perf_counter()
@@ -62,8 +62,10 @@ def main(quick: bool) -> None:
         ratio = median(ratios)
         worst = max(worst, abs(ratio - 1))
         rows.append([f"{runs}", " ".join(overrides), f"{median(taken):.2f}", f"{ratio:.2f}"])
-    table("Seconds of an ensemble, and predicted / measured", ("runs", "of", "s", "ratio"), rows, left=(1,))
-    promise("largest relative error", worst, most=_TOLERANCE)
+    print_table(
+        "Seconds of an ensemble, and predicted / measured", ("runs", "overrides", "s", "ratio"), rows, left=(1,)
+    )
+    print_target("largest relative error", worst, most=_TOLERANCE)
 
 
 def _config(*overrides: str) -> RunConfig:

@@ -1,4 +1,4 @@
-"""The package's own way of taking steps."""
+"""Steps of the package."""
 
 import torch
 
@@ -14,7 +14,7 @@ _ENDLESS = 10**9
 
 
 class Ours:
-    """:class:`nc_sweeps.dynamics.flow.Flow` as the engine calls it: many steps a call, the imbalance law included."""
+    """:class:`nc_sweeps.dynamics.flow.Flow` as training calls it: many steps a call, the imbalance law included."""
 
     def __init__(self, problem: Problem) -> None:
         runs = problem.runs
@@ -33,10 +33,10 @@ class Ours:
         self.step = 0
 
     def take(self, steps: int) -> None:
-        """Go on by so many steps."""
+        """Take some steps."""
         self.flow.advance(self.X, self.Y, self.step, self.step + steps)
         self.step += steps
 
     def state(self) -> tuple[torch.Tensor, ...]:
-        """U, A, W."""
+        """Return U, A and W."""
         return self.ensemble.U, self.ensemble.A, self.ensemble.W

@@ -1,4 +1,4 @@
-"""The problem that the kernels are timed on: data and initial state, drawn once and handed to every way alike."""
+"""Problems on which steps are timed: data and initial state, the same for every way of taking steps."""
 
 import math
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Problem:
 
     @property
     def samples(self) -> int:
-        """Samples a step."""
+        """Number of samples a step."""
         return self.batch or self.n
 
     @property
@@ -62,7 +62,7 @@ class Problem:
         return X, torch.nn.functional.one_hot(labels, self.q).float()
 
     def state(self) -> tuple[Tensor, Tensor, Tensor]:
-        """A fresh initial state: U (run, N, d), A (run, N, p), W (run, p, q)."""
+        """Draw the initial state: U (run, N, d), A (run, N, p), W (run, p, q)."""
         generator = torch.Generator().manual_seed(1)
         U = torch.randn(self.runs, self.N, self.d, generator=generator)
         A = torch.randn(self.runs, self.N, self.p, generator=generator)

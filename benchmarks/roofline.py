@@ -1,8 +1,8 @@
-"""The roofline: what a step would cost if it were three operations of PyTorch, each at the rate it reaches here.
+"""The roofline: the time of a step if it were three operations of PyTorch, each at the rate that it reaches here.
 
-A large float32 product has the rate for 6nN(d + p) operations: three products of two operations a multiply-add. To that
-come one pass of ``torch.sigmoid`` over the n × N activations and, with noise, one pass of ``torch.randn`` over the
-N(d + p) parameters of the particles, both into memory that is already there.
+A large float32 product gives the rate for 6nN(d + p) operations: three products of two operations a multiply-add. Added
+are one pass of ``torch.sigmoid`` over the n × N activations and, with noise, one pass of ``torch.randn`` over the N(d +
+p) parameters of the particles, both into memory that is already allocated.
 """
 
 import torch
@@ -14,8 +14,13 @@ _ORDER = 4096
 PRODUCT, SIGMOID, NORMALS = "product", "sigmoid", "normals"
 
 
-def ways(problem: Problem, seconds: float) -> dict[str, Way]:
-    """The three operations, to be timed in turns with what they are held against. The product takes what it takes."""
+def build_ways(problem: Problem, seconds: float) -> dict[str, Way]:
+    """Return the three operations, to be timed in turns with the steps that are compared with them.
+
+    Args:
+        problem: what is stepped.
+        seconds: duration of a turn; that of the product has a duration of its own.
+    """
     left, right, product = (torch.randn(_ORDER, _ORDER) for _ in range(3))
     before = torch.randn(problem.runs * problem.samples * problem.N)
     after = torch.empty_like(before)
@@ -33,16 +38,16 @@ def ways(problem: Problem, seconds: float) -> dict[str, Way]:
         for _ in range(steps):
             torch.randn(noise.shape, out=noise)
 
-    found = {PRODUCT: Way(multiply, 1), SIGMOID: Way.lasting(seconds, activate)}
-    return found | {NORMALS: Way.lasting(seconds, draw)} if problem.noisy else found
+    found = {PRODUCT: Way(multiply, 1), SIGMOID: Way.of_duration(seconds, activate)}
+    return found | {NORMALS: Way.of_duration(seconds, draw)} if problem.noisy else found
 
 
-def rate(seconds: float) -> float:
-    """Operations a second of the large product."""
+def find_rate(seconds: float) -> float:
+    """Return the operations a second of the large product."""
     return 2 * _ORDER**3 / seconds
 
 
-def roofline(problem: Problem, seconds: dict[str, float]) -> float:
-    """Seconds a step of all runs, from the seconds of the three operations."""
+def bound_step(problem: Problem, seconds: dict[str, float]) -> float:
+    """Return the seconds of a step of all runs from the seconds of the three operations."""
     operations = 6 * problem.runs * problem.samples * problem.N * (problem.d + problem.p)
-    return operations / rate(seconds[PRODUCT]) + seconds[SIGMOID] + seconds.get(NORMALS, 0.0)
+    return operations / find_rate(seconds[PRODUCT]) + seconds[SIGMOID] + seconds.get(NORMALS, 0.0)

@@ -1,6 +1,6 @@
 """Section ``scaling``: milliseconds a step of the compiled kernel against width, samples and runs.
 
-The sizes of a row are timed in turns; the slope is that of a straight line through the logarithms (least squares).
+The sizes of a row are timed in turns; the slope is that of a least-squares line through the logarithms.
 """
 
 import math
@@ -11,10 +11,10 @@ import numpy as np
 
 from benchmarks.ours import Ours
 from benchmarks.problem import MNIST, Problem
-from benchmarks.report import promise, table
-from benchmarks.turns import Way, medians, seconds_a_step
+from benchmarks.report import print_table, print_target
+from benchmarks.turns import Way, medians, time_steps
 
-#: Distance from slope 1 that the project allows itself.
+#: Distance from slope 1 that the project aims at.
 _TOLERANCE = 0.05
 
 SERIES: dict[str, tuple[Callable[[int], Problem], Sequence[int]]] = {
@@ -34,7 +34,7 @@ SERIES: dict[str, tuple[Callable[[int], Problem], Sequence[int]]] = {
 }
 
 
-#: Samples of the epochs that are timed; 30,000 are those of the paper.
+#: Numbers of samples of the epochs that are timed; the paper has 30,000.
 _EPOCHS = (3_750, 7_500, 15_000, 30_000)
 
 
@@ -42,26 +42,24 @@ def main(quick: bool) -> None:
     """Measure all series and print their slopes."""
     repeats, seconds = (3, 0.03) if quick else (9, 0.15)
     for name, (problem, sizes) in SERIES.items():
-        ways = {str(size): Way.lasting(seconds, Ours(problem(size)).take) for size in sizes}
-        found = list(medians(seconds_a_step(ways, repeats)).values())
+        ways = {str(size): Way.of_duration(seconds, Ours(problem(size)).take) for size in sizes}
+        found = list(medians(time_steps(ways, repeats)).values())
         _show(f"a step against {name}", sizes, found, f"Medians of {repeats} turns of about {seconds} s.")
     epochs = _EPOCHS[:2] if quick else _EPOCHS
     ways = {str(n): Way(Ours(replace(MNIST, n=n)).take, -(-n // MNIST.samples)) for n in epochs}
     repeats = 1 if quick else 3
-    found = [
-        way.steps * t for way, t in zip(ways.values(), medians(seconds_a_step(ways, repeats)).values(), strict=True)
-    ]
+    found = [way.steps * t for way, t in zip(ways.values(), medians(time_steps(ways, repeats)).values(), strict=True)]
     _show("an epoch against n, d = 784, N = 6272, batch 64, no noise", epochs, found, f"Medians of {repeats} turns.")
 
 
 def _show(title: str, sizes: Sequence[int], seconds: Sequence[float], caption: str) -> None:
-    of = title.split(" against ")[1].split(",", maxsplit=1)[0]
+    variable = title.split(" against ")[1].split(",", maxsplit=1)[0]
     each = [1e6 * t / size for t, size in zip(seconds, sizes, strict=True)]
-    table(
+    print_table(
         f"Milliseconds {title}",
-        [of, *(f"{size}" for size in sizes)],
-        [["ms", *(f"{1e3 * t:.3g}" for t in seconds)], [f"µs / {of}", *(f"{value:.3g}" for value in each)]],
+        [variable, *(f"{size}" for size in sizes)],
+        [["ms", *(f"{1e3 * t:.3g}" for t in seconds)], [f"µs / {variable}", *(f"{value:.3g}" for value in each)]],
         caption,
     )
     slope = float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
-    promise("slope", slope, least=1 - _TOLERANCE, most=1 + _TOLERANCE)
+    print_target("slope", slope, least=1 - _TOLERANCE, most=1 + _TOLERANCE)

@@ -1,6 +1,6 @@
-"""Section ``startup``: seconds from a command to its end, where hardly anything is to be done.
+"""Section ``startup``: seconds from a command to its end, when there is hardly anything to do.
 
-Training takes one step, measured before and after it; the time to the first step is a little less than what is shown.
+Training takes one step and measures before and after it; the time to the first step is a little less than shown.
 The commands are run in turns, each in a fresh folder.
 """
 
@@ -8,13 +8,13 @@ import sys
 import tempfile
 from statistics import median
 
-from benchmarks.command import NC_TRAIN, timed
+from benchmarks.command import NC_TRAIN, time_command
 from benchmarks.neighbours import wait_for_quiet
-from benchmarks.report import table
+from benchmarks.report import print_table
 
 _SWEEP = ["width.particles=64,256,1024,4096", "separation.margin=-0.1,0.05,0.2,0.35", "seed=range(4)"]
 
-#: Command and its exit code.
+#: Each command and its exit code.
 COMMANDS: dict[str, tuple[list[str], int]] = {
     "nc-train, one run of one step": ([NC_TRAIN, "dynamics.horizon=1"], 0),
     "nc-train -m, 64 runs of one step": (
@@ -38,11 +38,11 @@ def main(quick: bool) -> None:
         for name, (command, code) in COMMANDS.items():
             wait_for_quiet()
             with tempfile.TemporaryDirectory() as directory:
-                seconds = timed(command, directory, code).seconds
+                seconds = time_command(command, directory, code).seconds
             if turn:
                 found[name].append(seconds)
     unit = median(found[_UNIT])
-    table(
+    print_table(
         "Seconds from command to end",
         ["command", "median", "fastest", "slowest", "of Lightning's import"],
         [

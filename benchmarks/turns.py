@@ -1,4 +1,4 @@
-"""Time several ways of doing the same in turns, so that what else the machine does meets all alike."""
+"""Time several ways of doing the same in turns, so that other processes disturb all of them alike."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -19,34 +19,34 @@ class Way:
     steps: int
 
     @classmethod
-    def lasting(cls, seconds: float, take: Taker, most: int = 5000) -> "Way":
-        """A way whose turn lasts about so long, found by trial, which also warms it up."""
+    def of_duration(cls, seconds: float, take: Taker, most: int = 5000) -> "Way":
+        """Return a way whose turn takes about so many seconds. It is found by trial, which also warms the way up."""
         wait_for_quiet()
         take(2)
         steps = 2
-        while (taken := _seconds(take, steps)) < seconds / 20 and steps < most:
+        while (taken := _time(take, steps)) < seconds / 20 and steps < most:
             steps = min(4 * steps, most)
         return cls(take, max(2, min(most, round(steps * seconds / taken))))
 
 
-def seconds_a_step(ways: Mapping[str, Way], repeats: int) -> dict[str, list[float]]:
-    """Every turn of every way, after one turn each that does not count."""
+def time_steps(ways: Mapping[str, Way], repeats: int) -> dict[str, list[float]]:
+    """Return the seconds a step of every turn of every way, after one turn each that does not count."""
     for way in ways.values():
         way.take(way.steps)
     found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         wait_for_quiet()
         for name, way in ways.items():
-            found[name].append(_seconds(way.take, way.steps) / way.steps)
+            found[name].append(_time(way.take, way.steps) / way.steps)
     return found
 
 
 def medians(found: Mapping[str, list[float]]) -> dict[str, float]:
-    """Median of the turns of every way."""
+    """Return the median of the turns of every way."""
     return {name: median(turns) for name, turns in found.items()}
 
 
-def _seconds(take: Taker, steps: int) -> float:
+def _time(take: Taker, steps: int) -> float:
     begin = time.perf_counter()
     take(steps)
     return time.perf_counter() - begin

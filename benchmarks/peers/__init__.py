@@ -1,1 +1,1 @@
-"""The same networks trained as others would train them, one way a module."""
+"""The same networks trained in the ways of others, each in a module of its own."""

@@ -1,4 +1,4 @@
-"""The flow as an equation and nothing else: float64, autograd, ``torch.randn``. Nothing of the package is in it."""
+"""The flow as its equation says: float64, autograd, ``torch.randn``. It uses nothing of the package."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def trained(
+def train(
     state: tuple[Tensor, Tensor, Tensor],
     X: Tensor,
     Y: Tensor,
@@ -17,9 +17,10 @@ def trained(
     beta: float,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Euler–Maruyama from a state (U, A, W), every tensor with a leading axis of runs.
+    """Return the state after some steps of Euler–Maruyama from a state (U, A, W), in which every tensor has a leading
+    axis of runs.
 
-    The noise is of the given generator; an infinite β has none.
+    The noise comes from the generator; there is none if β is infinite.
     """
     U, A, W = (Z.double().clone().requires_grad_() for Z in state)
     N = U.shape[1]
@@ -39,14 +40,14 @@ def trained(
 
 
 def loss(state: tuple[Tensor, Tensor, Tensor], X: Tensor, Y: Tensor) -> Tensor:
-    """Mean square loss of every run."""
+    """Return the mean square loss of every run."""
     U, A, W = state
     F = torch.tanh(X @ U.mT) @ A / U.shape[1] @ W
     return ((F - Y) ** 2).sum(dim=(1, 2)) / (2 * X.shape[1])
 
 
 def nc1(state: tuple[Tensor, Tensor, Tensor], X: Tensor, Y: Tensor) -> Tensor:
-    """Share of the variance of the features of every run that lies within classes, in two passes as it is defined."""
+    """Return the share of the variance of every run's features that lies within classes, found in two passes."""
     U, A, _ = state
     H = torch.tanh(X @ U.mT) @ A / U.shape[1]
     means = (Y.mT @ H) / Y.sum(dim=1).unsqueeze(-1)

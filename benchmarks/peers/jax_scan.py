@@ -10,7 +10,7 @@ from benchmarks.problem import STEP_SIZE, Problem
 
 
 class JaxScan:
-    """Takes steps, always so many at a time: their number is part of the compiled program."""
+    """Takes steps; their number is part of the compiled program."""
 
     def __init__(self, problem: Problem) -> None:
         import jax
@@ -46,7 +46,7 @@ class JaxScan:
             axes = (0, 0, 0, 0, None)
             return jax.vmap(partial(run, steps=steps), in_axes=axes)(parameters, X, Y, keys, batches)
 
-        # The old state is given away: the new one may take its memory.
+        # The old state is donated: the new one may take its memory.
         self.advance = jax.jit(all_runs, static_argnames="steps", donate_argnums=0)
         self.parameters = tuple(jnp.array(Z.numpy()) for Z in problem.state())
         self.X, self.Y = (jnp.array(Z.numpy()) for Z in problem.data)
@@ -54,18 +54,18 @@ class JaxScan:
         self.generator = np.random.default_rng(0)
 
     def take(self, steps: int) -> None:
-        """Go on by so many steps."""
+        """Take some steps."""
         self.key, key = self.jax.random.split(self.key)
         keys = self.jax.random.split(key, self.problem.runs)
-        self.parameters = self.advance(self.parameters, self.X, self.Y, keys, self._batches(steps), steps=steps)
+        self.parameters = self.advance(self.parameters, self.X, self.Y, keys, self._draw_batches(steps), steps=steps)
         self.jax.block_until_ready(self.parameters)
 
     def state(self) -> tuple[torch.Tensor, ...]:
-        """U, A, W."""
+        """Return U, A and W."""
         return tuple(torch.from_numpy(np.array(Z)) for Z in self.parameters)
 
-    def _batches(self, steps: int) -> np.ndarray | None:
-        """Which samples every step takes, gathered within the scan. The short last batch of an epoch is left out."""
+    def _draw_batches(self, steps: int) -> np.ndarray | None:
+        """Return the samples of every step, which the scan gathers. The short last batch of an epoch is left out."""
         n, batch = self.problem.n, self.problem.batch
         if batch is None:
             return None

@@ -1,4 +1,4 @@
-"""PyTorch as one writes it by hand: the loss, ``torch.autograd.grad``, an update in place."""
+"""PyTorch as its users write it: the loss, ``torch.autograd.grad``, an update in place."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from benchmarks.problem import STEP_SIZE, Problem
 
 
 class PlainAutograd:
-    """Takes steps of all runs as one batched loss; a single run goes without the batch axis, which is faster."""
+    """Takes steps of all runs as one batched loss; a single run has no batch axis, which is faster."""
 
     def __init__(self, problem: Problem) -> None:
         single = problem.runs == 1
@@ -18,12 +18,12 @@ class PlainAutograd:
         self.order = torch.empty(0, dtype=torch.int64)
 
     def take(self, steps: int) -> None:
-        """Go on by so many steps."""
+        """Take some steps."""
         for _ in range(steps):
             self._take_one()
 
     def state(self) -> tuple[Tensor, ...]:
-        """U, A, W."""
+        """Return U, A and W."""
         return self.parameters
 
     def _take_one(self) -> None:

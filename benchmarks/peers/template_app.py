@@ -1,10 +1,10 @@
-"""The lightning-hydra-template pattern: a Hydra app, a LightningModule, a loop of Lightning's, one run a job.
+"""The pattern of lightning-hydra-template: a Hydra app, a LightningModule, Lightning's loop, one run a job.
 
-Written as users of the template write it, and wherever there was a choice, the faster one: the DataLoader holds the
-full batch as one item, so nothing is collated; the mean-field scaling is a learning rate of a parameter group and the
-weight decay that of SGD; no logger, no checkpoints, no progress bar. An epoch is one step, as it is with a full batch.
+It is written as users of the template write it, always with the faster choice: the DataLoader holds the full batch as
+one item, so nothing is collated; the mean-field scaling is the learning rate of a parameter group and the weight decay
+is that of SGD; there is no logger, no checkpoint, no progress bar. An epoch is one step, as always with a full batch.
 
-Run by ``python -m benchmarks sweep``. Every job leaves ``timing.json`` in its folder:
+``python -m benchmarks sweep`` runs it. Every job leaves ``timing.json`` in its folder:
 
 - ``begin``, ``seconds``: when the job began, and how long it took, within its process;
 - ``steps``, ``step``: number of steps, and seconds of one after the first few, without measurements;
@@ -31,22 +31,22 @@ from torch.utils.data import DataLoader
 
 
 class SeparableData(pl.LightningDataModule):
-    """Samples with signs that tell the class. Not the law of nc-train's data, whose sampler costs more."""
+    """Samples whose signs tell the class. They do not have the law of nc-train's data, whose sampler costs more."""
 
     def __init__(self, config: DictConfig) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(config.seed)
         self.train, self.test = (
-            self._drawn(per_class, config, generator) for per_class in (config.train_per_class, config.test_per_class)
+            self._draw(per_class, config, generator) for per_class in (config.train_per_class, config.test_per_class)
         )
 
     def train_dataloader(self) -> DataLoader:
-        """The full batch."""
+        """Return the full batch."""
         batch: Any = [self.train]
         return DataLoader(batch, batch_size=None)
 
     @staticmethod
-    def _drawn(per_class: int, config: DictConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _draw(per_class: int, config: DictConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         q = config.num_classes
         labels = torch.arange(q).repeat_interleave(per_class)
         X = torch.randn(len(labels), config.dimension, generator=generator) / config.dimension**0.5
@@ -66,11 +66,11 @@ class MeanField(pl.LightningModule):
         self.W = nn.Parameter(torch.linalg.qr(torch.randn(p, config.num_classes))[0])
 
     def features(self, X: Tensor) -> Tensor:
-        """H."""
+        """Return the features H."""
         return torch.tanh(X @ self.U.T) @ self.A / len(self.U)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
-        """The loss."""
+        """Return the loss."""
         X, labels = batch
         Y = nn.functional.one_hot(labels, self.config.num_classes).float()
         loss = (self.features(X) @ self.W - Y).square().sum() / (2 * len(X))
@@ -78,13 +78,13 @@ class MeanField(pl.LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """SGD; N times the gradient for the particles, whose decay must not be scaled with it."""
+        """Return SGD with N times the gradient for the particles, whose weight decay must not be scaled with it."""
         N, eta, decay = self.config.width, self.config.step_size, 1 / self.config.beta
         particles = {"params": [self.U, self.A], "lr": eta * N, "weight_decay": decay / N}
         return torch.optim.SGD([particles, {"params": [self.W], "lr": eta, "weight_decay": decay}])
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """The noise."""
+        """Add the noise."""
         with torch.no_grad():
             for Z in (self.U, self.A):
                 Z.add_(torch.randn_like(Z), alpha=(2 * self.config.step_size / self.config.beta) ** 0.5)
@@ -100,7 +100,7 @@ class CollapseCallback(pl.Callback):
         self.seconds: list[float] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-        """Measure, where it is time."""
+        """Measure after some of the steps."""
         if trainer.global_step not in self.steps:
             return
         begin = time.perf_counter()
@@ -111,31 +111,31 @@ class CollapseCallback(pl.Callback):
 
 
 def nc1(H: Tensor, labels: Tensor) -> float:
-    """Share of the variance of the features that lies within classes."""
+    """Return the share of the variance of the features that lies within classes."""
     within = sum((H[labels == k] - H[labels == k].mean(dim=0)).square().sum() for k in labels.unique())
     return float(within / (H - H.mean(dim=0)).square().sum())
 
 
 class Stopwatch(pl.Callback):
-    """Time from the end of the warm-up to the end of training."""
+    """Clocks the time from the end of the warm-up to the end of training."""
 
     def __init__(self, warm_up: int) -> None:
         self.warm_up = warm_up
         self.begin = self.end = 0.0
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Begin."""
+        """Start the clock after the warm-up."""
         if trainer.global_step == self.warm_up:
             self.begin = time.perf_counter()
 
     def on_train_epoch_end(self, *_: Any) -> None:
-        """End, if no step follows."""
+        """Stop the clock; later epochs overwrite it."""
         self.end = time.perf_counter()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="template")
 def main(config: DictConfig) -> float:
-    """One run."""
+    """Train one run and write how long it took."""
     begin = time.time()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
