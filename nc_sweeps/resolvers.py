@@ -30,16 +30,16 @@ def _signature(*, _root_: DictConfig) -> str:
 
 def _features_classes(path: str) -> int:
     """Return the number of classes in a file of features, ``${features_classes:path}``."""
-    from nc_sweeps.data.features import classes_of
+    from nc_sweeps.data.features import count_classes
 
-    return classes_of(path)
+    return count_classes(path)
 
 
 def _features_digest(path: str) -> str:
     """Return the SHA-256 of a file of features, ``${features_digest:path}``."""
-    from nc_sweeps.data.features import digest_of
+    from nc_sweeps.data.features import hash_file
 
-    return digest_of(path)
+    return hash_file(path)
 
 
 def _inverse(value: float) -> float:

@@ -1,8 +1,7 @@
-"""CIFAR-10 and CIFAR-100, from the files of their Python version, which is the one that torchvision downloads.
+"""Reads CIFAR-10 and CIFAR-100 from the files of their Python version, which is the one that torchvision downloads.
 
-Those files are pickles, and unpickling runs what a file asks for. Here nothing that a file names is ever imported: the
-three names of NumPy of which a pickled array is made stand for the classes below, which hold bytes, and any other name
-is refused.
+Those files are pickles, and unpickling executes what a file asks for. This module imports nothing that a file names. A
+pickled array names three things of NumPy; the classes below stand for them and hold bytes. Any other name is refused.
 """
 
 import math
@@ -14,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from nc_sweeps.config.datasets import SUPERCLASSES
-from nc_sweeps.data.stored import Stored, absent
+from nc_sweeps.data.stored import Stored, make_missing_error
 from nc_sweeps.errors import DataError
 
 _SHAPE = (3, 32, 32)
 
 
-def cifar10(*, data_dir: str) -> Stored:
-    """The ten classes of CIFAR-10.
+def read_cifar10(*, data_dir: str) -> Stored:
+    """Read the ten classes of CIFAR-10.
 
     Args:
         data_dir: folder that holds ``cifar-10-batches-py``.
@@ -30,26 +29,26 @@ def cifar10(*, data_dir: str) -> Stored:
         DataError: a file is missing or damaged.
     """
     folder = Path(data_dir, "cifar-10-batches-py")
-    parts = [_batch(folder, f"data_batch_{number}", "labels", "CIFAR10") for number in range(1, 6)]
+    parts = [_read_batch(folder, f"data_batch_{number}", "labels", "CIFAR10") for number in range(1, 6)]
     train = np.concatenate([x for x, _ in parts]), np.concatenate([labels for _, labels in parts])
-    test = _batch(folder, "test_batch", "labels", "CIFAR10")
+    test = _read_batch(folder, "test_batch", "labels", "CIFAR10")
     return Stored(train, test, np.arange(10), _SHAPE, 255.0, str(folder))
 
 
-def cifar100(*, data_dir: str, superclass: bool, superclasses: Sequence[str] = ()) -> Stored:
-    """CIFAR-100: its hundred fine classes, its twenty super-classes, or some of these.
+def read_cifar100(*, data_dir: str, superclass: bool, superclasses: Sequence[str] = ()) -> Stored:
+    """Read the hundred fine classes of CIFAR-100, its twenty super-classes, or some of these.
 
     Args:
         data_dir: folder that holds ``cifar-100-python``.
-        superclass: labels are those of the super-classes.
-        superclasses: those that are kept, relabelled 0 … q−1 in this order; none: all.
+        superclass: whether the labels are the super-classes.
+        superclasses: super-classes that are kept, relabelled 0 … q−1 in this order; empty: all.
 
     Raises:
         DataError: a file is missing or damaged.
     """
     folder = Path(data_dir, "cifar-100-python")
     key = "coarse_labels" if superclass else "fine_labels"
-    train, test = (_batch(folder, name, key, "CIFAR100") for name in ("train", "test"))
+    train, test = (_read_batch(folder, name, key, "CIFAR100") for name in ("train", "test"))
     relabel = np.arange(len(SUPERCLASSES) if superclass else 100)
     if superclasses:
         relabel = np.full(len(SUPERCLASSES), -1)
@@ -57,17 +56,17 @@ def cifar100(*, data_dir: str, superclass: bool, superclasses: Sequence[str] = (
     return Stored(train, test, relabel, _SHAPE, 255.0, str(folder))
 
 
-def _batch(folder: Path, name: str, key: str, data_set: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (n, 3072), channel by channel, and labels of one file."""
+def _read_batch(folder: Path, name: str, key: str, data_set: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels (n, 3072), channel by channel, and the labels of one file."""
     path = folder / name
     try:
         with path.open("rb") as file:
             content = _Unpickler(file, encoding="bytes").load()
-        entries = {_text(entry): value for entry, value in content.items()}
+        entries = {_decode(entry): value for entry, value in content.items()}
         pixels, labels = entries["data"].array, np.array(entries[key])
     except FileNotFoundError:
-        raise absent(str(folder.parent), folder.name, data_set) from None
-    except Exception as error:  # there is no telling in which way a damaged pickle fails
+        raise make_missing_error(str(folder.parent), folder.name, data_set) from None
+    except Exception as error:  # a damaged pickle can fail in any way
         problem = f"{type(error).__name__}: {error}"
         raise DataError(f"{path}: damaged ({problem}); put the original file in its place") from error
     if pixels.shape != (len(labels), math.prod(_SHAPE)) or labels.ndim != 1 or labels.dtype.kind != "i":
@@ -77,17 +76,17 @@ def _batch(folder: Path, name: str, key: str, data_set: str) -> tuple[np.ndarray
 
 
 class _Type:
-    """Stands for ``numpy.dtype``."""
+    """A stand-in for ``numpy.dtype``."""
 
     def __init__(self, code: Any, *_: Any) -> None:
-        self.code = _text(code)
+        self.code = _decode(code)
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and flags do not matter for bytes, which is all that is read."""
+        """Ignore byte order and flags: only bytes are read, for which they do not matter."""
 
 
 class _Array:
-    """Stands for the array that NumPy makes empty and then fills."""
+    """A stand-in for the array that NumPy makes empty and then fills."""
 
     array: np.ndarray
 
@@ -102,10 +101,10 @@ class _Array:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads containers, numbers, text and arrays of bytes, and executes nothing."""
+    """An unpickler that reads containers, numbers, text and arrays of bytes, and executes nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name; only the names of an array are known."""
+        """Return the stand-in for a name; only the names of which an array is made are known."""
         match module, name:
             case (("numpy.core.multiarray" | "numpy._core.multiarray"), "_reconstruct"):
                 return _Array
@@ -116,6 +115,6 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no data set needs")
 
 
-def _text(value: Any) -> str:
-    """Python 2 had bytes where there is text now."""
+def _decode(value: Any) -> str:
+    """Return text that Python 2 may have stored as bytes."""
     return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,4 +1,4 @@
-"""Isotropic Gaussian classes whose means form a regular simplex, scaled into the unit ball."""
+"""Samples isotropic Gaussian classes whose means form a regular simplex, scaled into the unit ball."""
 
 import math
 
@@ -7,17 +7,19 @@ import numpy as np
 from nc_sweeps.data.split import Split
 
 
-def gaussian(*, classes: int, dimension: int, distance: float, per_class: int, generator: np.random.Generator) -> Split:
+def sample_gaussian(
+    *, classes: int, dimension: int, distance: float, per_class: int, generator: np.random.Generator
+) -> Split:
     r"""Sample :math:`x = (\mu_k + z)/R`, :math:`z \sim \mathcal N(0, I_d)`, :math:`\|\mu_k - \mu_l\|` = distance.
 
-    The scale :math:`R = \|\mu_k\| + \sqrt d + 4` depends on the law alone, so training and test sets share it; the
-    rare sample that it would leave outside the unit ball is drawn again.
+    The scale :math:`R = \|\mu_k\| + \sqrt d + 4` depends on the law alone, so training and test sets share it; a
+    rare sample outside the unit ball is drawn again.
 
     Args:
         classes: number of classes q.
-        dimension: d ≥ q.
-        distance: between any two class means, in standard deviations.
-        per_class: samples of each class.
+        dimension: input dimension d ≥ q.
+        distance: distance between any two class means, in standard deviations.
+        per_class: number of samples of each class.
         generator: source of randomness.
 
     Returns:

@@ -1,4 +1,4 @@
-r"""How well data can be separated linearly: the largest margin through the origin, or the least violation.
+r"""Measures how well data can be separated linearly: by the largest margin through the origin, or the least violation.
 
 With signs :math:`s_i = +1` on class k and −1 on all others and :math:`z_i = s_i x_i`, the one-vs-rest margin of class k
 is, by duality, the distance from the origin to the convex hull of the signed samples,
@@ -22,13 +22,13 @@ RESOLUTION = 1e-10
 #: Relative distance between the two bounds at which a margin counts as found.
 _GAP = 1e-9
 _NEWTON_STEPS = 100
-#: The part of the samples, one in so many, that is asked first.
+#: A part of the samples, one in so many, is tested first.
 _PART = 8
 
 
 @dataclass(frozen=True)
 class Separation:
-    r"""(τ, M)-separability at M = 1.
+    r"""How far the classes of a data set can be separated: (τ, M)-separability at M = 1.
 
     Args:
         margin: the largest τ with unit vectors such that :math:`\hat u_k^\top x \ge \tau` on class k and ≤ −τ on all
@@ -45,46 +45,46 @@ class Separation:
     directions: Float[np.ndarray, "q d"]
 
 
-def separation(x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"], classes: int) -> Separation:
-    """Largest one-vs-rest hard margins without intercept, their directions, and upper bounds.
+def find_separation(x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"], classes: int) -> Separation:
+    """Return the largest one-vs-rest hard margins without intercept, their directions, and upper bounds.
 
     A class without samples still has a margin: that of all samples on one side of the origin.
 
     Args:
         x: samples, n ≥ 1.
-        labels: their classes, 0 … q−1.
-        classes: q.
+        labels: classes 0 … q−1 of the samples.
+        classes: number of classes q.
     """
-    class_margins, bounds, directions = zip(*_class_separations(x, labels, classes), strict=True)
+    class_margins, bounds, directions = zip(*_separate_classes(x, labels, classes), strict=True)
     return Separation(min(class_margins), np.array(class_margins), np.array(bounds), np.stack(directions))
 
 
-def margin(x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"], classes: int) -> float:
-    """The margin of :func:`separation`, without the rest once a class proves inseparable.
+def find_margin(x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"], classes: int) -> float:
+    """Return the margin of :func:`find_separation`, in less time: it stops at the first inseparable class.
 
     Args:
         x: samples, n ≥ 1.
-        labels: their classes, 0 … q−1.
-        classes: q.
+        labels: classes 0 … q−1 of the samples.
+        classes: number of classes q.
     """
-    # Inseparable in part is inseparable as a whole, and a part is cheap: ask every class there before any in full.
-    part = _part(len(x))
-    _, some = _coordinates(x[part])
-    for k in _hardest_first(some, labels[part], classes):
-        if _separator(_signed(some, labels[part], int(k)))[1] <= RESOLUTION:
+    # A class that is inseparable in a part of the samples is inseparable in all, and a part is cheap: test it first.
+    part = _draw_part(len(x))
+    _, some = _find_coordinates(x[part])
+    for k in _sort_by_hardness(some, labels[part], classes):
+        if _find_separator(_apply_signs(some, labels[part], int(k)))[1] <= RESOLUTION:
             return 0.0
     smallest = np.inf
-    for class_margin, _, _ in _class_separations(x, labels, classes):
+    for class_margin, _, _ in _separate_classes(x, labels, classes):
         smallest = min(smallest, class_margin)
         if smallest == 0.0:
             break
     return float(smallest)
 
 
-def least_violation(
+def find_least_violations(
     x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"], classes: int
 ) -> Float[np.ndarray, "{classes}"]:
-    r"""Smallest mean hinge :math:`\min_w \frac1n\sum_i \max(0, 1 - s_i w^\top x_i)` of each class.
+    r"""Return the smallest mean hinge :math:`\min_w \frac1n\sum_i \max(0, 1 - s_i w^\top x_i)` of each class.
 
     It is 0 if and only if the class is separable, never exceeds 1 (w = 0), and does not change with the scale of x.
     The linear program is solved in its dual form, max Σα_i/n s.t. Σα_i z_i = 0, 0 ≤ α ≤ 1, which has d rows instead
@@ -92,16 +92,16 @@ def least_violation(
 
     Args:
         x: samples, n ≥ 1.
-        labels: their classes, 0 … q−1.
-        classes: q.
+        labels: classes 0 … q−1 of the samples.
+        classes: number of classes q.
 
     Raises:
         RuntimeError: HiGHS did not reach the optimum.
     """
-    _, coordinates = _coordinates(x)
+    _, coordinates = _find_coordinates(x)
     violations = []
     for k in range(classes):
-        z = _signed(coordinates, labels, k)
+        z = _apply_signs(coordinates, labels, k)
         result = linprog(
             -np.full(len(z), 1.0 / len(z)),
             A_eq=z.T,
@@ -115,22 +115,22 @@ def least_violation(
     return np.array(violations)
 
 
-def _class_separations(
+def _separate_classes(
     x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"], classes: int
 ) -> Iterator[tuple[float, float, Float[np.ndarray, "d"]]]:
-    """Margin, upper bound and direction of every class."""
-    basis, coordinates = _coordinates(x)
-    scale = _scale(x)
+    """Yield the margin, its upper bound and its direction for every class."""
+    basis, coordinates = _find_coordinates(x)
+    scale = _find_scale(x)
     for k in range(classes):
-        found, bound = _largest_margin(_signed(coordinates, labels, k))
+        found, bound = _find_largest_margin(_apply_signs(coordinates, labels, k))
         direction = found if basis is None else basis @ found
-        # What is reported is what the direction does to the samples themselves.
-        class_margin = max(0.0, float((_signs(labels, k) * (x @ direction)).min()))
+        # The margin is measured on the samples themselves.
+        class_margin = max(0.0, float((_find_signs(labels, k) * (x @ direction)).min()))
         yield class_margin, scale * bound, direction if class_margin else np.zeros_like(direction)
 
 
-def _largest_margin(z: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, "d"], float]:
-    r"""Direction (0 if there is none) and upper bound of the largest margin of samples in the unit ball.
+def _find_largest_margin(z: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, "d"], float]:
+    r"""Return the direction of the largest margin of samples in the unit ball, 0 if there is none, and its upper bound.
 
     Least distance programming, min ‖w‖ s.t. z_i·w ≥ 1, as nonnegative least squares (Lawson and Hanson 1974, ch. 23):
     α minimises ‖Z_Aᵀα‖² + (tΣα − 1)², and w is along Z_Aᵀα. The working set A starts with the samples closest to some
@@ -138,8 +138,8 @@ def _largest_margin(z: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, "d"]
     how well the problem is conditioned; the margin itself is the best choice, hence what the separating plane attains.
     """
     w = np.zeros(z.shape[1])
-    for rows in (_part(len(z)), slice(None)):
-        w, bound = _separator(z[rows], w)
+    for rows in (_draw_part(len(z)), slice(None)):
+        w, bound = _find_separator(z[rows], w)
         if bound <= RESOLUTION:
             return np.zeros_like(w), bound
     scores = z @ w
@@ -149,7 +149,7 @@ def _largest_margin(z: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, "d"]
     working = np.argsort(scores, kind="stable")[: 2 * size]
     while True:
         system = np.vstack([z[working].T, np.full(len(working), t)])
-        # Three times the number of unknowns, the default, is often too little for nearly inseparable samples.
+        # The default, three times the number of unknowns, is often too little for nearly inseparable samples.
         weights, _ = nnls(system, np.eye(size)[-1], maxiter=100 * system.shape[1])
         nearest = weights @ z[working] / weights.sum()
         bound = float(np.linalg.norm(nearest))
@@ -158,23 +158,23 @@ def _largest_margin(z: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, "d"]
         scores = z @ (nearest / bound)
         violated = np.setdiff1d(np.flatnonzero(scores < (1.0 - _GAP) * bound), working)
         if not len(violated):
-            # They differ for the worse only where the margin is next to rounding.
+            # The second is worse only where the margin is close to rounding.
             return max(w / np.linalg.norm(w), nearest / bound, key=lambda u: float((z @ u).min())), bound
         working = np.concatenate([working, violated[np.argsort(scores[violated], kind="stable")[:size]]])
 
 
-def _separator(
+def _find_separator(
     z: Float[np.ndarray, "n d"], start: Float[np.ndarray, "d"] | None = None
 ) -> tuple[Float[np.ndarray, "d"], float]:
-    """Some w with z_i·w > 0 for all i, or the proof that there is none, for samples in the unit ball.
+    """Return some w with z_i·w > 0 for all i, or the proof that there is none, for samples in the unit ball.
 
     Newton's method on the squared hinge ½Σ r_i², r_i = max(0, 1 − z_i·w), whose minimum has Σ r_i z_i = 0 with r ≥ 0:
     it is zero on separable samples, and otherwise r proves them inseparable (Keerthi and DeCoste, JMLR 6, 2005). The
     Hessian changes only with the set of active samples, so some dozens of steps settle it.
 
     Returns:
-        w, and ‖Σ r_i z_i‖/Σ r_i, an upper bound of the margin that is at most :data:`RESOLUTION` if there is none.
-        Nearly inseparable samples may end undecided: with a larger bound and a w that does not separate them.
+        w, and the upper bound ‖Σ r_i z_i‖/Σ r_i of the margin, which is at most :data:`RESOLUTION` if there is no w.
+        Nearly inseparable samples may stay undecided, with a larger bound and a w that does not separate them.
     """
     w = np.zeros(z.shape[1]) if start is None else start
     # A proximal term does not move the minimum. Coordinates differ by orders of magnitude (a pixel that is lit once),
@@ -198,37 +198,40 @@ def _separator(
     return w, bound
 
 
-def _hardest_first(
+def _sort_by_hardness(
     x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"], classes: int
 ) -> Int[np.ndarray, "{classes}"]:
-    """Classes in descending order of the squared hinge that least squares leave: inseparable ones are soon found."""
-    signs = np.stack([_signs(labels, k) for k in range(classes)], axis=1)
+    """Return the classes in descending order of the squared hinge of least squares: inseparable ones come early."""
+    signs = np.stack([_find_signs(labels, k) for k in range(classes)], axis=1)
     weights, *_ = lstsq(x, signs, lapack_driver="gelsy")
     return np.argsort(-np.square(np.maximum(0.0, 1.0 - signs * (x @ weights))).sum(axis=0), kind="stable")
 
 
-def _coordinates(x: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, "d r"] | None, Float[np.ndarray, "n r"]]:
-    """Samples scaled into the unit ball, in an orthonormal basis of their span where that is the smaller space."""
-    x = x / _scale(x)
+def _find_coordinates(x: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, "d r"] | None, Float[np.ndarray, "n r"]]:
+    """Return a basis and the coordinates in it of the samples, scaled into the unit ball.
+
+    The basis is an orthonormal one of their span, or None if the span is not smaller than the space.
+    """
+    x = x / _find_scale(x)
     if len(x) >= x.shape[1]:
         return None, x
     basis, upper = np.linalg.qr(x.T)
     return basis, upper.T
 
 
-def _scale(x: Float[np.ndarray, "n d"]) -> float:
+def _find_scale(x: Float[np.ndarray, "n d"]) -> float:
     return float(np.linalg.norm(x, axis=1).max()) or 1.0
 
 
-def _signs(labels: Int[np.ndarray, "n"], k: int) -> Float[np.ndarray, "n"]:
+def _find_signs(labels: Int[np.ndarray, "n"], k: int) -> Float[np.ndarray, "n"]:
     return np.where(labels == k, 1.0, -1.0)
 
 
-def _signed(x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"], k: int) -> Float[np.ndarray, "n d"]:
-    signed: Float[np.ndarray, "n d"] = x * _signs(labels, k)[:, None]
+def _apply_signs(x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"], k: int) -> Float[np.ndarray, "n d"]:
+    signed: Float[np.ndarray, "n d"] = x * _find_signs(labels, k)[:, None]
     return signed
 
 
-def _part(count: int) -> Int[np.ndarray, "part"]:
-    """A fixed random part of the samples, whatever their order."""
+def _draw_part(count: int) -> Int[np.ndarray, "part"]:
+    """Return the indices of a random part of the samples, always the same part."""
     return np.random.default_rng(0).permutation(count)[: -(-count // _PART)]

@@ -1,4 +1,4 @@
-"""What every data set is made of: labelled samples, as rows."""
+"""The parts of every data set: labelled samples, as rows."""
 
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -12,7 +12,7 @@ from nc_sweeps.data import separability
 
 @dataclass(frozen=True)
 class Split:
-    """Samples and their labels.
+    """Samples with their labels.
 
     Args:
         x: inputs, (n, d), float64.
@@ -29,8 +29,8 @@ class Dataset:
 
     Args:
         train, test: samples as rows.
-        classes: q.
-        shape: that a row stands for, such as (channels, height, width) of an image; its product is d.
+        classes: number of classes q.
+        shape: shape of a sample, such as (channels, height, width) of an image, of which a row is the flat form.
     """
 
     train: Split
@@ -40,13 +40,13 @@ class Dataset:
 
     @cached_property
     def margin(self) -> float:
-        """Largest margin of the training set; see :mod:`nc_sweeps.data.separability`."""
-        # Small products in NumPy: threads that meet those of torch cost ten times what they gain.
-        with _libraries().limit(limits=1):
-            return separability.margin(self.train.x, self.train.labels, self.classes)
+        """Largest margin of the training set, as :func:`nc_sweeps.data.separability.find_margin` defines it."""
+        # The products are small: NumPy threads beside those of torch cost ten times what they gain.
+        with _find_libraries().limit(limits=1):
+            return separability.find_margin(self.train.x, self.train.labels, self.classes)
 
 
 @cache
-def _libraries() -> ThreadpoolController:
-    """The libraries with threads that this process has loaded, looked up once: that takes as long as a margin."""
+def _find_libraries() -> ThreadpoolController:
+    """Return the libraries with threads that this process has loaded; to look them up takes as long as a margin."""
     return ThreadpoolController()

@@ -1,4 +1,4 @@
-"""What files hold, and how a data set is made of it: labels that are asked for, samples of each class, one scale."""
+"""Makes a data set of what files hold: selects labels and samples of each class, and scales all samples alike."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ from nc_sweeps.errors import DataError
 
 @dataclass(frozen=True)
 class Stored:
-    """All samples of a data set as they were read.
+    """The samples of a data set as they were read from files.
 
     Args:
         train, test: samples, (n, …) of any numbers, and their labels, (n,).
         relabel: the class in 0 … q−1 of each label that the files know; −1: samples of this label are left out.
-        shape: of a sample.
-        unit: samples are divided by it.
-        source: where they were read, for errors.
+        shape: shape of a sample.
+        unit: number by which samples are divided.
+        source: where the samples were read, for error messages.
     """
 
     train: tuple[np.ndarray, Int[np.ndarray, "n"]]
@@ -36,11 +36,12 @@ class Stored:
         unit_ball: bool,
         generator: np.random.Generator,
     ) -> Dataset:
-        """The data set of some of the samples.
+        """Return the data set of some of the samples.
 
         Args:
-            train_per_class, test_per_class: random samples of each class, in class order; None: all, in their order.
-            unit_ball: divide by the largest norm of all samples.
+            train_per_class, test_per_class: number of random samples of each class, which come in class order; None:
+                all samples, in their order.
+            unit_ball: whether to divide by the largest norm of all samples.
             generator: source of randomness.
 
         Raises:
@@ -61,21 +62,21 @@ class Stored:
             if len(missing):
                 raise DataError(f"{self.source}: the {name} set has no sample of class {missing[0]}")
             if per_class is not None:
-                chosen = balanced(labels, per_class, generator, f"dataset.{name}_per_class")
+                chosen = draw_per_class(labels, per_class, generator, f"dataset.{name}_per_class")
                 x, labels = x[chosen], labels[chosen]
             x = x.reshape(len(x), -1).astype(np.float64)
             x /= self.unit
             splits.append(Split(x, labels))
-        return scaled(splits[0], splits[1], classes, self.shape, unit_ball)
+        return make_dataset(splits[0], splits[1], classes, self.shape, unit_ball)
 
 
-def absent(data_dir: str, folder: str, name: str) -> DataError:
-    """The error for a data set that is not there: how to get it.
+def make_missing_error(data_dir: str, folder: str, name: str) -> DataError:
+    """Return the error for a data set that is missing; it says how to get the data set.
 
     Args:
-        data_dir: where it was looked for.
-        folder: where it would lie in there.
-        name: of the data set's class in torchvision.
+        data_dir: folder of all data sets.
+        folder: folder of this data set in ``data_dir``.
+        name: name of its class in torchvision.
     """
     command = f'python -c "from torchvision.datasets import {name}; {name}({data_dir!r}, download=True)"'
     return DataError(
@@ -84,19 +85,19 @@ def absent(data_dir: str, folder: str, name: str) -> DataError:
     )
 
 
-def balanced(
+def draw_per_class(
     labels: Int[np.ndarray, "n"], per_class: int, generator: np.random.Generator, key: str
 ) -> Int[np.ndarray, "chosen"]:
-    """Indices of ``per_class`` random samples of every class, in class order.
+    """Return the indices of ``per_class`` random samples of every class, in class order.
 
     Args:
-        labels: classes 0 … q−1.
-        per_class: how many of each.
+        labels: classes 0 … q−1 of the samples.
+        per_class: number of samples of each class.
         generator: source of randomness.
-        key: that asks for so many, for errors.
+        key: key of the configuration that asks for them, for error messages.
 
     Raises:
-        DataError: a class has fewer.
+        DataError: a class has fewer samples.
     """
     chosen = []
     for k in range(labels.max() + 1):
@@ -107,17 +108,17 @@ def balanced(
     return np.concatenate(chosen)
 
 
-def scaled(train: Split, test: Split, classes: int, shape: tuple[int, ...], unit_ball: bool) -> Dataset:
-    """A data set, divided by the largest norm of all its samples if ``unit_ball``.
+def make_dataset(train: Split, test: Split, classes: int, shape: tuple[int, ...], unit_ball: bool) -> Dataset:
+    """Return the data set of some samples, scaled into the unit ball if asked to.
 
     Args:
-        train, test: samples, which are changed in place.
-        classes: q.
-        shape: of a sample.
-        unit_ball: whether to scale.
+        train, test: samples, which are scaled in place.
+        classes: number of classes q.
+        shape: shape of a sample.
+        unit_ball: whether to divide by the largest norm of all samples.
     """
     if unit_ball:
-        # A hair more than the largest norm: ‖x‖ ≤ 1 must survive rounding to float32.
+        # Slightly more than the largest norm, so that ‖x‖ ≤ 1 survives rounding to float32.
         radius = max(float(np.linalg.norm(split.x, axis=1).max()) for split in (train, test)) * (1 + 1e-6)
         for split in (train, test):
             np.divide(split.x, radius or 1.0, out=split.x)

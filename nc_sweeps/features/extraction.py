@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from nc_sweeps.data import Dataset, Split
-from nc_sweeps.data.features import serialised
+from nc_sweeps.data.features import serialise_features
 from nc_sweeps.errors import DataError, UserError
 from nc_sweeps.features.backbone import Backbone
 from nc_sweeps.store import files
@@ -69,7 +69,7 @@ class Extraction:
             features = {split: self._features(split, parts, batch_size, advance) for split in self._images}
             train, test = ((features[split], self._labels[split]) for split in ("train", "test"))
             told = origin | {"model": self._backbone.name, "weights": self._backbone.origin}
-            files.write(self.path, serialised(train, test, told | {"transform": repr(self._backbone.preset)}))
+            files.write(self.path, serialise_features(train, test, told | {"transform": repr(self._backbone.preset)}))
         shutil.rmtree(parts, ignore_errors=True)
 
     def _features(self, split: str, parts: Path, batch_size: int, advance: Callable[[int], object]) -> np.ndarray:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from nc_sweeps.data import LOADERS, load, load_all
-from nc_sweeps.data.separable import bayes_error, separable
+from nc_sweeps.data.separable import estimate_bayes_error, sample_separable
 from nc_sweeps.errors import DataError
 from tests.configs import config_of
 
@@ -92,7 +92,7 @@ def test_a_class_of_which_nothing_would_be_left_is_named():
 def test_separable_margins_are_exact(q, extra, relative, seed):
     margin = relative / np.sqrt(q) if relative > 0 else relative
     generator = np.random.default_rng(seed)
-    split = separable(classes=q, dimension=q + extra, margin=margin, per_class=7, generator=generator)
+    split = sample_separable(classes=q, dimension=q + extra, margin=margin, per_class=7, generator=generator)
     signed = split.x[:, :q] * (2 * np.eye(q)[split.labels] - 1)
     assert signed.min() >= margin
     assert np.square(split.x).sum(axis=1).max() <= 1.0
@@ -103,7 +103,7 @@ def test_separable_margins_are_exact(q, extra, relative, seed):
 def test_separable_is_uniform(q, d, margin):
     """Against plain rejection from the uniform law on the ball, coordinate by coordinate and in the norm."""
     generator = np.random.default_rng(0)
-    split = separable(classes=q, dimension=d, margin=margin, per_class=4000, generator=generator)
+    split = sample_separable(classes=q, dimension=d, margin=margin, per_class=4000, generator=generator)
     found = split.x[split.labels == 0]
     signs = 2 * np.eye(q)[0] - 1
     ball = generator.standard_normal((3_000_000, d))
@@ -119,7 +119,7 @@ def test_separable_draws_no_more_than_it_needs(d, per_class):
     """16,384 proposals of all coordinates would be 13 GB; 900 samples of 5,000 take three chunks."""
     tracemalloc.start()
     split, again = (
-        separable(classes=3, dimension=d, margin=0.3, per_class=per_class, generator=np.random.default_rng(0))
+        sample_separable(classes=3, dimension=d, margin=0.3, per_class=per_class, generator=np.random.default_rng(0))
         for _ in range(2)
     )
     peak = tracemalloc.get_traced_memory()[1]
@@ -136,22 +136,22 @@ def test_separable_says_when_nothing_is_accepted(monkeypatch):
     # The package binds the function to the name of its module.
     monkeypatch.setattr(sys.modules["nc_sweeps.data.separable"], "_MAX_BATCHES", 1)
     settings_of_law = {"classes": 3, "dimension": 10, "margin": 0.3, "generator": np.random.default_rng(0)}
-    assert len(separable(per_class=10, **settings_of_law).x) == 30
+    assert len(sample_separable(per_class=10, **settings_of_law).x) == 30
     with pytest.raises(DataError, match=r"dataset.margin=0.3 with 3 classes in 10 dimensions: fewer than 60000 of"):
-        separable(per_class=20_000, **settings_of_law)
+        sample_separable(per_class=20_000, **settings_of_law)
 
 
 @pytest.mark.parametrize(("d", "error"), [(5, 0.08), (20, 0.22), (100, 0.48)])
 def test_bayes_error_of_overlapping_classes(d, error):
     """Known values for q = 3 at τ = −0.1, to the two digits that are stated."""
-    split = separable(classes=3, dimension=d, margin=-0.1, per_class=20_000, generator=np.random.default_rng(1))
+    split = sample_separable(classes=3, dimension=d, margin=-0.1, per_class=20_000, generator=np.random.default_rng(1))
     # Standard error of a mean of 60,000 numbers in [0, 2/3]: below 0.0014.
-    assert bayes_error(split.x, 3, -0.1) == pytest.approx(error, abs=0.005 + 4 * 0.0014)
+    assert estimate_bayes_error(split.x, 3, -0.1) == pytest.approx(error, abs=0.005 + 4 * 0.0014)
 
 
 def test_bayes_error_is_zero_when_separated():
-    split = separable(classes=3, dimension=5, margin=0.05, per_class=100, generator=np.random.default_rng(1))
-    assert bayes_error(split.x, 3, 0.05) == 0.0
+    split = sample_separable(classes=3, dimension=5, margin=0.05, per_class=100, generator=np.random.default_rng(1))
+    assert estimate_bayes_error(split.x, 3, 0.05) == 0.0
 
 
 @pytest.mark.parametrize("distance", [0.0, 8.0])

@@ -10,8 +10,8 @@ from scipy.stats import ortho_group
 from threadpoolctl import threadpool_limits
 
 from nc_sweeps.data import load
-from nc_sweeps.data.separability import RESOLUTION, least_violation, margin, separation
-from nc_sweeps.data.separable import separable
+from nc_sweeps.data.separability import RESOLUTION, find_least_violations, find_margin, find_separation
+from nc_sweeps.data.separable import sample_separable
 from tests.configs import config_of
 
 SEEDS = st.integers(0, 10_000)
@@ -48,18 +48,18 @@ def feasible(z):
 def test_margins_in_the_plane_against_brute_force(x, q, seed):
     """Small integers: zero samples, duplicates, contradictions, absent classes and collinear points abound."""
     labels = np.random.default_rng(seed).integers(0, q, len(x))
-    found = separation(x, labels, q)
+    found = find_separation(x, labels, q)
     expected = np.array([brute_force(signed(x, labels, k)) for k in range(q)])
     assert found.class_margins == pytest.approx(expected, rel=1e-9, abs=1e-12)
     assert found.margin == found.class_margins.min()
-    assert margin(x, labels, q) == pytest.approx(found.margin, rel=1e-12)
+    assert find_margin(x, labels, q) == pytest.approx(found.margin, rel=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
 @given(SEEDS, st.integers(1, 4), st.integers(1, 40), st.integers(0, 4), st.sampled_from([1e-2, 0.3]))
 def test_margins_against_a_quadratic_program(seed, q, n, extra, gap):
     x, labels = separable_by_design(seed, q, n, q + extra, gap)
-    found = separation(x, labels, q)
+    found = find_separation(x, labels, q)
     for k in range(q):
         z = signed(x, labels, k)
         # Least distance programming by sequential quadratic programming, from the direction found but another length.
@@ -80,7 +80,7 @@ def test_every_answer_comes_with_its_proof(seed, q, n, d):
     generator = np.random.default_rng(seed)
     x = generator.standard_normal((n, d))
     labels = np.argmax(x @ generator.standard_normal((d, q)) + 0.1 * generator.standard_normal((n, q)), axis=1)
-    found = separation(x, labels, q)
+    found = find_separation(x, labels, q)
     scale = np.linalg.norm(x, axis=1).max()
     for k in range(q):
         z = signed(x, labels, k)
@@ -100,13 +100,13 @@ def test_every_answer_comes_with_its_proof(seed, q, n, d):
 @given(SEEDS, st.integers(2, 4), st.floats(1e-3, 1e3))
 def test_margins_ignore_rotation_and_order_and_scale_with_the_data(seed, q, factor):
     x, labels = separable_by_design(seed, q, 40, 6, 0.1)
-    expected = separation(x, labels, q)
+    expected = find_separation(x, labels, q)
     generator = np.random.default_rng(seed)
     rotation, order = ortho_group.rvs(6, random_state=generator), generator.permutation(len(x))
-    moved = separation(factor * (x @ rotation.T)[order], labels[order], q)
+    moved = find_separation(factor * (x @ rotation.T)[order], labels[order], q)
     assert moved.class_margins == pytest.approx(factor * expected.class_margins, rel=1e-8)
     assert moved.directions == pytest.approx(expected.directions @ rotation.T, abs=1e-4)
-    renamed = separation(x, (labels + 1) % q, q)
+    renamed = find_separation(x, (labels + 1) % q, q)
     assert renamed.class_margins == pytest.approx(np.roll(expected.class_margins, 1), rel=1e-8)
 
 
@@ -116,7 +116,7 @@ def test_in_the_unit_ball_the_margin_has_a_ceiling(seed, q, per_class, extra):
     x, labels = separable_by_design(seed, q, q * per_class, q + extra, 0.5)
     labels[:q] = np.arange(q)
     x /= np.linalg.norm(x, axis=1).max()
-    assert margin(x, labels, q) <= q / (3 * q - 4) * (1 + 1e-12)
+    assert find_margin(x, labels, q) <= q / (3 * q - 4) * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("q", [2, 3, 5])
@@ -125,55 +125,55 @@ def test_the_ceiling_is_attained_by_a_raised_simplex(q):
     below = (q - 2) / (3 * q - 4)
     simplex = np.sqrt(q / (q - 1)) * (np.eye(q) - 1 / q)
     x = np.hstack([np.sqrt(1 - below) * simplex, np.full((q, 1), -np.sqrt(below))])
-    found = separation(x, np.arange(q), q)
+    found = find_separation(x, np.arange(q), q)
     assert found.margin == pytest.approx(q / (3 * q - 4), rel=1e-12)
     assert found.directions == pytest.approx(x * np.append(np.ones(q), -1.0), abs=1e-9)
 
 
 @pytest.mark.parametrize(("q", "d", "population"), [(2, 2, np.sqrt(2) * 0.3), (3, 3, 0.3), (4, 6, 0.3)])
 def test_samples_of_a_known_law_converge_from_above(q, d, population):
-    split = separable(classes=q, dimension=d, margin=0.3, per_class=4000, generator=np.random.default_rng(0))
+    split = sample_separable(classes=q, dimension=d, margin=0.3, per_class=4000, generator=np.random.default_rng(0))
     found = []
     for per_class in (10, 200, 4000):
         part = np.concatenate([np.flatnonzero(split.labels == k)[:per_class] for k in range(q)])
-        found.append(margin(split.x[part], split.labels[part], q))
+        found.append(find_margin(split.x[part], split.labels[part], q))
     assert found == sorted(found, reverse=True)
     assert population <= found[-1] <= 1.05 * population
 
 
 def test_touching_and_overlapping_samples_are_inseparable():
-    split = separable(classes=3, dimension=5, margin=-0.1, per_class=300, generator=np.random.default_rng(0))
-    assert margin(split.x, split.labels, 3) == 0.0
-    assert (separation(split.x, split.labels, 3).class_margins == 0.0).all()
-    assert (least_violation(split.x, split.labels, 3) > 0.0).all()
+    split = sample_separable(classes=3, dimension=5, margin=-0.1, per_class=300, generator=np.random.default_rng(0))
+    assert find_margin(split.x, split.labels, 3) == 0.0
+    assert (find_separation(split.x, split.labels, 3).class_margins == 0.0).all()
+    assert (find_least_violations(split.x, split.labels, 3) > 0.0).all()
 
 
 @pytest.mark.parametrize("spoiler", ["zero", "contradiction", "opposite"])
 def test_one_sample_can_spoil_it(spoiler):
     x, labels = separable_by_design(1, 2, 50, 4, 0.3)
-    assert margin(x, labels, 2) > 0.0
+    assert find_margin(x, labels, 2) > 0.0
     extra = {"zero": 0.0, "contradiction": 1.0, "opposite": -1.0}[spoiler] * x[:1]
     label = labels[:1] if spoiler == "opposite" else 1 - labels[:1]
     x, labels = np.concatenate([x, extra]), np.concatenate([labels, label])
-    assert margin(x, labels, 2) == separation(x, labels, 2).margin == 0.0
-    assert separation(np.zeros((3, 2)), np.array([0, 1, 1]), 2).margin == 0.0
+    assert find_margin(x, labels, 2) == find_separation(x, labels, 2).margin == 0.0
+    assert find_separation(np.zeros((3, 2)), np.array([0, 1, 1]), 2).margin == 0.0
 
 
 def test_an_absent_class_asks_for_one_side_of_the_origin():
     x = np.array([[1.0, 1.0], [1.0, -1.0]])
-    found = separation(x, np.array([0, 0]), 2)
+    found = find_separation(x, np.array([0, 0]), 2)
     assert found.class_margins == pytest.approx([1.0, 1.0])
     assert found.directions == pytest.approx(np.array([[1.0, 0.0], [-1.0, 0.0]]))
-    assert separation(np.concatenate([x, -x]), np.zeros(4, dtype=int), 2).margin == 0.0
+    assert find_separation(np.concatenate([x, -x]), np.zeros(4, dtype=int), 2).margin == 0.0
 
 
 def test_more_dimensions_than_samples():
     generator = np.random.default_rng(0)
     x, labels = generator.standard_normal((30, 3000)), np.arange(30) % 3
-    found = separation(x, labels, 3)
+    found = find_separation(x, labels, 3)
     for k in range(3):
         assert (signed(x, labels, k) @ found.directions[k]).min() == pytest.approx(found.bounds[k], rel=1e-9)
-    assert margin(x, labels, 3) == found.margin > 0.0
+    assert find_margin(x, labels, 3) == found.margin > 0.0
 
 
 @settings(max_examples=40, deadline=None)
@@ -185,9 +185,9 @@ def test_rounding_is_not_taken_for_a_dimension(seed, n, d, rank, smallest):
     x *= 10.0 ** generator.uniform(smallest, 0.0, d)
     x /= np.linalg.norm(x, axis=1).max()
     labels = (x @ generator.standard_normal(d) + 0.1 * generator.standard_normal(n) > 0).astype(int)
-    found = margin(x, labels, 2)
+    found = find_margin(x, labels, 2)
     assert (found > 0.0) == feasible(signed(x, labels, 0))
-    assert found == pytest.approx(separation(x, labels, 2).margin, rel=1e-6, abs=1e-9)
+    assert found == pytest.approx(find_separation(x, labels, 2).margin, rel=1e-6, abs=1e-9)
 
 
 @settings(max_examples=40, deadline=None)
@@ -195,7 +195,7 @@ def test_rounding_is_not_taken_for_a_dimension(seed, n, d, rank, smallest):
 def test_least_violation_against_the_primal_program(seed, q, n, d, factor):
     generator = np.random.default_rng(seed)
     x, labels = factor * generator.standard_normal((n, d)), generator.integers(0, q, n)
-    found = least_violation(x, labels, q)
+    found = find_least_violations(x, labels, q)
     for k in range(q):
         z = signed(x, labels, k) / factor
         primal = linprog(
@@ -212,7 +212,7 @@ def test_least_violation_against_the_primal_program(seed, q, n, d, factor):
 @given(arrays(float, st.tuples(st.integers(1, 8), st.just(1)), elements=st.integers(-3, 3)), SEEDS)
 def test_least_violation_on_the_line_against_brute_force(x, seed):
     labels = np.random.default_rng(seed).integers(0, 2, len(x))
-    for k, found in enumerate(least_violation(x, labels, 2)):
+    for k, found in enumerate(find_least_violations(x, labels, 2)):
         z = signed(x, labels, k)[:, 0]
         # Piecewise linear in w, so smallest at a kink.
         kinks = np.concatenate([[0.0], 1 / z[z != 0]])
@@ -224,4 +224,4 @@ def test_mnist_modulo_three_is_inseparable(mnist_dir):
     data = load(config_of("dataset=mnist_mod3", f"data_dir={mnist_dir}").dataset)
     # Two threads on a busy machine wait for each other ten times longer than one takes.
     with threadpool_limits(1):
-        assert margin(data.train.x, data.train.labels, 3) == 0.0
+        assert find_margin(data.train.x, data.train.labels, 3) == 0.0

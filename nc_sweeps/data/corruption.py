@@ -1,4 +1,4 @@
-"""What makes a training set harder: classes of unequal size, and wrong labels."""
+"""Makes a training set harder: classes of unequal size, and wrong labels."""
 
 import numpy as np
 
@@ -6,15 +6,15 @@ from nc_sweeps.data.split import Split
 from nc_sweeps.errors import DataError
 
 
-def unbalanced(split: Split, classes: int, ratio: float, generator: np.random.Generator) -> Split:
-    r"""Keep the share :math:`\rho^{-k/(q-1)}` of the samples of class k, at random.
+def keep_imbalanced_share(split: Split, classes: int, ratio: float, generator: np.random.Generator) -> Split:
+    r"""Keep a random share :math:`\rho^{-k/(q-1)}` of the samples of class k.
 
     Class sizes then fall geometrically, from all of class 0 to 1/ρ of class q − 1: the long tail of K. Cao et al.,
     *Learning imbalanced datasets with label-distribution-aware margin loss*, NeurIPS 2019.
 
     Args:
-        split: samples, of any class sizes.
-        classes: q.
+        split: samples; their classes may have any sizes.
+        classes: number of classes q.
         ratio: ρ ≥ 1; 1 keeps everything.
         generator: source of randomness.
 
@@ -22,7 +22,7 @@ def unbalanced(split: Split, classes: int, ratio: float, generator: np.random.Ge
         The samples that are kept, in their order.
 
     Raises:
-        DataError: nothing would be left of a class.
+        DataError: a class would have no sample left.
     """
     if ratio == 1:
         return split
@@ -40,13 +40,13 @@ def unbalanced(split: Split, classes: int, ratio: float, generator: np.random.Ge
     return Split(split.x[chosen], split.labels[chosen])
 
 
-def noisy(split: Split, classes: int, probability: float, generator: np.random.Generator) -> Split:
-    """Replace labels, each independently, by another class drawn uniformly.
+def add_label_noise(split: Split, classes: int, probability: float, generator: np.random.Generator) -> Split:
+    """Replace some labels by another class, drawn uniformly; each label on its own.
 
     Args:
         split: samples with their true labels.
-        classes: q.
-        probability: that a label is replaced.
+        classes: number of classes q.
+        probability: probability with which a label is replaced.
         generator: source of randomness.
     """
     if probability == 0:
