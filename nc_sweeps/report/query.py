@@ -9,7 +9,7 @@ from rich.text import Text
 
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.report.table import format_number
-from nc_sweeps.store.runs import load_sweep
+from nc_sweeps.store.sweep_folder import load_sweep
 
 #: Most rows of an answer that a terminal shows.
 MAX_ROWS = 200

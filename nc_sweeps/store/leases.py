@@ -180,6 +180,3 @@ def _identify_process() -> dict[str, Any]:
         "pid": process.pid,
         "created": process.create_time(),
     }
-
-
-Worker = LeaseHolder

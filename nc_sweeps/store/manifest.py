@@ -103,15 +103,3 @@ def read_specs(path: Path, sweep: Path, names: Collection[str] | None = None) ->
         if signature(config) != run["signature"]:
             raise StoreError(f"{path}: run {run['directory']} is not what its signature says")
         yield RunSpec(config, run["overrides"], sweep / run["directory"])
-
-
-def invocations(sweep: Path) -> list[dict[str, Any]]:
-    from nc_sweeps.store.sweep_folder import SweepFolder
-
-    return SweepFolder(sweep).read_invocations()
-
-
-def jobs_of(sweep: Path, only: Path | None = None, names: Collection[str] | None = None) -> list[RunSpec]:
-    from nc_sweeps.store.sweep_folder import SweepFolder
-
-    return SweepFolder(sweep).read_specs(only, names)

@@ -5,7 +5,6 @@ file. Rows may be ahead of the checkpoint; they are dropped and measured again w
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,15 +15,11 @@ import polars as pl
 from nc_sweeps.config import RunConfig, signature
 from nc_sweeps.errors import StoreError
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
-from nc_sweeps.store import checkpoint, files, sweep_folder
+from nc_sweeps.store import checkpoint, files
 from nc_sweeps.store.checkpoint import Checkpoint
-from nc_sweeps.store.environment import COMMIT_FILE as COMMIT_FILE
 from nc_sweeps.store.environment import describe_environment
 from nc_sweeps.store.run_folder import RunFolder
-from nc_sweeps.store.run_folder import flatten as flat
-from nc_sweeps.store.summary import FINAL as FINAL
 from nc_sweeps.store.summary import MetricSummary, Progress, Summary
-from nc_sweeps.store.sweep_folder import load_sweep as load_sweep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,41 +127,12 @@ class RunStore:
     def _summarise(self, name: str) -> MetricSummary:
         metric = METRICS[name]
         values = [row[name] for row in self.rows]
-        defined = [(value, int(row["step"])) for value, row in zip(values, self.rows, strict=True) if math.isfinite(value)]
+        defined = [
+            (value, int(row["step"])) for value, row in zip(values, self.rows, strict=True) if math.isfinite(value)
+        ]
         best, best_step = (max if metric.best == "max" else min)(defined, default=(None, None))
         undefined = None if len(defined) == len(values) else metric.undefined or "not finite"
         return MetricSummary(_finite(values[0]), _finite(values[-1]), best, best_step, undefined)
-
-
-def read_metrics(directory: Path | str) -> pl.DataFrame:
-    return RunFolder(Path(directory)).read_metrics()
-
-
-def load_runs(directories: Sequence[Path]) -> pl.DataFrame:
-    return sweep_folder.load_runs([RunFolder(directory) for directory in directories])
-
-
-def run_directories(sweep: Path | str) -> list[Path]:
-    return [run.path for run in sweep_folder.SweepFolder(Path(sweep)).run_folders()]
-
-
-def last_value(directory: Path, metric: str) -> float:
-    return RunFolder(directory).last_value(metric)
-
-
-def is_measured(directory: Path) -> bool:
-    return RunFolder(directory).is_measured
-
-
-def read_summary(directory: Path) -> dict[str, Any]:
-    return RunFolder(directory).read_summary().as_dict()
-
-
-def read_config(directory: Path) -> dict[str, Any]:
-    return RunFolder(directory).read_config()
-
-
-environment = describe_environment
 
 
 def _now() -> str:

@@ -19,7 +19,7 @@ from nc_sweeps.data import load
 from nc_sweeps.errors import UserError
 from nc_sweeps.features.backbone import Backbone
 from nc_sweeps.features.command import features
-from nc_sweeps.store.runs import read_summary
+from nc_sweeps.store.sweep_folder import SweepFolder
 from tests.configs import config_of
 from tests.data import formats
 from tests.doubles import MaliciousPickle
@@ -30,7 +30,7 @@ SMALL = "mobilenet_v3_small"
 CPU = torch.device("cpu")
 
 
-def command(*arguments):
+def start_command(*arguments):
     script = "from nc_sweeps.features.command import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
@@ -41,8 +41,8 @@ def command(*arguments):
     )
 
 
-def extracted(folder, *dataset, **options):
-    """The file that the command makes, in this process."""
+def extract(folder, *dataset, **options):
+    """Run the command in this process and return the file that it writes."""
     features([*dataset], **({"model": SMALL, "weights": "none", "device": "cpu", "output": folder} | options))
     (path,) = folder.glob("*.safetensors")
     return path
@@ -61,17 +61,17 @@ def test_features_are_what_enters_the_head(tmp_path):
         expected = model(ResNet18_Weights.DEFAULT.transforms()(images))
     assert torch.equal(found, expected)
     assert (
-        Backbone("resnet18", "none", 3, CPU).digest()
-        == backbone.digest()
-        != Backbone("resnet18", "none", 0, CPU).digest()
+        Backbone("resnet18", "none", 3, CPU).compute_digest()
+        == backbone.compute_digest()
+        != Backbone("resnet18", "none", 0, CPU).compute_digest()
     )
 
 
 def test_killed_and_run_again_it_writes_the_same_file(tmp_path, capsys):
-    whole = extracted(tmp_path / "whole", *DIGITS, batch_size=2)
+    whole = extract(tmp_path / "whole", *DIGITS, batch_size=2)
     assert capsys.readouterr().out == f"{whole}\n"
     stopped = tmp_path / "stopped"
-    process = command(
+    process = start_command(
         *DIGITS, "--model", SMALL, "--weights", "none", "--device", "cpu", "--batch-size", "2", "--output", str(stopped)
     )
     parts = (stopped / whole.name).with_suffix(".parts")
@@ -87,29 +87,29 @@ def test_killed_and_run_again_it_writes_the_same_file(tmp_path, capsys):
         computed = []
         original = Backbone.__call__
         patch.setattr(Backbone, "__call__", lambda self, images: computed.append(len(images)) or original(self, images))
-        again = extracted(stopped, *DIGITS, batch_size=2)
+        again = extract(stopped, *DIGITS, batch_size=2)
     assert sum(computed) == 40 - 2 * len(left)
     assert again.read_bytes() == whole.read_bytes()
     assert list(stopped.iterdir()) == [again]
 
     # The file is there: nothing is done, whatever the batch size; another seed of the weights is another file.
     written = again.stat().st_mtime_ns
-    assert extracted(stopped, *DIGITS, batch_size=5).stat().st_mtime_ns == written
-    assert extracted(tmp_path / "other", *DIGITS, batch_size=20, seed=1).name != whole.name
+    assert extract(stopped, *DIGITS, batch_size=5).stat().st_mtime_ns == written
+    assert extract(tmp_path / "other", *DIGITS, batch_size=20, seed=1).name != whole.name
 
 
 def test_the_file_holds_the_data_set_and_says_where_it_is_from(tmp_path):
-    path = extracted(tmp_path, *DIGITS, batch_size=20)
+    path = extract(tmp_path, *DIGITS, batch_size=20)
     data = load(config_of(*DIGITS).dataset)
     content = load_file(path)
     assert content["train_features"].shape == (30, 1024)
     assert np.array_equal(content["train_labels"], data.train.labels)
     assert np.array_equal(content["test_labels"], data.test.labels)
     with safe_open(path, framework="numpy") as file:
-        told = json.loads(file.metadata()["origin"])
-    assert told["dataset"] == " ".join(DIGITS)
-    assert (told["model"], told["weights"]) == (SMALL, "random, seed 0")
-    assert "crop_size=[224]" in told["transform"]
+        origin = json.loads(file.metadata()["origin"])
+    assert origin["dataset"] == " ".join(DIGITS)
+    assert (origin["model"], origin["weights"]) == (SMALL, "random, seed 0")
+    assert "crop_size=[224]" in origin["transform"]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_the_file_holds_the_data_set_and_says_where_it_is_from(tmp_path):
 )
 def test_bad_input_is_one_line(tmp_path, dataset, options, message):
     with pytest.raises(UserError) as info:
-        extracted(tmp_path, *dataset, **options)
+        extract(tmp_path, *dataset, **options)
     assert message in str(info.value)
     assert "\n" not in str(info.value)
     assert not list(tmp_path.iterdir())
@@ -168,7 +168,7 @@ def test_figure_1b_from_images_to_report(run_command, tmp_path):
     classes = "dataset.superclasses=[aquatic_mammals,large_carnivores,people]"
     dataset = ["dataset=cifar100_superclasses", classes, f"data_dir={tmp_path}"]
     dataset += ["dataset.train_per_class=3", "dataset.test_per_class=1"]
-    path = extracted(tmp_path / "features", *dataset, model="resnet50", batch_size=7)
+    path = extract(tmp_path / "features", *dataset, model="resnet50", batch_size=7)
     assert load_file(path)["train_features"].shape == (9, 2048)
 
     done = run_command(
@@ -187,4 +187,5 @@ def test_figure_1b_from_images_to_report(run_command, tmp_path):
     assert last["time"].to_list() == pytest.approx([8e-4 + 8e-3] * 2)
     for row in table.select("dynamics.beta", "dynamics.lambda_w", "dynamics.lambda_rho", "model.features").rows():
         assert row == (1e4, 1e-4, 1e-4, 64)
-    assert read_summary(next((tmp_path / "results" / "fig1b").glob("*/summary.json")).parent)["status"] == "completed"
+    (run,) = SweepFolder(tmp_path / "results" / "fig1b").run_folders()
+    assert run.read_summary().status == "completed"

@@ -1,4 +1,4 @@
-"""A sweep that an earlier version wrote, and that this version reads and goes on with."""
+"""A sweep that an earlier version wrote: this version reads it and goes on with it."""
 
 import math
 import os
@@ -33,7 +33,7 @@ def nc_sweep(*arguments):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
-def test_its_runs_are_what_they_were():
+def test_its_runs_are_what_they_were(tmp_path):
     folder = SweepFolder(EARLIER)
     assert {state.name: state.state for state in folder.run_states()} == STATES
     assert {spec.directory.name: signature(spec.config) for spec in folder.read_specs()} == {run: run for run in STATES}
@@ -41,6 +41,8 @@ def test_its_runs_are_what_they_were():
         summary = run.read_summary()
         assert summary.signature == run.name
         assert summary.environment["git_commit"].startswith("111492d")
+        summary.write(tmp_path / "summary.json")
+        assert (tmp_path / "summary.json").read_bytes() == run.summary_path.read_bytes()
 
 
 def test_its_measurements_are_one_table():
@@ -52,7 +54,7 @@ def test_its_measurements_are_one_table():
     assert math.isclose(rows["nc1/train"][-1], SweepFolder(EARLIER).run(INTERRUPTED).read_summary().last("nc1/train"))
 
 
-def test_it_is_looked_at_and_reported(sweep):
+def test_its_status_and_its_report_are_made(sweep):
     status = nc_sweep("status", sweep)
     assert status.returncode == 0, status.stderr
     assert "2 completed, 1 diverged, 1 stopped" in status.stdout

@@ -16,8 +16,8 @@ from nc_sweeps.errors import ConfigError
 from nc_sweeps.models.shard import Shard
 from nc_sweeps.pack import Pack
 from nc_sweeps.run_spec import RunSpec
-from nc_sweeps.store import manifest
 from nc_sweeps.store.run_folder import RunFolder
+from nc_sweeps.store.sweep_folder import SweepFolder
 from tests.configs import tiny
 from tests.doubles import SilentListener
 from tests.processes import PATIENCE
@@ -132,8 +132,8 @@ def test_processes_that_torchrun_started_do_and_say_nothing_twice(alone, pair):
     assert done.stdout.count("results: results/") == 1
     assert done.stderr.count("1/1 runs trained") == 1
     sweep = folder / "results" / "sweep"
-    assert len(manifest.invocations(sweep)) == 1
-    assert len(manifest.jobs_of(sweep)) == 1
+    assert len(SweepFolder(sweep).read_invocations()) == 1
+    assert len(SweepFolder(sweep).read_specs()) == 1
     directory = sweep / signature(tiny(*RUNS[BY_COMMAND]))
     assert_frame_equal(numbers(directory), numbers(alone / BY_COMMAND), rel_tol=1e-12, abs_tol=1e-14)
 
