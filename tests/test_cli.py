@@ -1,4 +1,4 @@
-"""The command as a user meets it: in a process of its own, in an empty directory."""
+"""The command as a user meets it, in an empty directory."""
 
 import os
 import signal
@@ -15,7 +15,8 @@ from safetensors import safe_open
 import nc_sweeps
 from nc_sweeps.pack import Pack
 from nc_sweeps.run_spec import RunSpec
-from nc_sweeps.store import manifest
+from nc_sweeps.store.sweep_folder import SweepFolder
+from nc_sweeps.train import main
 from tests.configs import TINY, config_of
 from tests.doubles import SilentListener
 from tests.processes import PATIENCE
@@ -71,13 +72,30 @@ def test_tab_completion(run_command, line, expected):
     assert expected <= set(done.stdout.split())
 
 
+@pytest.fixture
+def refuse(tmp_path, monkeypatch, capfd):
+    """Run ``nc-train`` in this process, in an empty directory but for a file, and return the line of its refusal."""
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["nc-train", *arguments])
+        with pytest.raises(SystemExit) as info:
+            main()
+        line = info.value.code  # text here is what Python prints on stderr before it exits with 1
+        assert isinstance(line, str)
+        assert capfd.readouterr().err == ""
+        return line
+
+    (tmp_path / "file").write_text("in the way")
+    return run
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["width.particle=64"], "unknown key 'width.particle'; the nearest key is 'width.particles'"),
         (["-m", "width.particle=64,128"], "unknown key 'width.particle'; the nearest key is 'width.particles'"),
         (["+widht=3"], "unknown key 'widht'; the nearest key is 'width'"),
-        (["width.particles=0"], "width.particles=0: must be at least 1"),
         (["-m", "hydra/launcher=packed", "width.particles=64,0"], "width.particles=0: must be at least 1"),
         (["model.features=2"], "model.features=2: must be at least the number of classes, 3"),
         (["separation.margin=0.6"], "1/√q = 0.5774"),
@@ -96,6 +114,23 @@ def test_tab_completion(run_command, line, expected):
         (["compute.memory=0"], "compute.memory=0.0: must be positive, or null"),
         (["compute.memory=0.1"], "compute.memory=0.1: a run of 256 particles needs"),
         (["compute.accelerator=tpu"], "compute.accelerator=tpu"),
+        (["-m", "hydra/launcher=packed", "hydra.launcher.runs_per_gpu=0"], "must be at least 1"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(refuse, tmp_path, arguments, message):
+    line = refuse(*arguments)
+    assert line.startswith("nc-train: ")
+    assert message in line
+    assert "\n" not in line
+    assert not list(tmp_path.glob("**/config.yaml"))
+    if "-m" not in arguments:
+        assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["width.particles=0"], "width.particles=0: must be at least 1"),
         (
             [
                 "width.particles=20000000",
@@ -105,26 +140,38 @@ def test_tab_completion(run_command, line, expected):
             ],
             "out of memory; take fewer particles",
         ),
-        (["-m", "hydra/launcher=packed", "hydra.launcher.runs_per_gpu=0"], "must be at least 1"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(run_command, tmp_path, arguments, message):
-    (tmp_path / "file").write_text("in the way")
+def test_a_refusal_is_one_line_on_stderr_and_exit_code_1(run_command, tmp_path, arguments, message):
     done = run_command(*arguments)
     assert done.returncode == 1
-    assert message in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line]
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("nc-train: ")
-    assert not list(tmp_path.glob("**/config.yaml"))
-    if "-m" not in arguments:
-        assert os.listdir(tmp_path) == ["file"]
+    (line,) = (line for line in done.stderr.splitlines() if line)
+    assert line.startswith("nc-train: ")
+    assert message in line
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_error_is_a_traceback(run_command):
+    done = run_command("width.particles=0", HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "width.particles=0: must be at least 1" in done.stderr
+
+
+@pytest.mark.parametrize("previous", [None, "0"])
+def test_the_environment_is_left_as_it_was(refuse, monkeypatch, previous):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    if previous is not None:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", previous)
+    refuse("width.particles=0")
+    assert os.environ.get("HYDRA_FULL_ERROR") == previous
 
 
 def test_a_sweep_ends_with_a_table_and_its_files(run_command, tmp_path):
     arguments = ["-m", *TINY, "name=small", "width.particles=8,16", "separation.margin=-0.1,0.3", "seed=0,1"]
     done = run_command(*arguments, "hydra/launcher=packed")
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
     assert "8 runs, mean of 2 seeds" in done.stdout
     for heading in ("particles", "margin", "loss", "NC1", "bound", "NB", "error"):
         assert heading in done.stdout
@@ -133,7 +180,7 @@ def test_a_sweep_ends_with_a_table_and_its_files(run_command, tmp_path):
     assert (sweep / "figure.svg").read_text().startswith("<svg")
     assert "report: results/small/report.html" in done.stdout
     assert "margin" in (sweep / "report.html").read_text()
-    assert len(manifest.jobs_of(sweep)) == 8
+    assert len(SweepFolder(sweep).read_specs()) == 8
     table = nc_sweeps.load_sweep(sweep)
     assert set(table["width.particles"]) == {8, 16}
     assert (table["nc1/train"] <= table["certificate/nc1_bound"] * (1 + 1e-3)).all()
@@ -141,9 +188,10 @@ def test_a_sweep_ends_with_a_table_and_its_files(run_command, tmp_path):
     # Hydra's own launcher, one run after another: the same runs, so nothing is left to do and the numbers stay.
     again = run_command(*arguments)
     assert again.returncode == 0, again.stderr
+    assert "Warning" not in again.stderr
     assert again.stderr.count("1 of 1 run done already") == 8
     assert_frame_equal(nc_sweeps.load_sweep(sweep), table)
-    assert len(manifest.jobs_of(sweep)) == 8
+    assert len(SweepFolder(sweep).read_specs()) == 8
 
 
 def test_a_run_stopped_in_every_way_ends_as_if_nothing_had_happened(run_command, tmp_path):
@@ -200,13 +248,12 @@ def _step(sweep: Path) -> int:
         return int(file.metadata()["step"])
 
 
-def test_output_dir_is_spoken_of_only_where_it_is_meant(run_command, tmp_path):
+def test_output_dir_is_spoken_of_only_where_it_is_meant(refuse, tmp_path):
     (tmp_path / "digits.safetensors").mkdir()
-    done = run_command("dataset=features", "dataset.path=digits.safetensors")
-    assert done.returncode == 1
-    assert done.stderr.startswith("nc-train: ")
-    assert "digits.safetensors" in done.stderr
-    assert "output_dir" not in done.stderr
+    line = refuse("dataset=features", "dataset.path=digits.safetensors")
+    assert line.startswith("nc-train: ")
+    assert "digits.safetensors" in line
+    assert "output_dir" not in line
 
 
 def test_a_diverged_run_is_reported_and_the_exit_code_says_so(run_command):
