@@ -29,10 +29,16 @@ class RunStore:
     """The writer of one run's folder. Nothing is written before the first row.
 
     Args:
-        directory: of the run.
-        config: of the run.
+        directory: path of the folder.
+        config: configuration of the run.
         overrides: what the user typed.
-        log: file with more about the process that trains it; None: the user's terminal.
+        log: log file of the process that trains the run; None: the user's terminal.
+
+    Attributes:
+        folder: the same folder, for readers.
+        steps: number of steps of the run, once it is known.
+        rows: all measurements so far.
+        started: time at which the run was begun, ISO 8601.
     """
 
     def __init__(self, directory: Path, config: RunConfig, overrides: list[str], log: Path | None = None) -> None:
@@ -48,7 +54,11 @@ class RunStore:
 
     @property
     def status(self) -> str | None:
-        """``running``, ``completed``, ``diverged``, ``failed``, or None if the run was never begun."""
+        """Status of the run: ``running``, ``completed``, ``diverged`` or ``failed``; None: it was never begun.
+
+        Raises:
+            StoreError: the summary cannot be read, or the folder holds another run.
+        """
         if not self.folder.is_begun:
             return None
         summary = self.folder.read_summary()
@@ -118,7 +128,7 @@ class RunStore:
             log=None if self.log is None else str(self.log),
             started=self.started,
             updated=_now(),
-            progress=Progress(self.steps, *(last.get(name) for name in CLOCKS)),
+            progress=Progress(self.steps, **{name: last.get(name) for name in CLOCKS}),
             metrics={name: self._summarise(name) for name in METRICS if name in last},
             environment=describe_environment(),
         )
@@ -132,12 +142,12 @@ class RunStore:
         ]
         best, best_step = (max if metric.best == "max" else min)(defined, default=(None, None))
         undefined = None if len(defined) == len(values) else metric.undefined or "not finite"
-        return MetricSummary(_finite(values[0]), _finite(values[-1]), best, best_step, undefined)
+        return MetricSummary(_drop_infinite(values[0]), _drop_infinite(values[-1]), best, best_step, undefined)
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _finite(value: float) -> float | None:
+def _drop_infinite(value: float) -> float | None:
     return value if math.isfinite(value) else None
