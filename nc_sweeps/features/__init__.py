@@ -1,1 +1,1 @@
-"""``nc-features``: what a trained network of torchvision sees in a data set of images."""
+"""``nc-features``: the features that a trained network of torchvision has of a data set of images."""

@@ -15,20 +15,20 @@ from nc_sweeps.errors import UserError
 
 
 class Backbone:
-    """The penultimate features of a classifier: what enters its last ``torch.nn.Linear``.
+    """A classifier that returns its penultimate features: what enters its last ``torch.nn.Linear``.
 
     Args:
-        name: of the model in torchvision.
-        weights: ``published``, torchvision's default ones; ``none``, random ones; or a file with a state dict.
-        seed: of random weights.
-        device: on which it computes.
+        name: name of the model in torchvision.
+        weights: ``published`` (the default ones of torchvision), ``none`` (random ones), or a file with a state dict.
+        seed: seed of random weights.
+        device: device that computes the features.
 
     Attributes:
-        preset: the transform of images that the published weights were evaluated with.
+        preset: transform of images with which the published weights were evaluated.
         origin: where the weights come from.
 
     Raises:
-        UserError: there is no such model, it has no linear head, or the weights cannot be had.
+        UserError: there is no such model, it has no linear layer, or the weights or the device cannot be had.
     """
 
     def __init__(self, name: str, weights: str, seed: int, device: torch.device) -> None:
@@ -41,23 +41,23 @@ class Backbone:
         self.name = name
         self.preset: Callable[[Tensor], Tensor] = published.transforms()
         self.origin = {"published": str(published), "none": f"random, seed {seed}"}.get(weights, Path(weights).name)
-        model = _model(name, published, weights, seed)
+        model = _build_model(name, published, weights, seed)
         linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
         if not linear:
             raise UserError(f"--model={name}: has no linear layer, so no penultimate features")
         linear[-1].register_forward_pre_hook(self._keep)
         try:
             self._model = model.eval().to(device)
-        except (RuntimeError, AssertionError) as error:  # torch has either for a device that is not there
+        except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
             raise UserError(f"--device={device}: {str(error).splitlines()[0]}") from error
         self._device = device
 
     @torch.inference_mode()
     def __call__(self, images: UInt8[Tensor, "n channels height width"]) -> Float[Tensor, "n d"]:
-        """Features of images, on the processor.
+        """Return the features of images, in the memory of the CPU.
 
         Args:
-            images: of one channel or of three.
+            images: images of one channel or of three.
         """
         self._model(self.preset(images.to(self._device).expand(-1, 3, -1, -1)))
         return self._features.flatten(1).float().cpu()
@@ -65,8 +65,8 @@ class Backbone:
     def _keep(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._features = inputs[0]
 
-    def digest(self) -> str:
-        """SHA-256 of all that decides the features of an image."""
+    def compute_digest(self) -> str:
+        """Return the SHA-256 of all that decides the features of an image."""
         state = hashlib.sha256(f"{self.name} {self.preset!r}".encode())
         for key, value in self._model.state_dict().items():
             state.update(key.encode())
@@ -74,7 +74,7 @@ class Backbone:
         return state.hexdigest()
 
 
-def _model(name: str, published: WeightsEnum, weights: str, seed: int) -> nn.Module:
+def _build_model(name: str, published: WeightsEnum, weights: str, seed: int) -> nn.Module:
     if weights == "published":
         try:
             return get_model(name, weights=published)  # type: ignore[no-any-return]
@@ -87,7 +87,7 @@ def _model(name: str, published: WeightsEnum, weights: str, seed: int) -> nn.Mod
         torch.manual_seed(seed)
         model: nn.Module = get_model(name, weights=None)
     if hasattr(model, "transform_input"):
-        model.transform_input = True  # type: ignore[assignment]  # as torchvision has it with published weights
+        model.transform_input = True  # type: ignore[assignment]  # as torchvision does with published weights
     if weights != "none":
         try:
             model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))

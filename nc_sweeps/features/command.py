@@ -1,4 +1,4 @@
-"""``nc-features``: the entry point.
+"""The entry point of ``nc-features``.
 
 Slow libraries are imported where they are used, so that ``--help`` and wrong arguments answer at once.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-_OWN = ("dataset", "data_dir", "seed")
+_KEYS = ("dataset", "data_dir", "seed")
 
 
 @app.command()
@@ -25,32 +25,32 @@ def features(
     dataset: Annotated[
         list[str], typer.Argument(help="dataset=NAME and its keys, as for nc-train", metavar="KEY=VALUE")
     ],
-    model: Annotated[str, typer.Option(help="a classifier of torchvision, by name")] = "resnet50",
+    model: Annotated[str, typer.Option(help="name of a classifier of torchvision")] = "resnet50",
     weights: Annotated[
         str, typer.Option(help="published (torchvision's default), none (random), or a file with a state dict")
     ] = "published",
-    seed: Annotated[int, typer.Option(help="of random weights")] = 0,
-    batch_size: Annotated[int, typer.Option(help="images at once")] = 64,
+    seed: Annotated[int, typer.Option(help="seed of random weights")] = 0,
+    batch_size: Annotated[int, typer.Option(help="number of images in a batch")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     output: Annotated[Path, typer.Option(help="folder of the file", metavar="DIR")] = Path("features"),
 ) -> None:
     """Write the penultimate features of a torchvision model on a data set of images to a file for dataset=features.
 
-    Prints the file's name, which ends in a hash of what decides its content. The same command again goes on where it
-    was stopped and does nothing twice.
+    Prints the path of the file, whose name ends in a hash of all that decides its content. If the command was stopped,
+    the same command goes on from there; it does nothing twice.
 
     nc-features dataset=cifar100_superclasses 'dataset.superclasses=[aquatic_mammals,people]' --model resnet50
     """
     for override in dataset:
         key, given, _ = override.partition("=")
-        if not given or key.lstrip("+").split(".")[0] not in _OWN:
-            raise UserError(f"{override}: expected a key of the data set: {', '.join(f'{own}=…' for own in _OWN)}")
+        if not given or key.lstrip("+").split(".")[0] not in _KEYS:
+            raise UserError(f"{override}: expected a key of the data set: {', '.join(f'{key}=…' for key in _KEYS)}")
     if batch_size < 1:
         raise UserError(f"--batch-size={batch_size}: must be at least 1")
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed={seed}: must be at least 0 and below 2⁶³")
 
-    config = _images(dataset)
+    config = _parse_images(dataset)
 
     import torch
     from rich.console import Console
@@ -61,10 +61,10 @@ def features(
     from nc_sweeps.report.progress import make_progress_bar
 
     try:
-        place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+        target = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     except RuntimeError as error:
         raise UserError(f"--device={device}: {str(error).splitlines()[0]}") from error
-    extraction = Extraction(config.name, load(config), Backbone(model, weights, seed, place), output)
+    extraction = Extraction(config.name, load(config), Backbone(model, weights, seed, target), output)
     console = Console(stderr=True)
     with make_progress_bar(console) as progress:
         task = progress.add_task(model, total=extraction.total, shown="")
@@ -75,8 +75,8 @@ def features(
     print(extraction.path)
 
 
-def _images(overrides: list[str]) -> "ReadConfig":
-    """The data set that is asked for, with pixels as they were read."""
+def _parse_images(overrides: list[str]) -> "ReadConfig":
+    """Return the configuration of the data set that is asked for, with pixels as they were read."""
     from nc_sweeps.composition import compose_config
     from nc_sweeps.config import ReadConfig, parse_dataset
 

@@ -1,4 +1,4 @@
-"""Features of a whole data set, batch by batch, so that whatever ends the work ends one batch only."""
+"""Extracts the features of a data set batch by batch: an interruption costs one batch at most."""
 
 import hashlib
 import shutil
@@ -19,19 +19,19 @@ from nc_sweeps.store import files
 
 
 class Extraction:
-    """The file of the features of a data set, there or still to be made.
+    """The extraction of the features of a data set to a file.
 
-    Its name ends in a hash of the images, the labels, the weights and the transform: what decides the features, to
-    rounding. Batches lie in a folder beside it until all are there.
+    The name of the file ends in a hash of the images, the labels, the weights and the transform, which decide the
+    features up to rounding. The batches lie in a folder beside the file until all are done.
 
     Args:
-        name: with which the file's name begins.
+        name: beginning of the name of the file.
         data: images in [0, 1].
-        backbone: makes features of them.
-        folder: of the file.
+        backbone: network that computes their features.
+        folder: folder of the file.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         total: number of images.
 
     Raises:
@@ -42,9 +42,12 @@ class Extraction:
         if len(data.shape) != 3 or data.shape[0] not in {1, 3}:
             raise UserError(f"dataset={name}: has no images; its samples are of shape {data.shape}")
         self._backbone = backbone
-        self._images = {"train": _images(data.train, data.shape), "test": _images(data.test, data.shape)}
+        self._images = {
+            "train": _convert_to_images(data.train, data.shape),
+            "test": _convert_to_images(data.test, data.shape),
+        }
         self._labels = {"train": data.train.labels, "test": data.test.labels}
-        state = hashlib.sha256(backbone.digest().encode())
+        state = hashlib.sha256(backbone.compute_digest().encode())
         for split, images in self._images.items():
             state.update(f"{split} {images.shape}".encode())
             state.update(images.data)
@@ -53,26 +56,27 @@ class Extraction:
         self.total = len(data.train.x) + len(data.test.x)
 
     def run(self, batch_size: int, advance: Callable[[int], object], origin: dict[str, str]) -> None:
-        """Make the file, from where the work was left.
+        """Write the file, from the first batch that an earlier call has not done.
 
         Args:
-            batch_size: images at once.
-            advance: told of every number of images that are done.
-            origin: where the images come from, for the file's metadata.
+            batch_size: number of images in a batch.
+            advance: called after each batch with its number of images.
+            origin: where the images come from, for the metadata of the file.
 
         Raises:
-            DataError: what an earlier run left is damaged.
+            DataError: a batch of an earlier call is damaged.
         """
         parts = self.path.with_suffix(".parts")
         if not self.path.exists():
             parts.mkdir(parents=True, exist_ok=True)
-            features = {split: self._features(split, parts, batch_size, advance) for split in self._images}
+            features = {split: self._extract(split, parts, batch_size, advance) for split in self._images}
             train, test = ((features[split], self._labels[split]) for split in ("train", "test"))
-            told = origin | {"model": self._backbone.name, "weights": self._backbone.origin}
-            files.write(self.path, serialise_features(train, test, told | {"transform": repr(self._backbone.preset)}))
+            network = {"model": self._backbone.name, "weights": self._backbone.origin}
+            network["transform"] = repr(self._backbone.preset)
+            files.write(self.path, serialise_features(train, test, origin | network))
         shutil.rmtree(parts, ignore_errors=True)
 
-    def _features(self, split: str, parts: Path, batch_size: int, advance: Callable[[int], object]) -> np.ndarray:
+    def _extract(self, split: str, parts: Path, batch_size: int, advance: Callable[[int], object]) -> np.ndarray:
         done = []
         for start in range(0, len(self._images[split]), batch_size):
             images = self._images[split][start : start + batch_size]
@@ -87,6 +91,6 @@ class Extraction:
             raise DataError(f"{parts}: damaged ({error}); remove it and begin again") from error
 
 
-def _images(split: Split, shape: tuple[int, ...]) -> UInt8[np.ndarray, "n channels height width"]:
+def _convert_to_images(split: Split, shape: tuple[int, ...]) -> UInt8[np.ndarray, "n channels height width"]:
     images: np.ndarray = np.rint(split.x * 255).astype(np.uint8).reshape(-1, *shape)
     return images
