@@ -99,7 +99,13 @@ class FeatureView:
 
     @cached_property
     def test_collapse(self) -> dict[str, Float[Tensor, "run"]]:
-        """Measures of collapse of the test features by their names in the catalogue."""
+        """Measures of collapse of the test features by their names in the catalogue.
+
+        Raises:
+            RuntimeError: no metric said that it needs them.
+        """
+        if not self._with_test_collapse:
+            raise RuntimeError("a metric of the collapse of test features has to say so when it is registered")
         return {name: values[1] for name, values in self._collapse.items()}
 
     @cached_property

@@ -5,7 +5,7 @@ To add a metric, write its entry in :mod:`nc_sweeps.metrics.catalogue` and its f
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from operator import attrgetter
 
 import torch
@@ -14,31 +14,15 @@ from torch import Tensor
 
 from nc_sweeps.metrics import collapse
 from nc_sweeps.metrics.balancedness import balancedness
-from nc_sweeps.metrics.catalogue import COLLAPSE_MEASURES, METRICS
+from nc_sweeps.metrics.catalogue import COLLAPSE_MEASURES
 from nc_sweeps.metrics.centring import square_norm
 from nc_sweeps.metrics.prediction import balanced_error, mean_square_loss
 from nc_sweeps.theory import free_energy, imbalance, paper_bounds
 from nc_sweeps.theory.certificate import Certificate
+from nc_sweeps.training.registry import MEASUREMENTS, computes
 from nc_sweeps.training.snapshot import Need, Snapshot
 
-Function = Callable[[Snapshot], Float[Tensor, "run"]]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """How a metric is computed.
-
-    Args:
-        function: returns one number for each run of a snapshot.
-        needs: what the snapshot has to hold for it, besides the training features.
-    """
-
-    function: Function
-    needs: frozenset[Need]
-
-
-#: Every metric that networks of particles have, by its name and in the order of the catalogue.
-MEASUREMENTS: dict[str, Measurement] = {}
+__all__ = ["MEASUREMENTS", "measure"]
 
 
 @torch.no_grad()
@@ -56,28 +40,6 @@ def measure(snapshot: Snapshot, names: Sequence[str]) -> dict[str, list[float]]:
     needs = frozenset[Need]().union(*(measurement.needs for measurement in chosen.values()))
     snapshot = replace(snapshot, needs=needs)
     return {name: measurement.function(snapshot).tolist() for name, measurement in chosen.items()}
-
-
-def computes(name: str, *needs: Need) -> Callable[[Function], Function]:
-    """Register a function as the one that computes a metric.
-
-    Args:
-        name: name of the metric in the catalogue.
-        needs: what the snapshot has to hold for it, besides the training features.
-
-    Raises:
-        ValueError: the catalogue has no such metric, or another function computes it.
-    """
-    if name not in METRICS:
-        raise ValueError(f"{name}: the catalogue has no such metric")
-    if name in MEASUREMENTS:
-        raise ValueError(f"{name}: another function computes this metric")
-
-    def register(function: Function) -> Function:
-        MEASUREMENTS[name] = Measurement(function, frozenset(needs))
-        return function
-
-    return register
 
 
 @computes("loss/train")
@@ -236,13 +198,13 @@ def measure_stationary_residual(snapshot: Snapshot) -> Float[Tensor, "run"]:
 @computes("gradient_norm/a", "gradients")
 def measure_second_layer_gradient(snapshot: Snapshot) -> Float[Tensor, "run"]:
     """Return the root mean square over particles of the gradient in a_j."""
-    return snapshot.particles.gradient_norm("A")
+    return snapshot.particles.measure_gradient("A")
 
 
 @computes("gradient_norm/u", "gradients")
 def measure_first_layer_gradient(snapshot: Snapshot) -> Float[Tensor, "run"]:
     """Return the root mean square over particles of the gradient in u_j."""
-    return snapshot.particles.gradient_norm("U")
+    return snapshot.particles.measure_gradient("U")
 
 
 @computes("gradient_norm/w")
@@ -257,31 +219,31 @@ def measure_head_gradient(snapshot: Snapshot) -> Float[Tensor, "run"]:
 @computes("stationarity/score_free", "gradients")
 def measure_score_free_residual(snapshot: Snapshot) -> Float[Tensor, "run"]:
     """Return the residual of stationarity that is free of the unknown score."""
-    return snapshot.particles.score_free_residual()
+    return snapshot.particles.score_free_residual
 
 
 @computes("stationarity/kgd_squared", "gradients")
 def estimate_kgd_squared(snapshot: Snapshot) -> Float[Tensor, "run"]:
     """Return the squared kernel gradient discrepancy of a sub-sample."""
-    return snapshot.particles.kgd_squared()
+    return snapshot.particles.kgd_squared
 
 
 @computes("free_energy/gaussian_bound")
 def bound_free_energy_by_gaussian(snapshot: Snapshot) -> Float[Tensor, "run"]:
     """Return the lower bound of E_n by the Gaussian of equal covariance."""
-    return snapshot.free_energy(lambda: snapshot.particles.entropy_bounds[:, 0])
+    return snapshot.compute_free_energy(lambda: snapshot.particles.entropy_bounds[:, 0])
 
 
 @computes("free_energy/isotropic_bound")
 def bound_free_energy_by_isotropic_gaussian(snapshot: Snapshot) -> Float[Tensor, "run"]:
     """Return the lower bound of E_n by the Gaussian of equal total variance."""
-    return snapshot.free_energy(lambda: snapshot.particles.entropy_bounds[:, 1])
+    return snapshot.compute_free_energy(lambda: snapshot.particles.entropy_bounds[:, 1])
 
 
 @computes("free_energy/estimate")
 def estimate_free_energy(snapshot: Snapshot) -> Float[Tensor, "run"]:
     """Return the estimate of E_n by nearest neighbours."""
-    return snapshot.free_energy(snapshot.particles.estimate_entropy)
+    return snapshot.compute_free_energy(snapshot.particles.estimate_entropy)
 
 
 @computes("free_energy/divergence_bound")

@@ -16,7 +16,7 @@ from nc_sweeps.theory.stationarity import kernel_gradient_discrepancy
 
 #: Number of particles that the kernel gradient discrepancy takes. They are exchangeable, so it takes the first.
 KGD_PARTICLES = 256
-#: Largest dimension of a particle for which the nearest-neighbour entropy means something.
+#: Largest dimension of a particle in which the nearest-neighbour entropy is a useful estimate.
 _ESTIMATE_DIMENSIONS = 8
 #: Number of float64 values of several runs that are computed at once.
 _ELEMENTS_AT_ONCE = 2**18
@@ -29,7 +29,7 @@ class ParticleCloud:
         ensemble: the networks.
         lambda_rho: weight decay of the particles.
         beta: inverse temperature.
-        linearisation: gradients of the loss; None where no metric needs them.
+        linearisation: gradients of the loss; None if no metric needs them.
     """
 
     def __init__(
@@ -87,17 +87,21 @@ class ParticleCloud:
 
         return self._map_centred(estimate)
 
-    def gradient_norm(self, layer: Literal["A", "U"]) -> Float[Tensor, "run"]:
+    def measure_gradient(self, layer: Literal["A", "U"]) -> Float[Tensor, "run"]:
         """Return the root mean square over particles of the gradient in one layer, weight decay included."""
         return self._mean_square(self._gradients[layer]).sqrt()
 
+    @property
     def score_free_residual(self) -> Float[Tensor, "run"]:
-        r"""Return :math:`\|R\|_F/\sqrt n`, :math:`R = \mathrm{mean}_j \sigma(Xu_j)\nabla_{a_j}^\top`."""
+        r"""Residual of stationarity that is free of the unknown score, :math:`\|R\|_F/\sqrt n` with
+        :math:`R = \mathrm{mean}_j \sigma(Xu_j)\nabla_{a_j}^\top`.
+        """
         R = self._linearisation.R
         return (square_norm(R.double()) / R.shape[1]).sqrt()
 
+    @property
     def kgd_squared(self) -> Float[Tensor, "run"]:
-        """Return the squared kernel gradient discrepancy of a sub-sample, NaN without noise.
+        """Squared kernel gradient discrepancy of a sub-sample, NaN without noise.
 
         It is computed in the network's own precision: float32 takes a quarter of the time, and its error is a millionth
         of that of the sub-sample.

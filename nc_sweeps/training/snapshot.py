@@ -18,15 +18,15 @@ from nc_sweeps.training.oracle_view import OracleView
 from nc_sweeps.training.particle_cloud import ParticleCloud
 from nc_sweeps.training.references import References
 
-#: What some metrics need besides the features: gradients of the particles, or the measures of collapse of test
-#: features. Gradients come from a pass through the training set that gives its features too, and measures of collapse
-#: of two sets cost little more than those of one; so it has to be known before the first metric is computed.
+#: What a metric may need besides the features. It has to be known before the first metric is computed: the pass through
+#: the training set that gives gradients of the particles gives the features too, and measures of collapse of the
+#: training and of the test features are computed at once.
 Need = Literal["gradients", "test collapse"]
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A mean-field ensemble at one moment. What several metrics share is computed when a metric first asks for it.
+    """A mean-field ensemble at one moment; what metrics share is computed when the first of them asks for it.
 
     Args:
         ensemble: the networks.
@@ -35,7 +35,7 @@ class Snapshot:
         flow: the flow that moves the networks.
         step: number of steps taken.
         references: what does not change along a run.
-        needs: what the metrics need that will be computed.
+        needs: what those metrics need that will be computed.
     """
 
     ensemble: MeanFieldEnsemble
@@ -50,7 +50,7 @@ class Snapshot:
 
     @cached_property
     def features(self) -> FeatureView:
-        """Features of the training and of the test set, and what follows from them and the head."""
+        """The features, and what follows from them and the head."""
         return FeatureView(
             self.ensemble,
             self.X,
@@ -63,12 +63,12 @@ class Snapshot:
 
     @cached_property
     def particles(self) -> ParticleCloud:
-        """The particles and their gradients."""
+        """The particles as a cloud, with their gradients."""
         return ParticleCloud(self.ensemble, self.lambda_rho, self.beta, self._linearisation)
 
     @cached_property
     def oracle(self) -> OracleView:
-        """Distances to the optimum of stage 1."""
+        """The features beside the optima of stage 1."""
         # A head that is held up to this very step is still the W of stage 1.
         in_stage_one = self.flow.head_is_held(self.step - 1) & (self.flow.head_start > 0)
         return OracleView(self.features, self.references, in_stage_one)
@@ -96,7 +96,7 @@ class Snapshot:
             features.loss, self.particles.square_mean, features.W, self.lambda_rho, self.lambda_w
         )
 
-    def free_energy(self, entropy: Callable[[], Float[Tensor, "run"]]) -> Float[Tensor, "run"]:
+    def compute_free_energy(self, entropy: Callable[[], Float[Tensor, "run"]]) -> Float[Tensor, "run"]:
         """Return the free energy E_n, or a lower bound of it.
 
         Args:
@@ -109,7 +109,7 @@ class Snapshot:
     @cached_property
     def epsilon_squared(self) -> Float[Tensor, "run"]:
         """The number ε_S² of Definition 4.1, NaN with noise, and with a truncation, which Theorem 4.2 excludes."""
-        mean = self.particles.gradient_norm("A").square() + self.particles.gradient_norm("U").square()
+        mean = self.particles.measure_gradient("A").square() + self.particles.measure_gradient("U").square()
         is_known = self.beta.isinf()
         if self.ensemble.truncation is not None:
             is_known = torch.zeros_like(is_known)
@@ -117,7 +117,7 @@ class Snapshot:
 
     @cached_property
     def _linearisation(self) -> Linearisation | None:
-        """Full-batch gradients of the loss with the features of the same pass; None where no metric needs them."""
+        """Full-batch gradients of the loss with the features of the same pass; None if no metric needs gradients."""
         if "gradients" not in self.needs:
             return None
         return linearisation(self.ensemble, self.X, self.Y, self.lambda_rho)

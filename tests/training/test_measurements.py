@@ -6,7 +6,8 @@ import torch
 from nc_sweeps.data import load
 from nc_sweeps.metrics.catalogue import METRICS
 from nc_sweeps.training.ensembles import FlowEnsemble, LoadedRun
-from nc_sweeps.training.measurements import MEASUREMENTS, computes, measure
+from nc_sweeps.training.measurements import MEASUREMENTS, measure
+from nc_sweeps.training.registry import computes
 from tests.configs import SMALL_STAGE_ONE, tiny
 from tests.doubles import MemoryRecord
 
@@ -40,8 +41,11 @@ def test_a_metric_alone_has_the_value_that_it_has_among_all(overrides):
         assert alone == {name: [pytest.approx(together[name][0], rel=1e-10, abs=1e-14, nan_ok=True)]}
 
 
-def test_gradients_that_no_metric_said_it_needs_are_refused():
+def test_what_no_metric_said_it_needs_is_refused():
     snapshot = snapshot_of()
     assert measure(snapshot, ["gradient_norm/a"])["gradient_norm/a"][0] > 0
-    with pytest.raises(RuntimeError, match="has to say that it needs them"), torch.no_grad():
-        MEASUREMENTS["gradient_norm/a"].function(snapshot)
+    with torch.no_grad():
+        with pytest.raises(RuntimeError, match="has to say that it needs them"):
+            MEASUREMENTS["gradient_norm/a"].function(snapshot)
+        with pytest.raises(RuntimeError, match="has to say so"):
+            MEASUREMENTS["nc1/test"].function(snapshot)
