@@ -1,6 +1,6 @@
-"""Every metric by its stable name: what it is and when it is undefined (NaN).
+"""Every metric by its stable name: its definition, when it is undefined (NaN), and how it is shown.
 
-Free of torch, so that a configuration can be checked, completed and explained without waiting for it.
+The module does not import torch, so that a configuration is checked, completed and explained at once.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """What a metric means and how it is shown.
+    """A number that is measured along training: its definition and how it is shown.
 
     Args:
         title: on axes and in reports.
@@ -330,7 +330,7 @@ METRICS: dict[str, Metric] = {
     "error/test": Metric("test error", "test error", "class-balanced error on the test set", _ABSENT, scale="linear"),
 }
 
-#: What every row says of when it was measured.
+#: The columns that say when a row was measured.
 CLOCKS: dict[str, str] = {
     "step": "steps taken",
     "time": "Σ step sizes",

@@ -1,4 +1,4 @@
-"""What the features of a mean-field ensemble and its head say together."""
+"""The features of a mean-field ensemble, and what follows from them and its head."""
 
 from functools import cached_property
 

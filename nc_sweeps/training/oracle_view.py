@@ -1,4 +1,4 @@
-"""A mean-field ensemble beside the infinite-width optima of its stage 1."""
+"""The features of a mean-field ensemble compared with the infinite-width optima of its stage 1."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from nc_sweeps.training.references import References
 
 
 class OracleView:
-    """The features of an ensemble beside the Gibbs oracles of its runs.
+    """The features of an ensemble compared with the Gibbs oracles of its runs.
 
     Args:
         features: features and head of the ensemble.

@@ -1,4 +1,4 @@
-"""Which function computes which metric of the catalogue, for networks of particles."""
+"""The registry of the functions that compute the metrics of networks of particles."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Function = Callable[[Snapshot], Float[Tensor, "run"]]
 
 @dataclass(frozen=True)
 class Measurement:
-    """How a metric is computed.
+    """The function that computes a metric, and its needs.
 
     Args:
         function: returns one number for each run of a snapshot.

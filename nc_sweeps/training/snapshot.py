@@ -68,7 +68,7 @@ class Snapshot:
 
     @cached_property
     def oracle(self) -> OracleView:
-        """The features beside the optima of stage 1."""
+        """The features compared with the optima of stage 1."""
         # A head that is held up to this very step is still the W of stage 1.
         in_stage_one = self.flow.head_is_held(self.step - 1) & (self.flow.head_start > 0)
         return OracleView(self.features, self.references, in_stage_one)
