@@ -35,10 +35,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class CollapseMeasure(Metric):
-    """A metric that follows from class statistics of features, and of some also from the linear head W.
+    """A measure of collapse, a metric that class statistics of features determine, with or without the linear head W.
 
     Args:
-        needs_head: whether it depends on W.
+        needs_head: whether the value depends on W.
     """
 
     needs_head: bool = False
