@@ -1,4 +1,4 @@
-"""How every command of this package ends in an error: one line on stderr and exit code 1 where the user can mend it.
+"""The end of a command in an error: one line on stderr and exit code 1 where the user can mend it.
 
 With ``HYDRA_FULL_ERROR=1`` in the environment every error shows its traceback. Hydra is imported when an error occurs:
 not every command uses it.

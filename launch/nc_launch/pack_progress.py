@@ -16,7 +16,7 @@ _INTERVAL = 1.0
 
 @dataclass(frozen=True)
 class PackProgress:
-    """How far a pack is.
+    """The progress of a pack.
 
     Args:
         state: ``waiting`` (no process has taken the pack), ``starting``, ``running``, ``interrupted`` or ``done``.

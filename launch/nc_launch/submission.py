@@ -29,7 +29,7 @@ _FILE = "submission.json"
 
 @dataclass(frozen=True)
 class Origin:
-    """How a submission was launched.
+    """The backend and the settings with which a submission was launched.
 
     Args:
         backend_name: key of :data:`nc_launch.backends.BACKENDS`.

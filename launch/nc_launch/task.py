@@ -1,4 +1,4 @@
-"""What a job of a submission executes: its packs, until they are done or the job has to make room."""
+"""The task of a job: it trains packs of a submission until they are done or the job has to make room."""
 
 import shutil
 import subprocess

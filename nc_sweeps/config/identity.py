@@ -1,4 +1,4 @@
-"""What makes two runs the same, and what lets them train together."""
+"""The signature, which two runs share if they are the same, and the key that they share if they can train together."""
 
 import hashlib
 import json

@@ -28,7 +28,7 @@ _PART = 8
 
 @dataclass(frozen=True)
 class Separation:
-    r"""How far the classes of a data set can be separated: (τ, M)-separability at M = 1.
+    r"""The linear separation of the classes of a data set: (τ, M)-separability at M = 1.
 
     Args:
         margin: the largest τ with unit vectors such that :math:`\hat u_k^\top x \ge \tau` on class k and ≤ −τ on all

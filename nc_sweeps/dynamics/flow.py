@@ -30,7 +30,7 @@ NEVER = 2**62
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What may differ from run to run within an ensemble; one number for each run, float64.
+    """Numbers that may differ between the runs of an ensemble, one for each run, float64.
 
     Args:
         seeds: seeds of noise and mini-batches, int64.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run goes on; the default is its beginning.
+    """The step and the state from which a run goes on; the default is its beginning.
 
     Args:
         step: steps that are done.

@@ -9,7 +9,7 @@ from nc_sweeps.store.summary import CLOSED, Summary
 
 @dataclass(frozen=True)
 class RunState:
-    """How a run of a sweep stands now.
+    """The state of a run of a sweep at this moment.
 
     Args:
         name: name of its folder.

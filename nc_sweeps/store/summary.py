@@ -17,7 +17,7 @@ CLOSED = (*FINAL, "failed")
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is; values that nobody knows yet are None.
+    """The progress of a run; values that are not known yet are None.
 
     Args:
         steps: number of steps from the beginning to the end.
