@@ -71,10 +71,10 @@ def make_certificate_table(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def name_chart(shown: str, specification: Mapping[str, Any]) -> str:
+def name_chart(title: str, specification: Mapping[str, Any]) -> str:
     """Return the name under which a chart is kept: another specification has another name."""
     content = hashlib.sha256(json.dumps(specification, sort_keys=True).encode()).hexdigest()
-    return f"nc-sweeps-{shown.replace(' ', '-')}-{content[:8]}"
+    return f"nc-sweeps-{title.replace(' ', '-')}-{content[:8]}"
 
 
 def make_report_id(sweep: str) -> str:

@@ -40,7 +40,7 @@ class Progress:
 
 
 class MetricSummary(NamedTuple):
-    """What became of one metric of a run; a value that is undefined or not finite is None.
+    """The values of one metric of a run; one that is undefined or not finite is None.
 
     Args:
         first: value at the first measurement.
