@@ -49,7 +49,8 @@ class Hyperparameters:
 class Flow(nn.Module):
     """Moves an ensemble, and beside it the imbalance law of the runs whose head moves.
 
-    All its numbers are buffers, so that they move to a device with the ensemble. They are float64 or int64 and stay so.
+    All its numbers are buffers, so that they move to a device with the ensemble: float64 or int64, whatever the type of
+    the networks.
 
     Args:
         ensemble: networks in the state from which they start; the flow overwrites their parameters.
@@ -134,13 +135,13 @@ class Flow(nn.Module):
         step_sizes = law.beta.new_tensor([schedule.step_size(last) for schedule in self.schedules])
         particles, head = self._coefficients(step_sizes, moving)
         steps = Steps(ensemble, X, Y, self.seeds, self._batches(X), particles, head)
-        trace = _second_moment_trace(ensemble)
-        for start, end in pairwise((*range(first, last, steps.at_once(law.follows_head)), last)):
+        trace, follows_head = _second_moment_trace(ensemble), law.follows_head
+        for start, end in pairwise((*range(first, last, steps.at_once(follows_head)), last)):
             before = ensemble.W.detach().clone()
-            heads = steps.take(start, end, law.follows_head)
+            heads = steps.take(start, end, follows_head)
             # The law needs W at every step only where it holds the history of W.
             path = _grams(torch.cat([before.unsqueeze(1), heads], dim=1))
-            duration = step_sizes if law.follows_head else (end - start) * step_sizes
+            duration = step_sizes if follows_head else (end - start) * step_sizes
             law.advance(duration, (path[:, :-1] + path[:, 1:]) / 2.0)
         law.accumulate((last - first) * step_sizes, (trace + _second_moment_trace(ensemble)) / 2.0)
         # The law of a run whose head is held begins when the head starts to move.

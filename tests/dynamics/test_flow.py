@@ -96,3 +96,36 @@ def test_two_stages():
         for layer in ("U", "A", "W"):
             torch.testing.assert_close(getattr(both, layer)[run], getattr(alone, layer)[run], rtol=1e-13, atol=1e-15)
         assert not torch.equal(alone.W, W)
+
+
+def test_a_flow_moves_with_all_its_numbers():
+    hyper = hyperparameters(beta=10.0, lambda_rho=0.1, lambda_w=0.1)
+    flow = Flow(ensemble_of(1, 9, 3, 4, 2), INTEGRATORS["exponential"], hyper, None, torch.tensor([0]))
+    types = {name: Z.dtype for name, Z in flow.named_buffers()}
+    assert types["seeds"] == types["head_start"] == torch.int64
+    assert all(types[f"law.{name}"] == torch.float64 for name in ("beta", "lambda_rho", "lambda_w", "D", "spread"))
+    flow.to("meta")
+    assert all(Z.is_meta for Z in (*flow.buffers(), *flow.parameters()))
+    assert {name: Z.dtype for name, Z in flow.named_buffers()} == types
+    assert not any(isinstance(value, torch.Tensor) for module in flow.modules() for value in vars(module).values())
+
+
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_a_flow_goes_on_from_its_state(batch_size):
+    """λ_ρ ≠ λ_W and a head that is still held: the law and the end of stage 1 are part of the state."""
+    X, Y = data(1, 12, 3, 2)
+    hyper = hyperparameters(beta=30.0, lambda_rho=0.1, lambda_w=0.2, per_epoch=3)
+
+    def start(head_start):
+        head_start = torch.tensor([head_start])
+        return Flow(ensemble_of(1, 9, 3, 4, 2), INTEGRATORS["exponential"], hyper, batch_size, head_start)
+
+    whole, first, second = start(6), start(6), start(0)
+    whole.advance(X, Y, 0, 10)
+    first.advance(X, Y, 0, 4)
+    second.restore([first.state(0)])
+    second.advance(X, Y, 4, 10)
+    expected, found = whole.state(0), second.state(0)
+    assert set(expected) == {"U", "A", "W", "law.D", "law.spread", "head_start"}
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
