@@ -1,1 +1,1 @@
-"""Where runs are shown to others: Weights & Biases, fed from the store."""
+"""Publishing on Weights & Biases, from the store."""

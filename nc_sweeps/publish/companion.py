@@ -41,7 +41,7 @@ _PATIENCE_INTERRUPTED = 3.0
 
 @contextmanager
 def publish_meanwhile(specs: Sequence[RunSpec]) -> Iterator[None]:
-    """Have the runs that are tracked published while the block trains them; where none is, start no companion."""
+    """Publish the runs that are tracked while the block trains them; where none is tracked, start no companion."""
     tracked = [spec for spec in specs if spec.config.tracking.name == "wandb"]
     if not tracked:
         yield

@@ -89,12 +89,12 @@ def ask_default_entity() -> str:
         return str(wandb.Api(timeout=int(_BEGIN)).default_entity)
 
 
-def keep_chart(entity: str, shown: str, specification: Mapping[str, Any]) -> None:
+def keep_chart(entity: str, title: str, specification: Mapping[str, Any]) -> None:
     """Keep a chart on the server, to which panels refer as ``<entity>/<name_chart(…)>``.
 
     Args:
         entity: user or team to whom it belongs.
-        shown: what it shows.
+        title: what it shows.
         specification: Vega-Lite, with ``${field:…}`` and ``${string:…}`` for what each panel sets.
 
     Raises:
@@ -103,7 +103,7 @@ def keep_chart(entity: str, shown: str, specification: Mapping[str, Any]) -> Non
     try:
         with translate_errors():
             wandb.Api(timeout=int(_BEGIN)).create_custom_chart(
-                entity, name_chart(shown, specification), shown, "vega2", "private", dict(specification)
+                entity, name_chart(title, specification), title, "vega2", "private", dict(specification)
             )
     except PublishingError as error:
         # A chart cannot be changed, and one of this name is the same.

@@ -1,4 +1,4 @@
-"""Workspace and report of a sweep, read back by the models of wandb-workspaces, and as a server is sent them."""
+"""The workspace and the W&B report of a sweep, as the models of wandb-workspaces read them and a server gets them."""
 
 import json
 import math
@@ -42,8 +42,8 @@ def specification(sweep):
     return json.loads(Dashboard(sweep).dump_json())
 
 
-def panels_of(specification):
-    """Every panel of a specification by its title."""
+def find_panels(specification):
+    """Return every panel of a specification by its title."""
     if isinstance(specification, dict):
         if "viewType" in specification:
             config = specification["config"]
@@ -51,7 +51,7 @@ def panels_of(specification):
             return {title or specification["viewType"]: specification}
         specification = list(specification.values())
     if isinstance(specification, list):
-        return {title: panel for entry in specification for title, panel in panels_of(entry).items()}
+        return {title: panel for entry in specification for title, panel in find_panels(entry).items()}
     return {}
 
 
@@ -66,11 +66,11 @@ def test_a_dashboard_groups_by_what_the_sweep_varied(specification):
     *grids, media = [grid["metadata"]["runSets"][0] for grid in grids]
     for runset in [specification["workspace"]["spec"]["section"]["runSets"][0], *grids]:
         assert [(key["section"], key["name"]) for key in runset["grouping"]] == keys
-        assert [filter_["value"] for filter_ in leaves(runset["filters"])] == [
+        assert [filter_["value"] for filter_ in list_leaves(runset["filters"])] == [
             "question",
-            leaves(media["filters"])[0]["value"],
+            list_leaves(media["filters"])[0]["value"],
         ]
-        assert [filter_["op"] for filter_ in leaves(runset["filters"])] == ["=", "!="]
+        assert [filter_["op"] for filter_ in list_leaves(runset["filters"])] == ["=", "!="]
     sections = workspace.spec.section.panel_bank_config.sections
     assert [section.name for section in sections] == [
         "along training",
@@ -79,7 +79,7 @@ def test_a_dashboard_groups_by_what_the_sweep_varied(specification):
         "where training ended",
     ]
     for board in (specification["workspace"], specification["report"]):
-        panels = panels_of(board)
+        panels = find_panels(board)
         curve = panels["NC1 and its certificate"]["config"]
         assert curve["xAxis"] == "time"
         assert (curve["groupAgg"], curve["groupArea"]) == ("mean", "stddev")
@@ -89,15 +89,15 @@ def test_a_dashboard_groups_by_what_the_sweep_varied(specification):
         assert {"loss", "gradient norm", "balancedness", "error/test against nc1/train", "all of it"} <= panels.keys()
 
 
-def leaves(filters):
+def list_leaves(filters):
     if isinstance(filters, list):
-        return [leaf for entry in filters for leaf in leaves(entry)]
+        return [leaf for entry in filters for leaf in list_leaves(entry)]
     nested = filters.get("filters")
-    return leaves(nested) if nested else [filters]
+    return list_leaves(nested) if nested else [filters]
 
 
-def filled_in(specification, panel, rows):
-    """A kept chart as the server draws it: names and texts of a panel put in, its rows as the data."""
+def fill_in(specification, panel, rows):
+    """Return a kept chart as the server draws it: with names and texts of a panel, and its rows as the data."""
     config = panel["config"]
     text = json.dumps(specification)
     for kind, settings in (("field", config["fieldSettings"]), ("string", config["stringSettings"])):
@@ -120,7 +120,7 @@ DARK, BRIGHT, MIDDLE = "rgb(68, 1, 84)", "rgb(253, 231, 37)", "rgb(33, 145, 141)
     ],
 )
 def test_a_heat_map_shows_means_over_seeds_in_viridis(sweep, specification, title, expected):
-    panel = panels_of(specification["report"])[f"{title} over margin and particles"]
+    panel = find_panels(specification["report"])[f"{title} over margin and particles"]
     (query,) = panel["config"]["userQuery"]["queryFields"]
     ((keys,),) = [field["args"] for field in query["fields"] if field["name"] == "summary"]
     assert keys == {"name": "keys", "value": list(panel["config"]["fieldSettings"].values())}
@@ -129,7 +129,7 @@ def test_a_heat_map_shows_means_over_seeds_in_viridis(sweep, specification, titl
         known = folder.read_config() | {name: folder.last_value(name) for name in METRICS}
         summary = {make_end_key(name): value for name, value in known.items()}
         rows.append({key: summary[key] for key in keys["value"]})
-    chart = filled_in(specification["charts"][panel["config"]["panelDefId"].rpartition("/")[2]], panel, rows)
+    chart = fill_in(specification["charts"][panel["config"]["panelDefId"].rpartition("/")[2]], panel, rows)
     for version in ("5.8", vl_convert.get_vegalite_versions()[-1]):
         svg = vl_convert.vegalite_to_svg(chart, vl_version=version)
         cells = re.findall(r'"margin: (\S+); particles: (\d+); value: (\S+);[^"]*runs: 2"[^>]* fill="([^"]+)"', svg)
@@ -156,7 +156,7 @@ def test_it_is_saved_on_a_server_with_what_it_shows(sweep, tmp_path):
         assert workspace["projectName"] == report["projectName"] == "nc-sweeps"
         for view in server.views.values():
             assert view["displayName"] == "question"
-            panels = panels_of(json.loads(view["spec"]))
+            panels = find_panels(json.loads(view["spec"]))
             used = {panel["config"]["panelDefId"] for title, panel in panels.items() if " over " in title}
             assert used == {f"me/{name}" for name in server.charts}
         for chart in server.charts.values():
@@ -164,11 +164,13 @@ def test_it_is_saved_on_a_server_with_what_it_shows(sweep, tmp_path):
             assert json.loads(chart["spec"])["data"] == {"name": "wandb"}
         (media,) = server.runs.values()
         assert (media["groupName"], media["jobType"], media["exit_code"]) == ("question", "report", 0)
-        assert leaves(json.loads(workspace["spec"])["section"]["runSets"][0]["filters"])[1]["value"] == media["name"]
+        assert (
+            list_leaves(json.loads(workspace["spec"])["section"]["runSets"][0]["filters"])[1]["value"] == media["name"]
+        )
         assert media["summary"]["runs"]["nrows"] == 8
         assert any(content.startswith(b"<!DOCTYPE html>") for content in server.files.values())
         drawn = [path for path, content in server.files.items() if content.startswith(b"\x89PNG")]
-        shown = panels_of(json.loads(report["spec"]))["figures"]["config"]["mediaKeys"]
+        shown = find_panels(json.loads(report["spec"]))["figures"]["config"]["mediaKeys"]
         assert {key for key in shown if not any(f"/media/images/{key}_" in path for path in drawn)} == set()
 
         server.refused = "UpsertBucket"
@@ -179,8 +181,8 @@ def test_it_is_saved_on_a_server_with_what_it_shows(sweep, tmp_path):
         assert len(refused.stderr.splitlines()) == 1
         assert len(server.views) == len(server.charts) == 2  # those that were there
     assert KEY not in done.stdout + done.stderr + refused.stderr
-    for place in (tmp_path, sweep):
-        assert not [path for path in place.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    for folder in (tmp_path, sweep):
+        assert not [path for path in folder.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
 def test_without_a_key_it_says_so(sweep, tmp_path):

@@ -18,6 +18,8 @@ from tests.processes import PATIENCE
 from tests.publish.commands import KEY, run, start
 from tests.publish.wandb_server import Server
 
+pytestmark = pytest.mark.processes
+
 #: A run long enough to be killed while it trains.
 LONG = (*TINY, "dynamics.horizon=60000", "width.particles=60", "compute.checkpoint_seconds=0")
 TRACKED = ("tracking=wandb", "tracking.tags=[a,b]", "tracking.job_type=test", "tracking.model=true")
@@ -34,7 +36,7 @@ def read_back(folder):
     return records
 
 
-def same(value):
+def format_number(value):
     """Return a number as wandb's reader writes it."""
     if value != value:
         return "NaN"
@@ -49,7 +51,7 @@ def check_offline_run(stored):
     assert header["run_id"] == stored.name
     assert header["run_group"] == stored.sweep.name
 
-    rows = [{name: same(value) for name, value in row.items()} for row in stored.read_metrics().to_dicts()]
+    rows = [{name: format_number(value) for name, value in row.items()} for row in stored.read_metrics().to_dicts()]
     history = [entry["item"] for entry in records["history"]]
     own = {"_runtime", "_step", "_timestamp"}
     assert [{name: value for name, value in row.items() if name not in own} for row in history] == rows
@@ -96,7 +98,7 @@ def sweep(tmp_path_factory):
     return folder / "results" / "sweep"
 
 
-def test_a_packed_sweep_is_one_complete_run_a_run(sweep):
+def test_each_run_of_a_packed_sweep_is_one_complete_wandb_run(sweep):
     runs = SweepFolder(sweep).run_folders()
     assert {stored.read_summary().status for stored in runs} == {"completed", "diverged"}
     assert len(list((sweep / "wandb").iterdir())) == len(runs) == 4
@@ -108,14 +110,14 @@ def test_a_packed_sweep_is_one_complete_run_a_run(sweep):
 
 
 def test_sync_writes_what_is_new_and_nothing_else(sweep):
-    def stamps():
+    def read_stamps():
         return {path: path.stat().st_mtime_ns for path in sorted(sweep.rglob("*")) if path.is_file()}
 
-    before = stamps()
+    before = read_stamps()
     done = run(sweep.parent.parent, "nc-sweep", "sync", "results/sweep")
     assert done.returncode == 0, done.stderr
     assert "wandb sync results/sweep/wandb/offline-run-*" in done.stdout
-    assert stamps() == before
+    assert read_stamps() == before
 
     lost, *others = SweepFolder(sweep).run_folders()
     for path in sorted((sweep / "wandb").glob(f"*{lost.name}/**/*"), reverse=True):
@@ -123,7 +125,7 @@ def test_sync_writes_what_is_new_and_nothing_else(sweep):
     published.find_offline_folders(lost)[0].rmdir()
     assert run(sweep.parent.parent, "nc-sweep", "sync", "results/sweep").returncode == 0
     check_offline_run(lost)
-    after = stamps()
+    after = read_stamps()
     for other in others:
         assert all(after[path] == before[path] for path in before if path.is_relative_to(other.path))
 
@@ -135,7 +137,7 @@ def wait_for(condition, seconds=PATIENCE):
         time.sleep(0.05)
 
 
-def companions(process):
+def find_companions(process):
     return [
         child for child in psutil.Process(process.pid).children() if "nc_sweeps.publish.companion" in child.cmdline()
     ]
@@ -145,7 +147,7 @@ def test_a_killed_and_resumed_run_is_one_run_even_if_the_companion_is_killed(tmp
     command = ("nc-train", *LONG, *TRACKED, "tracking.mode=offline", "tracking.model=false")
     first = start(tmp_path, *command)
     wait_for(lambda: list(tmp_path.glob("results/sweep/*/checkpoint.safetensors")))
-    (companion,) = companions(first)
+    (companion,) = find_companions(first)
     first.kill()
     first.communicate()
     companion.wait(PATIENCE)  # it ends by itself
@@ -154,12 +156,12 @@ def test_a_killed_and_resumed_run_is_one_run_even_if_the_companion_is_killed(tmp
     assert not published.find_offline_folders(stored)
 
     second = start(tmp_path, *command)
-    wait_for(lambda: companions(second))
-    for companion in companions(second):
+    wait_for(lambda: find_companions(second))
+    for companion in find_companions(second):
         companion.kill()
-    said, told = second.communicate(timeout=PATIENCE)
-    assert second.returncode == 0, told
-    assert "W&B: 1 run could not be published in time; nc-sweep sync results/sweep publishes them" in said
+    stdout, stderr = second.communicate(timeout=PATIENCE)
+    assert second.returncode == 0, stderr
+    assert "W&B: 1 run could not be published in time; nc-sweep sync results/sweep publishes them" in stdout
     assert stored.read_summary().status == "completed"
     assert not published.find_offline_folders(stored)
 
@@ -179,9 +181,9 @@ def test_a_server_that_never_answers_costs_nothing(tmp_path):
         assert synced.returncode == 1
         assert synced.stderr.startswith("nc-sweep: no answer from http://127.0.0.1:")
         assert len(synced.stderr.splitlines()) == 1
-    told = done.stdout + done.stderr
-    assert told.count("no answer from http://127.0.0.1:") == told.count("W&B") == 1
-    assert KEY not in told + synced.stdout + synced.stderr
+    output = done.stdout + done.stderr
+    assert output.count("no answer from http://127.0.0.1:") == output.count("W&B") == 1
+    assert KEY not in output + synced.stdout + synced.stderr
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 

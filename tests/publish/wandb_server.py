@@ -1,4 +1,4 @@
-"""The least of a W&B server: takes runs and says how far it got, takes files, charts and views."""
+"""A minimal W&B server: it takes runs and says how far each got, and takes files, charts and views."""
 
 import json
 import re
@@ -7,14 +7,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server(ThreadingHTTPServer):
-    """On loopback, while the context lasts.
+    """A server on loopback, as long as the context lasts.
 
     Attributes:
-        runs: by their ids: what was last said of each, and its history.
+        runs: what was last said of each run, and its history, by its id.
         files: contents of what was uploaded, by paths.
-        charts: by their names; a name is given once.
-        views: workspaces and reports by their ids, in the order in which they came.
-        refused: operation that is not allowed.
+        charts: charts by their names; a name is given once.
+        views: workspaces and W&B reports by their ids, in the order in which they came.
+        refused: operation that the server refuses.
         requests: number of GraphQL requests so far.
     """
 

@@ -54,6 +54,7 @@ def test_its_measurements_are_one_table():
     assert math.isclose(rows["nc1/train"][-1], SweepFolder(EARLIER).run(INTERRUPTED).read_summary().last("nc1/train"))
 
 
+@pytest.mark.processes
 def test_its_status_and_its_report_are_made(sweep):
     status = nc_sweep("status", sweep)
     assert status.returncode == 0, status.stderr
@@ -63,6 +64,7 @@ def test_its_status_and_its_report_are_made(sweep):
     assert INTERRUPTED in (sweep / "report.html").read_text()
 
 
+@pytest.mark.processes
 def test_its_interrupted_run_is_trained_to_the_end(sweep):
     before = {path: path.read_bytes() for name in STATES if name != INTERRUPTED for path in (sweep / name).iterdir()}
     resumed = nc_sweep("resume", sweep)

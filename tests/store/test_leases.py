@@ -42,6 +42,7 @@ def test_a_run_is_held_by_one_and_free_when_given_back(tmp_path):
         assert second.claim("run")
 
 
+@pytest.mark.processes
 def test_a_killed_process_of_this_machine_is_known_to_be_dead(tmp_path):
     process = hold(tmp_path, 3600)
     with LeaseHolder(tmp_path, 3600.0) as other:
@@ -51,7 +52,7 @@ def test_a_killed_process_of_this_machine_is_known_to_be_dead(tmp_path):
         assert other.claim("run")
 
 
-def elsewhere(holder):
+def move_elsewhere(holder):
     """Make a holder look as if it ran on a machine where it cannot be asked."""
     about = json.loads(holder.read_text())
     stamp = holder.stat().st_mtime
@@ -59,11 +60,12 @@ def elsewhere(holder):
     os.utime(holder, (stamp, stamp))
 
 
+@pytest.mark.processes
 def test_elsewhere_silence_means_death(tmp_path):
     process = hold(tmp_path, 3600)
     try:
         holder = find_holders(tmp_path)["run"]
-        elsewhere(holder)
+        move_elsewhere(holder)
         stamp = holder.stat().st_mtime
         assert is_alive(holder, 60.0, stamp + 59)
         assert not is_alive(holder, 60.0, stamp + 61)
@@ -75,12 +77,13 @@ def test_elsewhere_silence_means_death(tmp_path):
         process.kill()
 
 
+@pytest.mark.processes
 def test_who_was_stopped_and_lost_its_runs_ends_when_it_wakes(tmp_path):
     process = hold(tmp_path, 0.6)
     holder = find_holders(tmp_path)["run"]
     process.send_signal(signal.SIGSTOP)
     time.sleep(1.0)
-    elsewhere(holder)
+    move_elsewhere(holder)
     with LeaseHolder(tmp_path, 0.6) as other:
         assert other.claim("run")
         process.send_signal(signal.SIGCONT)
@@ -96,6 +99,7 @@ def contend(sweep, barrier, runs, won):
         barrier.wait()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("stale", [False, True])
 def test_of_many_that_ask_at_once_one_wins(tmp_path, stale):
     context = multiprocessing.get_context("spawn")
