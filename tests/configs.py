@@ -31,7 +31,7 @@ def config_of(*overrides: str) -> RunConfig:
 
 
 def refusal(*overrides: str) -> str:
-    """The one line with which a command with these overrides is refused."""
+    """Return the one line with which a command with these overrides is refused."""
     composed = compose_config(overrides)
     with pytest.raises(ConfigError) as info:
         parse(composed, overrides)
