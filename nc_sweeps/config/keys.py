@@ -77,6 +77,6 @@ def list_values(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]
             yield prefix + key, value, role
 
 
-@cache  # ten thousand runs are asked for their keys at once
+@cache  # a sweep lists the values of ten thousand runs at once
 def _list_roles(schema: type) -> tuple[tuple[str, str], ...]:
     return tuple((item.name, item.metadata["role"]) for item in dataclasses.fields(schema))

@@ -109,7 +109,7 @@ class _Unpickler(pickle.Unpickler):
             case (("numpy.core.multiarray" | "numpy._core.multiarray"), "_reconstruct"):
                 return _Array
             case "numpy", "ndarray":
-                return None  # the type that NumPy is told to make
+                return None  # the type that NumPy would make
             case "numpy", "dtype":
                 return _Type
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no data set needs")

@@ -25,7 +25,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training set, a held-out test set, and the number of classes.
+    """A data set: training samples, held-out test samples, and the number of classes.
 
     Args:
         train, test: samples as rows.

@@ -109,7 +109,7 @@ def draw_per_class(
 
 
 def make_dataset(train: Split, test: Split, classes: int, shape: tuple[int, ...], unit_ball: bool) -> Dataset:
-    """Return the data set of some samples, scaled into the unit ball if asked to.
+    """Return the data set of some samples, which it can scale into the unit ball.
 
     Args:
         train, test: samples, which are scaled in place.

@@ -76,7 +76,7 @@ def features(
 
 
 def _parse_images(overrides: list[str]) -> "ReadConfig":
-    """Return the configuration of the data set that is asked for, with pixels as they were read."""
+    """Return the configuration of a data set of images that keeps their pixels in [0, 1]."""
     from nc_sweeps.composition import compose_config
     from nc_sweeps.config import ReadConfig, parse_dataset
 
