@@ -6,7 +6,7 @@ import polars as pl
 
 
 class SilentListener:
-    """Hears how the training of a pack goes on and says nothing."""
+    """A listener to the training of a pack that shows nothing."""
 
     def begin(self, runs, work):
         pass
@@ -19,7 +19,7 @@ class SilentListener:
 
 
 class MemoryRecord:
-    """Keeps what a run records in memory; stops training at the first checkpoint from step ``stop_at`` on."""
+    """A record of a run in memory, which stops training at the first checkpoint from step ``stop_at`` on."""
 
     class StoppedError(Exception):
         pass
@@ -47,7 +47,7 @@ class MemoryRecord:
 
 
 class MaliciousPickle:
-    """Writes a file when it is unpickled."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, trace):
         self.trace = trace
