@@ -23,6 +23,10 @@ settings.load_profile("nc_sweeps")
 ON_SLURM = ("tests/launch/test_slurm.py", "tests/slurm/test_cluster.py")
 APART = ("tests/test_docs.py", "tests/test_cli.py")
 
+#: Fixtures that start processes, a cluster or a browser. Tests that use one are marked ``processes``, as are those that
+#: start processes themselves, and ``make test-fast`` leaves them out.
+STARTERS = {"browser", "run_command", "slurm"}
+
 
 class SharedFixtures(LoadScopeScheduling):
     """Tests that share fixtures run one after another in one of the processes of ``make test``."""
@@ -38,6 +42,9 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if STARTERS & set(item.fixturenames):
+            item.add_marker("processes")
     rank = {module: number for number, module in enumerate((*ON_SLURM, *APART))}
     items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
 

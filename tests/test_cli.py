@@ -29,6 +29,7 @@ def test_help_teaches_without_torch(run_command):
         assert word in help_page.stdout
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["--cfg", "job"], ["width.particles=0"], ["-sc", "query=bash"], ["dataset=mnist", "data_dir=x"]],
@@ -194,6 +195,7 @@ def test_a_sweep_ends_with_a_table_and_its_files(run_command, tmp_path):
     assert len(SweepFolder(sweep).read_specs()) == 8
 
 
+@pytest.mark.processes
 def test_a_run_stopped_in_every_way_ends_as_if_nothing_had_happened(run_command, tmp_path):
     arguments = [
         *TINY,

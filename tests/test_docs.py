@@ -12,6 +12,8 @@ from markdown_it import MarkdownIt
 
 from tests.processes import PATIENCE
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 

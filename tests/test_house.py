@@ -172,6 +172,7 @@ def run_python(script: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("command", ["nc_sweeps.train", "nc_launch.command", "nc_sweeps.features.command"])
 def test_commands_start_without_slow_libraries(command):
     slow = {"torch", "polars", "altair", "pytorch_lightning", "wandb"}
@@ -179,6 +180,7 @@ def test_commands_start_without_slow_libraries(command):
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
+@pytest.mark.processes
 def test_importing_changes_nothing_around_it():
     """The environment, signal handlers, umask, warning filters and functions at exit; what others change is theirs."""
     ours = sorted(module for module in modules() if not module.endswith("__main__"))

@@ -9,8 +9,12 @@ import sysconfig
 import venv
 from pathlib import Path
 
+import pytest
+
 from tests.configs import TINY
 from tests.processes import PATIENCE
+
+pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parent.parent
 

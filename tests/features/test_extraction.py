@@ -68,6 +68,7 @@ def test_features_are_what_enters_the_head(tmp_path):
     )
 
 
+@pytest.mark.processes
 def test_killed_and_run_again_it_writes_the_same_file(tmp_path, capsys):
     whole = extract(tmp_path / "whole", *DIGITS, batch_size=2)
     assert capsys.readouterr().out == f"{whole}\n"

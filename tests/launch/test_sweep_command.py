@@ -20,6 +20,8 @@ from nc_sweeps.store.sweep_folder import SweepFolder
 from tests.configs import TINY
 from tests.processes import PATIENCE
 
+pytestmark = pytest.mark.processes
+
 SWEEP = [
     "-m",
     "hydra/launcher=packed",

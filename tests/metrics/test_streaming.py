@@ -273,6 +273,7 @@ def _process(rank, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.processes
 def test_two_processes_have_the_value_of_one(tmp_path):
     torch.multiprocessing.spawn(_process, (tmp_path,), nprocs=2)
     H, labels, W = data()
@@ -284,6 +285,7 @@ def test_two_processes_have_the_value_of_one(tmp_path):
         assert_values(found, expected)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("module", ["nc_sweeps.metrics", "nc_sweeps.metrics.catalogue"])
 def test_the_names_of_metrics_come_without_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

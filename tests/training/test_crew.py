@@ -29,6 +29,7 @@ def wait_for_the_end_of(process: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.processes
 def test_a_lone_process_leads_without_torch():
     code = (
         "import sys; from nc_sweeps.training.crew import Crew; from nc_sweeps.config import ComputeConfig\n"
@@ -71,6 +72,7 @@ def test_an_end_that_is_the_leaders_own_is_raised_as_it_is(pair, error):
     assert pair._followers[0].returncode is not None
 
 
+@pytest.mark.processes
 def test_followers_end_with_a_leader_that_is_killed():
     code = (
         "import os, psutil; from nc_sweeps.training.crew import Crew; from tests.configs import tiny\n"

@@ -54,6 +54,7 @@ def measure_and_predict(*trainings):
 SHORT = ["dynamics.horizon=2", "dynamics.horizon_unit=steps", "metrics.points=2", "compute.threads=2"]
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the resident set from /proc")
 @pytest.mark.parametrize(
     ("runs", "overrides"),
@@ -73,6 +74,7 @@ def test_memory_is_predicted(runs, overrides):
     assert 0.7 < predicted / taken < 1.3, (taken, predicted)
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the resident set from /proc")
 def test_memory_of_deep_networks_is_predicted(mnist_dir):
     """Within 30 %: a wide network, two of convolutions, and data whose margin takes more than the network."""

@@ -23,6 +23,8 @@ from tests.doubles import SilentListener
 from tests.processes import PATIENCE
 from tests.training.spread import BY_COMMAND, RUNS, STOPPED, make_flow, make_spec
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Path:

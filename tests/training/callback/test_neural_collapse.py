@@ -146,6 +146,7 @@ def test_other_callbacks_find_the_values(tmp_path):
     assert set(callback.values) == {"nc1/val", "gradient_norm/train"}
 
 
+@pytest.mark.processes
 def test_two_processes_have_the_values_of_one(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "tests.training.callback.third_party", str(tmp_path)]
@@ -335,6 +336,7 @@ def test_the_loader_of_the_training_is_left_alone():
     assert loaders()[0].drop_last
 
 
+@pytest.mark.processes
 def test_the_package_has_it_without_lightning():
     code = "import sys, nc_sweeps; nc_sweeps.__all__.index('NeuralCollapseCallback'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
