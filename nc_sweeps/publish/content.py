@@ -1,4 +1,4 @@
-"""What a W&B run says of a run, as plain data: title, summary, table of the certificate and figures."""
+"""The content of a W&B run as plain data: title, summary, table of the certificate and figures."""
 
 import hashlib
 import json

@@ -30,8 +30,8 @@ def read_state(path: Path, signature: str) -> "tuple[int, dict[str, Tensor]]":
     """Read a checkpoint file.
 
     Args:
-        path: of the file.
-        signature: of the run to which it has to belong.
+        path: path of the file.
+        signature: signature of the run to which it has to belong.
 
     Returns:
         Step and state.

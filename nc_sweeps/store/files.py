@@ -23,7 +23,7 @@ def replace(path: Path, write_content: Callable[[Any], object]) -> None:
     """Replace a file in one piece: write a neighbour, flush it to disk, rename it.
 
     Args:
-        path: of the file; its folder exists.
+        path: path of the file; its folder exists.
         write_content: writes to the open file that it is given.
     """
     neighbour = path.with_name(f".{path.name}.{uuid.uuid4().hex}")

@@ -29,7 +29,7 @@ class RunFolder:
     """The folder of a run, for readers.
 
     Args:
-        path: of the folder; it need not exist.
+        path: path of the folder, which need not exist.
     """
 
     path: Path
@@ -71,7 +71,7 @@ class RunFolder:
 
     @property
     def is_begun(self) -> bool:
-        """Whether the run has a summary."""
+        """Whether the run was begun: its folder has a summary."""
         return self.summary_path.exists()
 
     @property

@@ -75,10 +75,10 @@ class _StoredMetrics(Mapping[str, MetricSummary]):
 
 @dataclass(frozen=True)
 class Summary:
-    """What ``summary.json`` says of a run.
+    """The content of ``summary.json``: how a run stands, and what became of its metrics.
 
     Args:
-        signature: of the configuration.
+        signature: signature of the configuration.
         status: ``running``, ``completed``, ``diverged`` or ``failed``.
         reason: why it diverged or failed.
         log: file with more about the run; None: the user's terminal.

@@ -23,7 +23,7 @@ class SweepFolder:
     """The folder of a sweep, for readers.
 
     Args:
-        path: of the folder.
+        path: path of the folder.
     """
 
     path: Path
@@ -90,10 +90,10 @@ class SweepFolder:
 
 
 def load_sweep(directory: Path | str) -> "pl.DataFrame":
-    """Load a whole sweep as one table: a row a measurement of a run.
+    """Load a whole sweep as one table: one row for each measurement of a run.
 
     Args:
-        directory: of the sweep (or any folder of run directories).
+        directory: folder of the sweep, or any folder of run folders.
 
     Returns:
         Columns ``signature``, ``status``, every configuration key by its dotted name (``width.particles``,
