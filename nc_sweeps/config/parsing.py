@@ -111,11 +111,12 @@ def _find_schema(group: str, tree: DictConfig) -> type[Any]:
 
 
 def _explain_unknown_key(name: str, tree: DictConfig | None) -> str:
+    """Return one line about an unknown key: the nearest key of the chosen groups, or where to find all keys."""
     known = [key.name for key in list_keys(RunConfig)]
     for group, schemas in CHOICES.items():
         is_chosen = tree is not None and tree.get(group) is not None
-        own = [_find_schema(group, tree)] if is_chosen and tree is not None else schemas.values()
-        known += sorted({key.name for schema in own for key in list_keys(schema, f"{group}.")})
+        possible = [_find_schema(group, cast(DictConfig, tree))] if is_chosen else schemas.values()
+        known += sorted({key.name for schema in possible for key in list_keys(schema, f"{group}.")})
     # A key may be mistyped in full, or be missing its group, or be a group.
     forms = {key.partition(".")[0]: key.partition(".")[0] for key in known}
     forms |= {key.rpartition(".")[2]: key for key in known} | {key: key for key in known}
