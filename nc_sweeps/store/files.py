@@ -70,7 +70,7 @@ def dump_yaml(value: Any) -> bytes:
     """Return a value as YAML, which :func:`read_yaml` and OmegaConf read to the same value.
 
     Args:
-        value: of dictionaries, lists, texts, numbers, truth values and None.
+        value: a value of dictionaries, lists, texts, numbers, truth values and None.
     """
     return yaml.dump(value, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False).encode()
 
