@@ -59,7 +59,7 @@ class Size(ABC):
             "measurements": sum(measured > step for measured in schedule.measurements(config.metrics)),
             "dtype": torch.float64 if config.compute.precision == "64-true" else torch.float32,
         }
-        return _flow_size(config, common) if config.model.has_particles else _deep_size(config, data, common)
+        return _find_flow_size(config, common) if config.model.has_particles else _find_deep_size(config, data, common)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class DeepSize(Size):
     pass_work: int
 
 
-def _flow_size(config: RunConfig, common: dict[str, Any]) -> FlowSize:
+def _find_flow_size(config: RunConfig, common: dict[str, Any]) -> FlowSize:
     mixed = config.compute.precision == "bf16-mixed"
     on_cpu = config.compute.accelerator == "cpu" or not torch.cuda.is_available()
     like = torch.empty(0, dtype=common["dtype"])
@@ -105,7 +105,7 @@ def _flow_size(config: RunConfig, common: dict[str, Any]) -> FlowSize:
     )
 
 
-def _deep_size(config: RunConfig, data: Dataset, common: dict[str, Any]) -> DeepSize:
+def _find_deep_size(config: RunConfig, data: Dataset, common: dict[str, Any]) -> DeepSize:
     network = build_network(config.model, data)
     samples, batch = common["samples"], common["batch"]
     if 1 in {batch, samples % batch} and any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
