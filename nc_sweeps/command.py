@@ -29,7 +29,7 @@ def describe_error(error: Exception) -> str:
 
 
 @contextmanager
-def errors_in_one_line(command: str, describe: Callable[[Exception], str] = describe_error) -> Iterator[None]:
+def show_errors_in_one_line(command: str, describe: Callable[[Exception], str] = describe_error) -> Iterator[None]:
     """Turn an error that the user can mend into one line; any other is a defect of this program, raised as it is.
 
     Args:
@@ -55,7 +55,7 @@ def errors_in_one_line(command: str, describe: Callable[[Exception], str] = desc
 
 
 @contextmanager
-def hydra_raises_errors() -> Iterator[None]:
+def let_hydra_raise_errors() -> Iterator[None]:
     """Have Hydra raise errors instead of printing them."""
     previous = os.environ.get(_FULL_ERROR)
     os.environ[_FULL_ERROR] = "1"

@@ -16,8 +16,8 @@ from nc_sweeps.command import (
     can_be_mended,
     concerns_results,
     describe_error,
-    errors_in_one_line,
-    hydra_raises_errors,
+    let_hydra_raise_errors,
+    show_errors_in_one_line,
 )
 from nc_sweeps.composition import NO_WHITELIST, VERSION_BASE
 from nc_sweeps.config import parse
@@ -84,6 +84,6 @@ def _describe(error: Exception) -> str:
 def main() -> None:
     """Run ``nc-train``."""
     skip_garbage_collection_at_exit()
-    with errors_in_one_line("nc-train", _describe), hydra_raises_errors():
+    with show_errors_in_one_line("nc-train", _describe), let_hydra_raise_errors():
         register_resolvers()
         hydra.main(config_path="pkg://nc_sweeps.conf", config_name="config", **VERSION_BASE, **NO_WHITELIST)(train)()

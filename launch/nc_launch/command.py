@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nc_sweeps.command import errors_in_one_line
+from nc_sweeps.command import show_errors_in_one_line
 from nc_sweeps.errors import UserError
 from nc_sweeps.wording import format_count
 
@@ -218,5 +218,5 @@ def _show_results(specs: "Sequence[RunSpec]") -> None:
 
 def main() -> None:
     """Run ``nc-sweep``."""
-    with errors_in_one_line("nc-sweep"):
+    with show_errors_in_one_line("nc-sweep"):
         app()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nc_sweeps.command import describe_error, errors_in_one_line
+from nc_sweeps.command import describe_error, show_errors_in_one_line
 from nc_sweeps.errors import UserError, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _parse_images(overrides: list[str]) -> "ReadConfig":
 
 def main() -> None:
     """Run ``nc-features``."""
-    with errors_in_one_line("nc-features", _describe):
+    with show_errors_in_one_line("nc-features", _describe):
         app()
 
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from torchvision.models import ResNet18_Weights, resnet18
 
 import nc_sweeps
-from nc_sweeps.command import errors_in_one_line
+from nc_sweeps.command import show_errors_in_one_line
 from nc_sweeps.data import load
 from nc_sweeps.errors import UserError
 from nc_sweeps.features.backbone import Backbone
@@ -134,7 +134,7 @@ def test_the_file_holds_the_data_set_and_says_where_it_is_from(tmp_path):
     ],
 )
 def test_bad_input_is_one_line(tmp_path, dataset, options, message):
-    with pytest.raises(SystemExit) as info, errors_in_one_line("nc-features"):
+    with pytest.raises(SystemExit) as info, show_errors_in_one_line("nc-features"):
         extract(tmp_path, *dataset, **options)
     assert message in info.value.code
     assert "\n" not in info.value.code

@@ -28,7 +28,7 @@ def test_pairs_move_together_and_the_rest_in_all_combinations():
     ]
 
 
-def test_what_cannot_be_paired_is_said():
+def test_keys_that_cannot_be_paired_are_refused():
     with pytest.raises(HydraException, match="b is not swept; give it values"):
         jobs([["a", "b"]], "a=1,2", "b=3")
     with pytest.raises(HydraException, match="a has 2, b has 3"):

@@ -31,11 +31,11 @@ class _Base:
     """A job, composed by Hydra, of which others are made that choose the same files and give the same keys.
 
     Args:
-        overrides: of the job.
-        config: its config.
-        variations: the same, for other values.
+        overrides: overrides of the job.
+        config: config of the job.
+        variations: makes runs of the config with other values.
         sweep: folder in which the runs are named by their signatures; None: Hydra has to say where each one lies.
-        is_trusted: whether jobs made of this one are what Hydra composes; None: nobody knows yet.
+        is_trusted: whether jobs made of this one are what Hydra composes; None: not compared yet.
     """
 
     overrides: list[str]
@@ -61,7 +61,7 @@ class SweepComposer:
     with one job.
 
     Args:
-        loader: Hydra's own.
+        loader: Hydra's own config loader.
         master: configuration of the sweep.
     """
 

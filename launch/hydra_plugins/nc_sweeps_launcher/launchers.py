@@ -47,7 +47,7 @@ class _PackLauncher(Launcher):
     """Makes packs of the runs of this project; the jobs of any other Hydra app are executed one by one.
 
     Attributes:
-        backend_name: of the backend on which the runs train, and of the launcher.
+        backend_name: name of the backend on which the runs train, which is also the launcher's.
     """
 
     backend_name: str
