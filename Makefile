@@ -20,10 +20,10 @@ test: export OMP_WAIT_POLICY = passive
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses=3
 
-# While one works: without the tests that start processes, a SLURM cluster or a browser.
+# While one works: without the tests that start processes, a SLURM cluster or a browser, or take minutes.
 test-fast: export OMP_WAIT_POLICY = passive
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses=2 -m "not processes"
+	$(BIN)/python -m pytest --numprocesses=2 -m "not processes and not long"
 
 # The launchers and the command with the next Hydra, which lies in an environment of its own on top of the first one.
 $(HYDRA_1_4)/.installed: $(VENV)/.installed

@@ -27,6 +27,17 @@ APART = ("tests/test_docs.py", "tests/test_cli.py")
 #: start processes themselves, and ``make test-fast`` leaves them out.
 STARTERS = {"browser", "run_command", "slurm"}
 
+#: Modules whose tests train or compose for minutes; marked ``long``, and left out by ``make test-fast`` too.
+LONG = (
+    "tests/launch/test_composer.py",
+    "tests/launch/test_packed.py",
+    "tests/publish/test_dashboard.py",
+    "tests/test_pack.py",
+    "tests/training/test_deep.py",
+    "tests/training/test_ensembles.py",
+    "tests/training/test_statements.py",
+)
+
 
 class SharedFixtures(LoadScopeScheduling):
     """Tests that share fixtures run one after another in one of the processes of ``make test``."""
@@ -45,6 +56,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if STARTERS & set(item.fixturenames):
             item.add_marker("processes")
+        if item.nodeid.partition("::")[0] in LONG:
+            item.add_marker("long")
     rank = {module: number for number, module in enumerate((*ON_SLURM, *APART))}
     items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(rank)))
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from nc_sweeps.composition import VERSION_BASE
-from nc_sweeps.config import parse
+from nc_sweeps.config import Variations, parse
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.resolvers import register_resolvers
 from nc_sweeps.run_spec import RunSpec
@@ -108,23 +108,25 @@ def _fail(*arguments, **options):
 
 
 @pytest.mark.parametrize(
-    ("name", "changed"),
+    ("user", "name", "changed"),
     [
-        ("hydra_plugins.nc_sweeps_launcher.composer.write_override_dirname", _fail),
+        (SweepComposer._vary_config, "write_override_dirname", _fail),
         (
-            "hydra_plugins.nc_sweeps_launcher.composer.write_override_dirname",
+            SweepComposer._vary_config,
+            "write_override_dirname",
             lambda config, overrides: OmegaConf.update(config, "hydra.job.override_dirname", "another"),
         ),
-        ("nc_sweeps.config.variations.read_value", _fail),
-        ("nc_sweeps.config.variations.write_value", lambda node, value: None),
+        (Variations._read, "read_value", _fail),
+        (Variations._write, "write_value", lambda node, value: None),
     ],
 )
-def test_hydra_composes_every_job_where_a_private_name_fails(loader, composed, monkeypatch, name, changed):
+def test_hydra_composes_every_job_where_a_private_name_fails(loader, composed, monkeypatch, user, name, changed):
     master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
     jobs = [[f"width.particles={width}"] for width in range(5, 9)]
     right = SweepComposer(loader, master)
     expected = [(right.make_spec(job), right.compose(job)) for job in jobs]
-    monkeypatch.setattr(name, changed)
+    # Looking for plugins, which other tests do, Hydra executes their modules again: a name of theirs may mean another one.
+    monkeypatch.setitem(user.__globals__, name, changed)
     composed.clear()
     composer = SweepComposer(loader, master)
     assert [composer.make_spec(job) for job in jobs] == [spec for spec, _ in expected]
