@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from nc_sweeps.composition import VERSION_BASE
-from nc_sweeps.config import Variations, parse
+from nc_sweeps.config import parse, variations
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.resolvers import register_resolvers
 from nc_sweeps.run_spec import RunSpec
@@ -103,30 +103,33 @@ def test_hydra_composes_a_named_sweep_once_and_checks_it_once(loader, composed):
     assert len(composed) == 2
 
 
+#: Names of the composer's module. Hydra executes it again when it looks for plugins, as it does in other tests.
+COMPOSER = SweepComposer._vary_config.__globals__
+
+
 def _fail(*arguments, **options):
     raise AttributeError("renamed")
 
 
 @pytest.mark.parametrize(
-    ("user", "name", "changed"),
+    ("names", "name", "changed"),
     [
-        (SweepComposer._vary_config, "write_override_dirname", _fail),
+        (COMPOSER, "write_override_dirname", _fail),
         (
-            SweepComposer._vary_config,
+            COMPOSER,
             "write_override_dirname",
             lambda config, overrides: OmegaConf.update(config, "hydra.job.override_dirname", "another"),
         ),
-        (Variations._read, "read_value", _fail),
-        (Variations._write, "write_value", lambda node, value: None),
+        (vars(variations), "read_value", _fail),
+        (vars(variations), "write_value", lambda node, value: None),
     ],
 )
-def test_hydra_composes_every_job_where_a_private_name_fails(loader, composed, monkeypatch, user, name, changed):
+def test_hydra_composes_every_job_where_a_private_name_fails(loader, composed, monkeypatch, names, name, changed):
     master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
     jobs = [[f"width.particles={width}"] for width in range(5, 9)]
     right = SweepComposer(loader, master)
     expected = [(right.make_spec(job), right.compose(job)) for job in jobs]
-    # Looking for plugins, which other tests do, Hydra executes their modules again: a name of theirs may mean another one.
-    monkeypatch.setitem(user.__globals__, name, changed)
+    monkeypatch.setitem(names, name, changed)
     composed.clear()
     composer = SweepComposer(loader, master)
     assert [composer.make_spec(job) for job in jobs] == [spec for spec, _ in expected]
