@@ -4,121 +4,21 @@ The module does not import torch, so that a configuration is checked, completed 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Literal
 
-
-@dataclass(frozen=True)
-class Metric:
-    """A number that is measured along training: its definition and how it is shown.
-
-    Args:
-        title: on axes and in reports.
-        heading: a few short words, for the column of a table in a terminal.
-        definition: in the symbols of the paper.
-        undefined: when the value is NaN; empty if it never is.
-        best: whether the smallest or the largest value is the best.
-        networks: those that have it: any, those of particles, deep ones for their parameters, those with two linear
-            layers at the end, or those whose loss holds scores against targets.
-        scale: of its axes; linear for shares and for values that may be zero or negative.
-    """
-
-    title: str
-    heading: str
-    definition: str
-    undefined: str = ""
-    best: Literal["min", "max"] = "min"
-    networks: Literal["any", "particles", "parameters", "two layers", "targets"] = "any"
-    scale: Literal["log", "linear"] = "log"
-
-
-@dataclass(frozen=True)
-class CollapseMeasure(Metric):
-    """A measure of collapse, a metric that class statistics of features determine, with or without the linear head W.
-
-    Args:
-        needs_head: whether the value depends on W.
-    """
-
-    needs_head: bool = False
-
+from nc_sweeps.metrics.collapse_measures import COLLAPSE_MEASURES
+from nc_sweeps.metrics.metric import Metric
 
 _COLLAPSED = "all features are equal (‖H̃‖ = 0)"
 _ABSENT = "a class has no sample"
 _BLIND = "the head maps all classes to one point (ỸBᵀ = 0)"
-_COINCIDE = "two class means coincide"
-_FLAT = "class means lie in fewer than q − 1 dimensions"
-_VANISHING = f"{_ABSENT}, or a class mean (the head) vanishes"
 _NOISY = "with noise, when ε_S holds the unknown score, or with a truncation"
 _NOISELESS = "without noise"
 _UNBALANCED = "stated for balanced classes"
 _HELD = "while the head is held, or with a truncation"
 _NO_PRIOR = "without noise or weight decay there is no ρ_∞"
 _NO_ORACLE = "W moves, no noise or weight decay, a truncation, or too large a problem: see docs/theory.md"
-
-#: NC1 to NC3 by name. Each is a metric of the training and of the test features, and is computed by the function of
-#: :mod:`nc_sweeps.metrics.collapse` that :func:`function_name` names.
-COLLAPSE_MEASURES: dict[str, CollapseMeasure] = {
-    "nc1": CollapseMeasure("NC1", "NC1", "NC1 = ‖H_w‖²/‖H̃‖²", _COLLAPSED),
-    "nc1/trace_ratio": CollapseMeasure("NC1, trace ratio", "trace ratio", "tr Σ_W/tr Σ_B = NC1/(1 − NC1)", _COINCIDE),
-    "nc1/pseudo_inverse": CollapseMeasure(
-        "NC1, pseudo-inverse",
-        "NC1 pinv",
-        "tr(Σ_W Σ_B⁺)/q, Σ_B⁺ of rank q − 1 (Papyan, Han, Donoho)",
-        f"{_ABSENT}, or {_FLAT}",
-    ),
-    "nc1/cdnv": CollapseMeasure(
-        "CDNV, mean", "CDNV", "class-distance normalised variance, mean over pairs (Galanti et al.)", _COINCIDE
-    ),
-    "nc1/cdnv_worst": CollapseMeasure(
-        "CDNV, worst pair", "worst CDNV", "class-distance normalised variance, largest over pairs", _COINCIDE
-    ),
-    "nc2/norm_variation": CollapseMeasure(
-        "NC2, norms from a simplex", "NC2 norms", "std_k‖μ̃_k‖/mean_k‖μ̃_k‖: equal norms of a simplex", _VANISHING
-    ),
-    "nc2/simplex_angle": CollapseMeasure(
-        "NC2, angles from a simplex", "NC2 angles", "mean_{k≠l}|cos(μ̃_k, μ̃_l) + 1/(q−1)|", _VANISHING
-    ),
-    "nc2/simplex_distance": CollapseMeasure(
-        "NC2, distance from a simplex", "NC2 simplex", "‖M̃M̃ᵀ/‖M̃M̃ᵀ‖ − (I − 11ᵀ/q)/√(q−1)‖", _VANISHING
-    ),
-    "nc2/frame_norm_variation": CollapseMeasure(
-        "NC2, norms from a frame",
-        "NC2 frame norms",
-        "std_k‖μ_k‖/mean_k‖μ_k‖: equal norms of an orthogonal frame",
-        _VANISHING,
-    ),
-    "nc2/frame_angle": CollapseMeasure(
-        "NC2, angles from a frame", "NC2 frame angles", "mean_{k≠l}|cos(μ_k, μ_l)|", _VANISHING
-    ),
-    "nc2/frame_distance": CollapseMeasure("NC2, distance from a frame", "NC2 frame", "‖MMᵀ/‖MMᵀ‖ − I/√q‖", _VANISHING),
-    "nc3/duality": CollapseMeasure(
-        "NC3, duality", "NC3", "‖Wᵀ/‖W‖ − M̃/‖M̃‖‖ (Papyan, Han, Donoho)", _VANISHING, needs_head=True
-    ),
-    "nc3/frame_duality": CollapseMeasure(
-        "NC3, duality with a frame", "NC3 frame", "‖Wᵀ/‖W‖ − M/‖M‖‖", _VANISHING, needs_head=True
-    ),
-    "nc3/misalignment": CollapseMeasure(
-        "NC3, misalignment", "NC3 angles", "1 − mean_k cos(w_k, μ̃_k)", _VANISHING, needs_head=True
-    ),
-    "nc3/product_distance": CollapseMeasure(
-        "NC3, product from a simplex",
-        "NC3 product",
-        "‖M̃W/‖M̃W‖ − (I − 11ᵀ/q)/√(q−1)‖ (Zhu et al.)",
-        _VANISHING,
-        needs_head=True,
-    ),
-}
-
-
-def function_name(measure: str) -> str:
-    """Return the name of the function in :mod:`nc_sweeps.metrics.collapse` that computes a measure of collapse.
-
-    Args:
-        measure: a key of :data:`COLLAPSE_MEASURES`, as ``nc1/cdnv``.
-    """
-    return measure.replace("/", "_")
 
 
 def _of_both_sets(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
@@ -163,25 +63,37 @@ METRICS: dict[str, Metric] = {
         }
     ),
     "certificate/nc1_bound": _of_targets(
-        "bound of NC1", "NC1 bound", "upper bound of nc1/train from ℓ and ϱ, in [0, 1]"
+        "bound of NC1",
+        "NC1 bound",
+        "upper bound of nc1/train in [0, 1], rounding included: the least that ℓ and ϱ, or a centred head, give",
     ),
     "certificate/loss_term": _of_targets(
-        "loss term of the bound", "loss term", "ℓ = ‖r̃Bᵀ‖²/‖ỸBᵀ‖², B = W(WᵀW)⁻¹", _BLIND
+        "loss term of the bound",
+        "loss term",
+        "ℓ = ‖r̃Bᵀ‖²/‖ỸBᵀ‖², B = W(WᵀW)⁻¹, without singular values of W below 1e-6 of the largest",
+        _BLIND,
     ),
     "certificate/range_term": _of_targets(
         "range term of the bound", "range term", "ϱ = ‖Q_w‖²γ²/‖ỸBᵀ‖², Q = H̃(I − P): what the head cannot see", _BLIND
     ),
     "certificate/closed_form": _of_targets(
-        "bound of NC1 in closed form", "closed form", "the bound from loss, σ_min(W), σ_max(W) and gradient alone"
+        "bound of NC1 in closed form",
+        "closed form",
+        "the bound from loss, σ_min(W), σ_max(W) and gradient alone, with a truncation of A from ‖Q_w‖ instead",
     ),
     "certificate/angle": _of_targets(
         "bound of NC1 from the angle",
         "angle bound",
         "1 − ⟨H̃, ỸBᵀ⟩²/(‖H̃‖²‖ỸBᵀ‖²), another upper bound of nc1/train",
-        f"{_COLLAPSED} or {_BLIND}",
+        f"{_COLLAPSED}, or {_BLIND}",
     ),
     "certificate/tightness": _of_targets(
-        "NC1 / bound", "NC1 / bound", "nc1/train divided by certificate/nc1_bound", _COLLAPSED, "max", scale="linear"
+        "NC1 / bound",
+        "NC1 / bound",
+        "nc1/train divided by certificate/nc1_bound",
+        "as nc1/train",
+        "max",
+        scale="linear",
     ),
     "certificate/sigma_min_bound": _of_particles(
         "lower bound of σ_min(W)",

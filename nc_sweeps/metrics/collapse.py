@@ -10,8 +10,10 @@ Notation: :math:`n_k`, :math:`\mu_k` and :math:`v_k` are size, mean and mean squ
     \Sigma_W = \tfrac1n \sum_k \sum_{i \in k} (h_i - \mu_k)(h_i - \mu_k)^\top, \qquad
     \Sigma_B = \sum_k \tfrac{n_k}{n} (\mu_k - \mu)(\mu_k - \mu)^\top
 
-weigh samples; for balanced classes they are the matrices of Papyan, Han and Donoho. NC1 weighs samples: classes without
-any are left out, and q counts the others. NC2 and NC3 weigh classes: each mean counts once, whatever the size of its
+weigh samples; for balanced classes they are the matrices of Papyan, Han and Donoho. NC1 weighs samples, so that class k
+has the weight :math:`n_k/n`: classes without any are left out, and q counts the others. It compares the variance within
+classes with that between them, so all its forms are NaN unless two classes have samples and one of them more than one.
+NC2 and NC3 weigh classes: each mean counts once, whatever the size of its
 class; M has the rows :math:`\mu_k`, :math:`\tilde M` the rows :math:`\tilde\mu_k = \mu_k - \tfrac1q\sum_l \mu_l`,
 and all values are NaN when a class has no sample.
 
@@ -33,7 +35,7 @@ def nc1(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
     It is NaN when all features are equal.
     """
     within, between = _within_and_between(statistics)
-    return within / (within + between)
+    return (within / (within + between)).where(_is_comparable(statistics), torch.nan)
 
 
 def nc1_trace_ratio(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
@@ -42,7 +44,7 @@ def nc1_trace_ratio(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
     It is NaN when all class means are equal.
     """
     within, between = _within_and_between(statistics)
-    return (within / between).where(between != 0.0, torch.nan)
+    return (within / between).where((between != 0.0) & _is_comparable(statistics), torch.nan)
 
 
 def nc1_pseudo_inverse(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
@@ -65,17 +67,17 @@ def nc1_pseudo_inverse(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
     kept = torch.arange(singular.shape[-1], device=C.device) < rank.unsqueeze(-1)
     variances = (directions @ statistics.scatter * directions).sum(dim=-1) / samples.unsqueeze(-1)
     value: Tensor = (variances / singular.square()).where(kept, 0.0).sum(dim=-1) / present
-    return value.where(defined, torch.nan)
+    return value.where(defined & _is_comparable(statistics), torch.nan)
 
 
 def nc1_cdnv(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
     r"""Return the mean class-distance normalised variance (Galanti et al. 2021),
     :math:`\operatorname{mean}_{k \ne l} (v_k + v_l) / (2\|\mu_k - \mu_l\|^2)`.
 
-    It is NaN when two class means are equal or there are fewer than two classes with samples.
+    It is NaN when two class means are equal.
     """
     ratios, pairs = _pairwise_variance(statistics)
-    return ratios.sum(dim=(-2, -1)) / pairs.sum(dim=(-2, -1))
+    return (ratios.sum(dim=(-2, -1)) / pairs.sum(dim=(-2, -1))).where(_is_comparable(statistics), torch.nan)
 
 
 def nc1_cdnv_worst(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
@@ -84,8 +86,8 @@ def nc1_cdnv_worst(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
 
     It is NaN where :func:`nc1_cdnv` is NaN.
     """
-    ratios, pairs = _pairwise_variance(statistics)
-    return ratios.amax(dim=(-2, -1)).where(pairs.any(dim=-1).any(dim=-1), torch.nan)
+    ratios, _ = _pairwise_variance(statistics)
+    return ratios.amax(dim=(-2, -1)).where(_is_comparable(statistics), torch.nan)
 
 
 def nc2_norm_variation(statistics: ClassStatistics) -> Float[Tensor, "*run"]:
@@ -209,6 +211,11 @@ def disagreements(
     nearest, highest = distances.min(dim=-1), F.max(dim=-1)
     defined = nearest.values.isfinite() & ~highest.values.isnan()
     return (highest.indices != nearest.indices).double().where(defined, torch.nan)
+
+
+def _is_comparable(statistics: ClassStatistics) -> Bool[Tensor, "*run"]:
+    """Return whether there is something between classes, and something within one that NC1 could compare it with."""
+    return ((statistics.counts > 0).sum(dim=-1) > 1) & (statistics.counts > 1).any(dim=-1)
 
 
 def _within_and_between(statistics: ClassStatistics) -> tuple[Float[Tensor, "*run"], Float[Tensor, "*run"]]:

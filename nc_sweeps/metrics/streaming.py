@@ -26,7 +26,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from nc_sweeps.metrics import collapse
-from nc_sweeps.metrics.catalogue import COLLAPSE_MEASURES, function_name
+from nc_sweeps.metrics.collapse_measures import COLLAPSE_MEASURES, function_name
 from nc_sweeps.metrics.statistics import ClassStatistics, class_statistics, merge
 
 #: The function of each measure of collapse, by the measure's name in the catalogue.

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from nc_sweeps.metrics import collapse
 from nc_sweeps.metrics.balancedness import balancedness
-from nc_sweeps.metrics.catalogue import COLLAPSE_MEASURES
 from nc_sweeps.metrics.centring import square_norm
+from nc_sweeps.metrics.collapse_measures import COLLAPSE_MEASURES
 from nc_sweeps.metrics.prediction import balanced_error, mean_square_loss
 from nc_sweeps.theory import free_energy, imbalance, paper_bounds
 from nc_sweeps.theory.certificate import Certificate

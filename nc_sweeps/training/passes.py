@@ -99,8 +99,7 @@ class Tally:
             residuals = _merge_processes(self._residuals)
             # LAPACK refuses what a diverged training leaves behind.
             if W.isfinite().all():
-                has_bias = self._head.bias is not None
-                certificate = certificate_of_statistics(statistics, residuals, W, W.new_ones(()), has_bias=has_bias)
+                certificate = certificate_of_statistics(statistics, residuals, W, W.new_ones(()))
             else:
                 certificate = Certificate(*5 * [W.new_tensor(torch.nan)])
             values |= {f"certificate/{name}": value for name, value in vars(certificate).items()}

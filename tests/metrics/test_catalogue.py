@@ -4,7 +4,8 @@ import inspect
 
 import pytest
 
-from nc_sweeps.metrics.catalogue import COLLAPSE_MEASURES, METRICS, function_name
+from nc_sweeps.metrics.catalogue import METRICS
+from nc_sweeps.metrics.collapse_measures import COLLAPSE_MEASURES, function_name
 from tests.metrics.samples import MEASURES
 
 
