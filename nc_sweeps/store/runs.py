@@ -115,8 +115,11 @@ class RunStore:
         return Checkpoint(step, state, self.rows[-1]["seconds"])
 
     def _write_rows(self) -> None:
-        schema = {name: pl.Int64 if name == "step" else pl.Float64 for name in self.rows[0]}
-        frame = pl.DataFrame(self.rows, schema=schema)
+        # Rows of an earlier version lack the metrics that were added since.
+        names = dict.fromkeys(name for row in (self.rows[0], self.rows[-1]) for name in row)
+        schema = {name: pl.Int64 if name == "step" else pl.Float64 for name in names}
+        rows = [{name: row.get(name, math.nan) for name in names} for row in self.rows]
+        frame = pl.DataFrame(rows, schema=schema)
         files.replace(self.folder.metrics_path, frame.write_parquet)
 
     def _write_summary(self, status: str, reason: str) -> None:
@@ -136,7 +139,7 @@ class RunStore:
 
     def _summarise(self, name: str) -> MetricSummary:
         metric = METRICS[name]
-        values = [row[name] for row in self.rows]
+        values = [row.get(name, math.nan) for row in self.rows]
         defined = [
             (value, int(row["step"])) for value, row in zip(values, self.rows, strict=True) if math.isfinite(value)
         ]

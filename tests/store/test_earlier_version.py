@@ -11,6 +11,7 @@ import pytest
 
 import nc_sweeps
 from nc_sweeps.config import signature
+from nc_sweeps.store.runs import RunStore
 from nc_sweeps.store.sweep_folder import SweepFolder
 from tests.processes import PATIENCE
 
@@ -52,6 +53,26 @@ def test_its_measurements_are_one_table():
     assert rows["step"][-1] == 20578
     assert rows["width.particles"][0] == 12
     assert math.isclose(rows["nc1/train"][-1], SweepFolder(EARLIER).run(INTERRUPTED).read_summary().last("nc1/train"))
+
+
+def test_a_metric_that_was_added_since_begins_where_the_run_goes_on(sweep):
+    run = SweepFolder(sweep).run(INTERRUPTED)
+    kept = run.read_metrics().drop("nc1/test")
+    kept.write_parquet(run.metrics_path)
+    config = next(spec.config for spec in SweepFolder(sweep).read_specs() if spec.directory.name == INTERRUPTED)
+    for value in (0.5, 0.25):
+        store = RunStore(run.path, config, [])
+        checkpoint = store.resume()
+        row = store.rows[-1] | {"step": checkpoint.step + 1, "nc1/test": value}
+        store.append(row)
+        store.save({}, row["step"])
+    table = run.read_metrics()
+    assert table.drop("nc1/test").head(kept.height).equals(kept)
+    assert table["nc1/test"].to_list()[-2:] == [0.5, 0.25]
+    assert table["nc1/test"].is_nan().sum() == kept.height
+    summary = run.read_summary().metrics["nc1/test"]
+    assert (summary.first, summary.last, summary.best) == (None, 0.25, 0.25)
+    assert set(table.columns) == set(row)
 
 
 @pytest.mark.processes
