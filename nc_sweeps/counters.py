@@ -30,6 +30,7 @@ class Stream(IntEnum):
     NOISE = 2
     BATCHES = 3
     NETWORK = 4
+    DIRECTIONS = 5
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:

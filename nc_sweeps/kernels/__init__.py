@@ -10,10 +10,21 @@ from nc_sweeps.kernels.library import (
     linearise,
     normals,
     particle_sums,
+    particle_sums_derivative,
     sample_sums,
     step_bytes,
     supports,
     whole_bytes,
 )
 
-__all__ = ["advance", "linearise", "normals", "particle_sums", "sample_sums", "step_bytes", "supports", "whole_bytes"]
+__all__ = [
+    "advance",
+    "linearise",
+    "normals",
+    "particle_sums",
+    "particle_sums_derivative",
+    "sample_sums",
+    "step_bytes",
+    "supports",
+    "whole_bytes",
+]

@@ -475,11 +475,11 @@ void pack(const Workspace<T>& w, const Team& team, const T* X, const T* values, 
     }
 }
 
-template <typename T> void pack_columns(const Workspace<T>& w, const Team& team, const T* Z) {
+template <typename T> void pack_columns(const Workspace<T>& w, const Team& team, const T* Z, T* into) {
   const long q = w.shape.columns;
   for (long particle = team.rank; particle < w.at.tiles * kTile; particle += team.size)
     for (long c = 0; c < q; ++c)
-      w.columns[(particle / kTile * q + c) * kTile + particle % kTile] = particle < w.shape.N ? Z[particle * q + c] : T(0);
+      into[(particle / kTile * q + c) * kTile + particle % kTile] = particle < w.shape.N ? Z[particle * q + c] : T(0);
 }
 
 // Rows of a tile. Beyond the last particle its row is repeated; the columns there are zero.
@@ -525,16 +525,15 @@ template <typename T> inline void add_tile(const T* S, long panels, const T* col
   }
 }
 
-// Sums the products of activations and averaged columns over the particles of a unit, for a block of samples. `again`: use
-// the activations that the workspace holds.
-template <typename Act, typename T>
-void forward(const Workspace<T>& w, const T* U, const T* averaged, long unit, long block, bool again = false) {
+// Sets the sums of a unit to zero for a block of samples, and calls of(tile, its rows of U, first panel, panels, where the
+// sums of these panels begin) for each tile and stretch of panels.
+template <typename T, typename Of>
+inline void for_each_stretch(const Workspace<T>& w, const T* U, long unit, long block, Of of) {
   constexpr int panel = kPanel<T>;
   const Shape& s = w.shape;
   const long q = s.averaged, begin = w.at.first_panel(block), end = w.at.first_panel(block + 1);
   const long cached_panels = std::max(1l, kCacheBytes / long(s.d * panel * sizeof(T)));
   const long first = w.at.first_tile(unit), last = w.at.first_tile(unit + 1);
-  alignas(kVectorBytes) T local[kPanelsAtOnce * kTile * panel];
   T* const sums = w.unit_sums(unit);
   std::fill_n(sums, (end - begin) * q * panel, T(0));
   for (long tiles = first; tiles < last; tiles += w.at.tiles_a_block)
@@ -543,13 +542,50 @@ void forward(const Workspace<T>& w, const T* U, const T* averaged, long unit, lo
         const T* rows[kTile];
         tile_rows(U, s, tile, rows);
         const long stop = std::min(end, start + cached_panels);
-        for (long i = start; i < stop; i += kPanelsAtOnce) {
-          const long panels = std::min<long>(kPanelsAtOnce, stop - i);
-          T* const S = w.activations ? w.tile_activations(tile) + (i - begin) * kTile * panel : local;
-          if (!again) activate<Act>(rows, w.by_sample + i * s.d * panel, s.d, panels, local, S);
-          add_tile(S, panels, averaged + tile * q * kTile, q, sums + (i - begin) * q * panel);
-        }
+        for (long i = start; i < stop; i += kPanelsAtOnce)
+          of(tile, rows, i, std::min<long>(kPanelsAtOnce, stop - i), sums + (i - begin) * q * panel);
       }
+}
+
+// Sums the products of activations and averaged columns over the particles of a unit, for a block of samples. `again`: use
+// the activations that the workspace holds.
+template <typename Act, typename T>
+void forward(const Workspace<T>& w, const T* U, const T* averaged, long unit, long block, bool again = false) {
+  constexpr int panel = kPanel<T>;
+  const long d = w.shape.d, q = w.shape.averaged, begin = w.at.first_panel(block);
+  alignas(kVectorBytes) T local[kPanelsAtOnce * kTile * panel];
+  for_each_stretch<T>(w, U, unit, block, [&](long tile, const T* const rows[kTile], long i, long panels, T* sums) {
+    T* const S = w.activations ? w.tile_activations(tile) + (i - begin) * kTile * panel : local;
+    if (!again) activate<Act>(rows, w.by_sample + i * d * panel, d, panels, local, S);
+    add_tile(S, panels, averaged + tile * q * kTile, q, sums);
+  });
+}
+
+// What `activate` makes of a tile that has no activation: products of its rows and the inputs.
+struct Identity {
+  template <typename V> static V first(V z) { return z; }
+  template <typename V> static V last(V z) { return z; }
+};
+
+// Sums the derivative of these products over the particles of a unit, for a block of samples, where the averaged columns
+// hold the change of the columns and dU that of U.
+template <typename Act, typename T>
+void forward_derivative(const Workspace<T>& w, const T* U, const T* dU, long unit, long block) {
+  using V = Vector<T>;
+  constexpr int L = kLanes<T>, panel = kPanel<T>;
+  const long d = w.shape.d, q = w.shape.columns;
+  alignas(kVectorBytes) T S[kPanelsAtOnce * kTile * panel], dS[kPanelsAtOnce * kTile * panel];
+  for_each_stretch<T>(w, U, unit, block, [&](long tile, const T* const rows[kTile], long i, long panels, T* sums) {
+    const T* changes[kTile];
+    tile_rows(dU, w.shape, tile, changes);
+    const T* const inputs = w.by_sample + i * d * panel;
+    activate<Act>(rows, inputs, d, panels, S, S);
+    activate<Identity>(changes, inputs, d, panels, dS, dS);
+    for (long k = 0; k < panels * kTile * panel; k += L)  // the packed inputs have the activation's scale
+      store(dS + k, V(Act::slope(load<V>(S + k)) * (load<V>(dS + k) * T(1 / Act::scale))));
+    add_tile<T>(S, panels, w.averaged + tile * q * kTile, q, sums);
+    add_tile<T>(dS, panels, w.columns + tile * q * kTile, q, sums);
+  });
 }
 
 template <typename T> constexpr int kDeltas = kDeltaPanels * kPanel<T>;  // deltas of a particle
@@ -736,11 +772,32 @@ template <typename Act, typename T> void particle_sums(const NcNetworks& a, cons
   for_each_run<T>(a.runs, a.threads, [&] { return new Workspace<T>(shape, true, false); },
                   [&](long run, const Team& team, const Workspace<T>& w) {
     pack<Act, T>(w, team, of_run<T>(a.X, run, a.X_stride), nullptr, nullptr, nullptr, a.n);
-    pack_columns(w, team, Z + run * a.N * a.columns);
+    pack_columns<T>(w, team, Z + run * a.N * a.columns, w.columns);
     team.meet();
     const T* const U = of_run<T>(a.U, run, a.N * a.d);
     for (long block = 0; block < w.at.blocks; ++block) {
       for (long unit = team.rank; unit < w.at.units; unit += team.size) forward<Act, T>(w, U, w.columns, unit, block);
+      team.meet();
+      unite(w, team, block, T(1), out + run * a.n * a.columns);
+      team.meet();
+    }
+  });
+}
+
+// sum_j sigma(x_i . u_j) dz_j + sigma'(x_i . u_j) (x_i . du_j) z_j.
+template <typename Act, typename T>
+void particle_sums_derivative(const NcNetworks& a, const T* Z, const T* dU, const T* dZ, T* out) {
+  const Shape shape{a.n, a.d, a.N, a.columns};
+  for_each_run<T>(a.runs, a.threads, [&] { return new Workspace<T>(shape, true, false, 0, true); },
+                  [&](long run, const Team& team, const Workspace<T>& w) {
+    pack<Act, T>(w, team, of_run<T>(a.X, run, a.X_stride), nullptr, nullptr, nullptr, a.n);
+    pack_columns<T>(w, team, Z + run * a.N * a.columns, w.columns);
+    pack_columns<T>(w, team, dZ + run * a.N * a.columns, w.averaged);
+    team.meet();
+    const T* const U = of_run<T>(a.U, run, a.N * a.d);
+    for (long block = 0; block < w.at.blocks; ++block) {
+      for (long unit = team.rank; unit < w.at.units; unit += team.size)
+        forward_derivative<Act, T>(w, U, dU + run * a.N * a.d, unit, block);
       team.meet();
       unite(w, team, block, T(1), out + run * a.n * a.columns);
       team.meet();
@@ -755,7 +812,7 @@ template <typename Act, typename T> void sample_sums(const NcNetworks& a, const 
   for_each_run<T>(a.runs, a.threads, [&] { return new Workspace<T>(shape, false, true); },
                   [&](long run, const Team& team, const Workspace<T>& w) {
     pack<Act, T>(w, team, of_run<T>(a.X, run, a.X_stride), r + run * a.n * q, w.residual, nullptr, a.n);
-    pack_columns(w, team, B + run * a.N * q);
+    pack_columns<T>(w, team, B + run * a.N * q, w.columns);
     team.meet();
     const long width = w.at.input_panels * kPanel<T>;
     const auto emit = [&](long first, long count, const T* gradient, const T* z) {
@@ -1026,6 +1083,10 @@ template <typename Of> int with_activation(int activation, Of of) {
 #define NC_EXPORT(T)                                                                                               \
   int nc_particle_sums_##T(const NcNetworks* a, const T* Z, T* out) {                                              \
     return with_activation(a->activation, [=](auto act) { particle_sums<decltype(act)>(*a, Z, out); });            \
+  }                                                                                                                \
+  int nc_particle_sums_derivative_##T(const NcNetworks* a, const T* Z, const T* dU, const T* dZ, T* out) {         \
+    return with_activation(a->activation,                                                                          \
+                           [=](auto act) { particle_sums_derivative<decltype(act)>(*a, Z, dU, dZ, out); });        \
   }                                                                                                                \
   int nc_sample_sums_##T(const NcNetworks* a, const T* B, const T* r, T* g_U, T* Z) {                              \
     return with_activation(a->activation, [=](auto act) { sample_sums<decltype(act)>(*a, B, r, g_U, Z); });        \

@@ -58,6 +58,26 @@ def particle_sums(
     return out
 
 
+def particle_sums_derivative(
+    U: Float[Tensor, "run N d"],
+    X: Float[Tensor, "run n d"],
+    Z: Float[Tensor, "run N k"],
+    dU: Float[Tensor, "run N d"],
+    dZ: Float[Tensor, "run N k"],
+    activation: str,
+) -> Float[Tensor, "run n k"]:
+    r"""Return the derivative of :func:`particle_sums` where U and Z move by dU and dZ,
+
+    .. math::
+        \sigma(X U^\top)\, dZ + (\sigma'(X U^\top) \circ X dU^\top)\, Z.
+    """
+    U, Z, dU, dZ = (values.contiguous() for values in (U, Z, dU, dZ))
+    out = X.new_empty(*X.shape[:2], Z.shape[2])
+    networks = _networks(U, X := _rows(X), Z.shape[2], activation)
+    _call("particle_sums_derivative", ctypes.byref(networks), Z, dU, dZ, out, like=out)
+    return out
+
+
 def sample_sums(
     U: Float[Tensor, "run N d"],
     X: Float[Tensor, "run n d"],

@@ -1,4 +1,4 @@
-r"""The two passes through the first layer, which cost nearly all of a step.
+r"""The passes through the first layer, which cost nearly all of a step.
 
 The forward pass takes, for every sample, a mean over the particles of all processes. The backward pass takes, for every
 particle of this process, sums over samples:
@@ -7,7 +7,8 @@ particle of this process, sums over samples:
     \sigma(X U^\top) Z / N, \qquad
     \big((B r^\top) \circ \sigma'(X U^\top)^\top\big) X \ \text{ and }\ \sigma(X U^\top)^\top r.
 
-Both need only one block of the activations at a time, so memory does not grow with n × N.
+A step makes both. A third pass takes the derivative of the first. Each needs only one block of the activations at a
+time, so memory does not grow with n × N.
 """
 
 from collections.abc import Iterator
@@ -62,6 +63,26 @@ class FirstLayer:
         sums = self.X.new_zeros(*self.X.shape[:2], Z.shape[2])
         for block, S_T in self._blocks():
             sums += torch.bmm(S_T.mT, Z[:, block])
+        return sums
+
+    def particle_mean_derivative(
+        self, Z: Float[Tensor, "run own k"], dU: Float[Tensor, "run own d"], dZ: Float[Tensor, "run own k"]
+    ) -> Float[Tensor, "run n k"]:
+        r"""Return the derivative of :meth:`particle_mean` where U and Z move by dU and dZ,
+        :math:`\big(S\,dZ + (\sigma'(X U^\top) \circ X dU^\top)\, Z\big) / N`.
+        """
+        return self.shard.mean(self._particle_sums_derivative(Z, dU, dZ))
+
+    def _particle_sums_derivative(
+        self, Z: Float[Tensor, "run own k"], dU: Float[Tensor, "run own d"], dZ: Float[Tensor, "run own k"]
+    ) -> Float[Tensor, "run n k"]:
+        if self._compiled:
+            return kernels.particle_sums_derivative(self.U, self.X, Z, dU, dZ, self.activation.name)
+        sums = self.X.new_zeros(*self.X.shape[:2], Z.shape[2])
+        for block, S_T in self._blocks():
+            sums += torch.bmm(S_T.mT, dZ[:, block])
+            dS_T = torch.bmm(dU[:, block], self.X.mT).mul_(self.activation.slope(S_T))
+            sums += torch.bmm(dS_T.mT, Z[:, block])
         return sums
 
     def sample_sums(

@@ -15,6 +15,7 @@ from nc_sweeps.dynamics.flow import NEVER, Flow, Hyperparameters
 from nc_sweeps.dynamics.gradients import linearisation
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
+from nc_sweeps.dynamics.stability import GaussNewton
 from nc_sweeps.metrics.statistics import one_hot
 from nc_sweeps.models.truncation import Truncation
 from tests.networks import ensemble_of
@@ -46,17 +47,25 @@ def test_passes(shape, activation, dtype, seed, shared):
         return torch.randn(*size, generator=generator, dtype=dtype)
 
     U, Z, r = randn(runs, N, d), randn(runs, N, q), randn(runs, n, q)
+    dU, dZ = randn(runs, N, d), randn(runs, N, q)
     X = randn(n, d).expand(runs, n, d) if shared else randn(runs, n, d)
     S = ACTIVATIONS[activation].value(torch.bmm(U.double(), X.double().mT))
     slope = ACTIVATIONS[activation].slope(S)
     mean = S.mT @ Z.double() / N
     sums = S @ r.double()
     gradient = ((Z.double() @ r.double().mT) * slope) @ X.double()
+    derivative = S.mT @ dZ.double() + ((dU.double() @ X.double().mT) * slope).mT @ Z.double()
     found_mean = kernels.particle_sums(U, X, Z, activation) / N
     found_gradient, found_sums = kernels.sample_sums(U, X, Z, r, activation)
+    found_derivative = kernels.particle_sums_derivative(U, X, Z, dU, dZ, activation)
     # Sums of at most 130 terms of an argument that is itself a sum of at most 37; each sum's own rounding grows at most
     # with the number of its terms, an activation's with the size of its argument, some √37.
-    for found, expected, terms in ((found_mean, mean, N), (found_sums, sums, n), (found_gradient, gradient, n)):
+    for found, expected, terms in (
+        (found_mean, mean, N),
+        (found_sums, sums, n),
+        (found_gradient, gradient, n),
+        (found_derivative / math.sqrt(d), derivative / math.sqrt(d), 2 * N),  # the change of an argument is some √d
+    ):
         scale = expected.abs().max() + 1 + math.sqrt(terms)
         assert (found - expected).abs().max() <= 4 * (d + terms + q + 8) * EPSILON[dtype] * scale
         assert found.dtype == dtype
@@ -186,8 +195,9 @@ def test_samples_block_by_block(n):
             r = torch.linspace(-1, 1, 2 * n).reshape(1, n, 2)
             sums = ensemble.first_layer(X).sample_sums(ensemble.A[..., :2].contiguous(), r)
             measured = vars(linearisation(ensemble, X, Y, torch.ones(1)))
+            change = GaussNewton(ensemble, X, torch.ones(1, dtype=torch.bool)).apply(r)
         states.append({**ensemble.state_dict(), **{f"measured {name}": Z for name, Z in measured.items()}})
-        states[-1] |= {"g_U": sums[0] / n, "Z": sums[1] / n, "mean": ensemble.features(X)}
+        states[-1] |= {"g_U": sums[0] / n, "Z": sums[1] / n, "mean": ensemble.features(X), "change": change / n}
     for name, value in states[1].items():
         # Sums of 700 or 30,000 numbers of order 1 in float32, times step sizes of 0.1.
         torch.testing.assert_close(states[0][name], value, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,169 @@
+r"""The stability of a step: how far the step size is from the edge beyond which steps do not follow the flow.
+
+To first order, and but for noise and weight decay, a step of size η moves the residual r by
+:math:`-(\eta/n)\,\Theta r`. The Gauss–Newton operator :math:`\Theta` is the Jacobian of the predictions in the
+parameters times its transpose, where particles count N times (the mean-field scaling) and a head that is held does not
+count:
+
+.. math::
+    \Theta v = \frac{\gamma^2}{N} \sum_j \sigma(X u_j)\, z_j^\top + \big(\sigma'(X u_j) \circ X g_j\big)\, b_j^\top,
+    \qquad b_j = W^\top \tau_R(a_j), \qquad g_j = X^\top \big(\sigma'(X u_j) \circ v\, b_j\big),
+
+.. math::
+    z_j = W^\top \big(\tau_R'(a_j)^2 \circ W s_j\big) + C^\top \tau_R(a_j),
+    \qquad s_j = v^\top \sigma(X u_j), \qquad C = \frac1N \sum_j \tau_R(a_j)\, s_j^\top,
+
+with C = 0 while the head is held. It is symmetric and positive. Along the eigenvector of an eigenvalue
+:math:`\lambda` a step multiplies the residual by :math:`1 - \eta\lambda/n`: from :math:`\eta\lambda/n = 1` on it
+overshoots, and beyond 2 it grows.
+
+With mini-batches, :math:`\Theta` is here that of the whole training set.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nc_sweeps.counters import Stream, normals
+from nc_sweeps.dynamics.flow import Flow
+from nc_sweeps.models.mean_field import MeanFieldEnsemble
+
+#: Value of :math:`\eta\lambda_{\max}(\Theta)/n` beyond which a step is unstable.
+LIMIT = 2.0
+#: Applications of the operator in a measurement. Along default runs the value is then 0.1 to 0.5 % below the eigenvalue
+#: on average, and up to 3 % where two eigenvalues cross.
+APPLICATIONS = 4
+#: The same in the first measurement of a run, which has no direction to start from.
+FIRST_APPLICATIONS = 8
+#: Name of the direction in the state of a run.
+_DIRECTION = "stability.direction"
+#: Norm of a unit vector's rest, beside the vectors before it, below which the rest is rounding.
+_ROUNDING = 1e-6
+
+
+class GaussNewton:
+    r"""The operator :math:`\Theta` of an ensemble, whose state must not change while it is used.
+
+    Args:
+        ensemble: the networks.
+        X: inputs of the training set.
+        head_moves: whether each run's head is trained.
+    """
+
+    def __init__(
+        self, ensemble: MeanFieldEnsemble, X: Float[Tensor, "run n d"], head_moves: Bool[Tensor, "run"]
+    ) -> None:
+        self._ensemble = ensemble
+        self._first_layer = ensemble.first_layer(X)
+        self._head_moves = head_moves[:, None, None]
+        self._B = torch.bmm(ensemble.second_layer, ensemble.W)
+
+    def apply(self, v: Float[Tensor, "run n q"]) -> Float[Tensor, "run n q"]:
+        r"""Return :math:`\Theta v`: how predictions move when parameters move by the gradients that v gives."""
+        network = self._ensemble
+        dU, Z = self._first_layer.sample_sums(self._B, v)
+        dA = torch.bmm(Z, network.W.mT)
+        if network.truncation is not None:
+            dA *= network.truncation.slope(network.A).square()
+        C = network.shard.mean(torch.bmm(network.second_layer.mT, Z)) * self._head_moves
+        dB = torch.bmm(dA, network.W).baddbmm_(network.second_layer, C)
+        return network.gamma[:, None, None].square() * self._first_layer.particle_mean_derivative(self._B, dU, dB)
+
+
+class Stability:
+    """Measures the stability of the steps of a flow, from below.
+
+    Eigenvectors change little from one measurement to the next, so each starts where the last one ended. It takes the
+    largest Ritz value of a few applications: a Rayleigh quotient, which never exceeds the eigenvalue.
+
+    Args:
+        flow: the flow.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+        #: The direction of each run that the latest measurement found, and that it started from; None: there is none.
+        self._directions: list[Tensor | None] = [None] * flow.ensemble.runs
+        self._starts = self._directions
+        self._step: int | None = None
+
+    @torch.no_grad()
+    def measure(self, X: Float[Tensor, "run n d"], step: int) -> Float[Tensor, "run"]:
+        r"""Return :math:`\eta\lambda_{\max}(\Theta)/n` of the step after a given one, or of the last.
+
+        Measuring the same step once more starts from the same directions and gives the same.
+
+        Args:
+            X: inputs of the training set.
+            step: number of steps taken.
+        """
+        flow = self._flow
+        if step != self._step:
+            self._step, self._starts = step, self._directions
+        counts = [FIRST_APPLICATIONS if start is None else APPLICATIONS for start in self._starts]
+        starts = [self._draw(run, X.shape[1]) if v is None else v for run, v in enumerate(self._starts)]
+        before = min(step, flow.schedules[0].total - 1)
+        with torch.autocast(X.device.type, enabled=False):
+            operator = GaussNewton(flow.ensemble, X, ~flow.head_is_held(before))
+            v = torch.stack(starts).to(X)
+            largest, directions = find_largest_eigenvalue(operator, v, torch.tensor(counts, device=X.device))
+        self._directions = list(directions)
+        step_sizes = largest.new_tensor([schedule.step_size(before + 1) for schedule in flow.schedules])
+        return step_sizes * largest / X.shape[1]
+
+    def state(self, run: int) -> dict[str, Tensor]:
+        """Return what the next measurement of a run starts from, if it was measured, in main memory."""
+        direction = self._directions[run]
+        return {} if direction is None else {_DIRECTION: direction.cpu()}
+
+    def restore(self, states: Sequence[dict[str, Tensor]]) -> None:
+        """Go on from the states of all runs; the next measurement of one that has none is its first."""
+        self._directions = [state.get(_DIRECTION) for state in states]
+
+    def _draw(self, run: int, samples: int) -> Float[Tensor, "n q"]:
+        """Return a direction that is a function of the seed of a run."""
+        seed, q = self._flow.seeds[run : run + 1].cpu(), self._flow.ensemble.W.shape[2]
+        return normals(seed, Stream.DIRECTIONS, 0, torch.arange(samples), q, torch.float64)[0]
+
+
+def find_largest_eigenvalue(
+    operator: GaussNewton, v: Float[Tensor, "run n q"], applications: Int[Tensor, "run"]
+) -> tuple[Float[Tensor, "run"], Float[Tensor, "run n q"]]:
+    """Return the largest Ritz value of the Krylov space of a start, and its vector, by Lanczos' method.
+
+    Args:
+        operator: symmetric and positive.
+        v: where to start, not zero.
+        applications: how often each run's operator is applied, which is the dimension of its space.
+
+    Returns:
+        A lower bound of the largest eigenvalue, float64, NaN if the operator overflows; and a unit vector, in the type
+        of ``v``, of which it is the Rayleigh quotient.
+    """
+    start, basis, images = v, list[Tensor](), list[Tensor]()
+    for count in range(int(applications.max())):
+        rest, size = v.double(), _norm(v.double())
+        for u in basis + basis:  # twice: once leaves the rounding of what it takes off
+            rest = rest - (u * rest).sum(dim=(1, 2), keepdim=True) * u
+        # What rounding left of nothing is no direction; a zero vector adds an eigenvalue 0.
+        is_new = (_norm(rest) > _ROUNDING * size) & (count < applications)[:, None, None]
+        v = torch.where(is_new, rest / _norm(rest), 0.0).to(start.dtype)
+        basis.append(v.double())
+        v = operator.apply(v)
+        images.append(v.double())
+    V = torch.stack(basis, dim=1)
+    T = V.flatten(2) @ torch.stack(images, dim=1).flatten(2).mT
+    is_finite = T.isfinite().all(dim=(1, 2))
+    values, vectors = torch.linalg.eigh(torch.where(is_finite[:, None, None], (T + T.mT) / 2, 0.0))
+    direction = torch.einsum("rk,rknq->rnq", vectors[..., -1], V).to(start.dtype)
+    is_useful = is_finite & (values[:, -1] > 0)
+    return (
+        torch.where(is_finite, values[:, -1], torch.nan),
+        torch.where(is_useful[:, None, None], direction, start),
+    )
+
+
+def _norm(v: Float[Tensor, "run n q"]) -> Float[Tensor, "run 1 1"]:
+    return v.square().sum(dim=(1, 2), keepdim=True).sqrt()
