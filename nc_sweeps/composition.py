@@ -1,4 +1,4 @@
-"""Composes the files of ``conf/``, and what Hydra 1.3 and Hydra 1.4 want to be told for it."""
+"""Composes the files of ``conf/`` with Hydra, and holds the arguments in which Hydra 1.3 and Hydra 1.4 differ."""
 
 from collections.abc import Sequence
 from typing import Any

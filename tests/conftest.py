@@ -65,9 +65,9 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True, scope="session")
 def compiled_step():
     """Built before the first test, so that no command has to say that it builds."""
-    from nc_sweeps.kernels.build import library
+    from nc_sweeps.kernels.build import load_library
 
-    library()
+    load_library()
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from nc_sweeps.store.environment import COMMIT_FILE, describe_environment
 
-#: Packages that tasks import.
+#: Packages that tasks import. ``conf/`` and ``hydra_plugins`` are not among them: Hydra has composed the configurations
+#: that the manifest holds.
 _PACKAGES = ("nc_sweeps", "nc_launch")
 
 

@@ -23,7 +23,7 @@ def sample_gaussian(
         generator: source of randomness.
 
     Returns:
-        Samples (q·per_class, d) in class order, float32 numbers with ‖x‖ ≤ 1.
+        Samples (q·per_class, d) in class order, float64 numbers rounded to float32, with ‖x‖ ≤ 1.
     """
     means = distance / math.sqrt(2) * np.eye(classes, dimension)
     radius = distance / math.sqrt(2) + math.sqrt(dimension) + 4.0

@@ -1,4 +1,4 @@
-"""The parts of every data set: labelled samples, as rows."""
+"""`Split` and `Dataset`: labelled samples as rows, for training and for testing."""
 
 from dataclasses import dataclass
 from functools import cache, cached_property

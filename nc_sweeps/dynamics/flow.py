@@ -3,8 +3,9 @@ r"""The flow (20) of an ensemble: gradient flow, its noisy version, and both on 
 .. math::
     dW = -\nabla_W\,dt, \qquad d\theta_j = -\nabla_{\theta_j}\,dt + \sqrt{2/\beta}\,dB_j
 
-Only the particles :math:`\theta_j = (a_j, u_j)` are noisy. All noise and all mini-batches are functions of
-(seed, step), so the flow has no memory besides the parameters, the step number and the end of stage 1.
+Only the particles :math:`\theta_j = (a_j, u_j)` are noisy. The noise is a function of (seed, step, particle) and a
+mini-batch one of (seed, step). So the flow has no memory besides the parameters, the step number and the end of
+stage 1.
 
 Algorithm 1 trains in two stages: the head is held at W₀ in the first and moves in the second.
 """
@@ -95,7 +96,7 @@ class Flow(nn.Module):
         """
         ends = {piece.last for piece in self.schedules[0].pieces} | set(self.head_start.tolist())
         for start, end in pairwise(sorted({first, last} | {step for step in ends if first < step < last})):
-            self._advance_stretch(X, Y, start, end)
+            self._advance_piece(X, Y, start, end)
 
     def head_is_held(self, step: int) -> Bool[Tensor, "run"]:
         """Return for each run whether its head is held up to and including a step."""
@@ -128,7 +129,7 @@ class Flow(nn.Module):
         law = {"law.D": self.law.D, "law.spread": self.law.spread}
         return {**dict(self.ensemble.named_parameters()), **law, "head_start": self.head_start}
 
-    def _advance_stretch(self, X: Float[Tensor, "run n d"], Y: Float[Tensor, "run n q"], first: int, last: int) -> None:
+    def _advance_piece(self, X: Float[Tensor, "run n d"], Y: Float[Tensor, "run n q"], first: int, last: int) -> None:
         """Take steps of one step size, during which every head either moves or is held."""
         ensemble, law = self.ensemble, self.law
         moving = ~self.head_is_held(first)
@@ -136,7 +137,7 @@ class Flow(nn.Module):
         particles, head = self._coefficients(step_sizes, moving)
         steps = Steps(ensemble, X, Y, self.seeds, self._batches(X), particles, head)
         trace, follows_head = _second_moment_trace(ensemble), law.follows_head
-        for start, end in pairwise((*range(first, last, steps.at_once(follows_head)), last)):
+        for start, end in pairwise((*range(first, last, steps.choose_steps_per_call(follows_head)), last)):
             before = ensemble.W.detach().clone()
             heads = steps.take(start, end, follows_head)
             # The law needs W at every step only where it holds the history of W.
@@ -155,8 +156,8 @@ class Flow(nn.Module):
         head_steps = torch.where(moving, step_sizes, 0.0)  # a step of size 0 moves nothing
         no_noise = torch.full_like(law.beta, torch.inf)
         return (
-            self.integrator.coefficients(step_sizes, law.lambda_rho, law.beta),
-            self.integrator.coefficients(head_steps, law.lambda_w, no_noise),
+            self.integrator.compute_coefficients(step_sizes, law.lambda_rho, law.beta),
+            self.integrator.compute_coefficients(head_steps, law.lambda_w, no_noise),
         )
 
     def _batches(self, X: Float[Tensor, "run n d"]) -> MiniBatches | None:

@@ -1,4 +1,4 @@
-r"""Gradients of the loss (20), derived by hand.
+r"""Gradients of the loss, as in the flow (20), derived by hand.
 
 The residual has q columns, fewer than the p features. With :math:`B = A W` and :math:`r = (\gamma/n)(F - Y)`, in the
 mean-field scaling (for the particles, N times the plain gradient):
@@ -37,7 +37,7 @@ class LossGradients:
     W: Float[Tensor, "run p q"]
 
 
-def loss_gradients(
+def compute_loss_gradients(
     ensemble: MeanFieldEnsemble, X: Float[Tensor, "run n d"], Y: Float[Tensor, "run n q"]
 ) -> LossGradients:
     r"""Return the mean-field gradients of :math:`L_n` at the current state."""
@@ -45,7 +45,7 @@ def loss_gradients(
     first_layer = ensemble.first_layer(X)
     F = gamma * first_layer.particle_mean(_second_layer_times_head(ensemble))
     g_A, g_U, Z = _particle_gradients(ensemble, first_layer, (gamma / X.shape[1]) * (F - Y))
-    with _full_precision(Z):
+    with _disable_autocast(Z):
         g_W = ensemble.shard.mean(torch.bmm(ensemble.second_layer.mT, Z))
     return LossGradients(A=g_A, U=g_U, W=g_W)
 
@@ -103,7 +103,7 @@ def _particle_gradients(
 ) -> tuple[Float[Tensor, "run own p"], Float[Tensor, "run own d"], Float[Tensor, "run own q"]]:
     r"""Return the mean-field gradients :math:`g_A, g_U` from :math:`r = (\gamma/n)(F - Y)`, and Z."""
     g_U, Z = first_layer.sample_sums(_second_layer_times_head(ensemble), r)
-    with _full_precision(r):
+    with _disable_autocast(r):
         g_A = torch.bmm(Z, ensemble.W.mT)
     if ensemble.truncation is not None:
         g_A *= ensemble.truncation.slope(ensemble.A)
@@ -111,11 +111,11 @@ def _particle_gradients(
 
 
 def _second_layer_times_head(ensemble: MeanFieldEnsemble) -> Float[Tensor, "run own q"]:
-    """Return B."""
-    with _full_precision(ensemble.W):
+    r"""Return :math:`B = \tau_R(A) W`, the second layer times the head."""
+    with _disable_autocast(ensemble.W):
         return torch.bmm(ensemble.second_layer, ensemble.W)
 
 
-def _full_precision(like: Tensor) -> torch.autocast:
+def _disable_autocast(like: Tensor) -> torch.autocast:
     """Return a context without mixed precision, for the small products with a residual that collapse makes small."""
     return torch.autocast(like.device.type, enabled=False)

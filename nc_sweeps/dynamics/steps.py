@@ -10,14 +10,14 @@ from torch import Tensor
 from nc_sweeps import kernels
 from nc_sweeps.counters import Stream, normals
 from nc_sweeps.dynamics.batches import MiniBatches
-from nc_sweeps.dynamics.gradients import loss_gradients
+from nc_sweeps.dynamics.gradients import compute_loss_gradients
 from nc_sweeps.dynamics.integrators import Coefficients
 from nc_sweeps.models.mean_field import MeanFieldEnsemble
 from nc_sweeps.models.truncation import limits
 
 #: Multiply-adds of one call of the compiled code, about a second: no signal is answered before it returns.
 _WORK_A_CALL = 5e10
-#: Numbers that record the mini-batches of one call, or its heads.
+#: Most numbers that the mini-batches of one call may take, or its heads.
 _RECORD_A_CALL = 2**22
 
 
@@ -41,7 +41,7 @@ class Steps:
     particles: Coefficients
     head: Coefficients
 
-    def at_once(self, record_heads: bool) -> int:
+    def choose_steps_per_call(self, record_heads: bool) -> int:
         """Return the largest number of steps that one call of :meth:`take` should take."""
         runs, n, d = self.X.shape
         p, q = self.ensemble.W.shape[1:]
@@ -64,7 +64,7 @@ class Steps:
         path = []
         counter = torch.tensor(first, device=network.U.device)
         for step in range(first + 1, last + 1):
-            self.move(counter.add_(1), *self._samples(step))
+            self.take_one(counter.add_(1), *self._samples(step))
             if record_heads or step == last:
                 path.append(network.W.detach().clone())
         return torch.stack(path, dim=1)
@@ -98,18 +98,18 @@ class Steps:
             heads=heads,
         )
 
-    def move(self, step: Int[Tensor, ""], X: Float[Tensor, "run b d"], Y: Float[Tensor, "run b q"]) -> None:
+    def take_one(self, step: Int[Tensor, ""], X: Float[Tensor, "run b d"], Y: Float[Tensor, "run b q"]) -> None:
         """Take a step on some samples in PyTorch's operations.
 
-        On a GPU everything happens there: from the second step on nothing is sent to it or read back, no operation
-        depends on a value, and the number of the step is a tensor. So one recording of a step serves for all.
+        On a GPU everything happens there: from the second step on nothing is sent to it or read back, so that it never
+        waits for the CPU. No operation depends on a value, and the number of the step is a tensor.
 
         Args:
             step: number of the step, 1 for the first.
             X, Y: the samples.
         """
         network = self.ensemble
-        gradients = loss_gradients(network, X, Y)
+        gradients = compute_loss_gradients(network, X, Y)
         (growth, rate, noise), head = self._coefficients
         # The increment is summed before it is added: the parameters are rounded once a step.
         dA = (growth * network.A).sub_(rate * gradients.A)

@@ -27,7 +27,7 @@ class BuildError(Exception):
 
 
 @once
-def library() -> ctypes.CDLL | None:
+def load_library() -> ctypes.CDLL | None:
     """Return the compiled library, or None where it cannot be built; then one line on stderr says why."""
     try:
         return ctypes.CDLL(str(_build()))

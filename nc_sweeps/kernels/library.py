@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nc_sweeps.kernels.build import library
+from nc_sweeps.kernels.build import load_library
 
 #: Activations that ``flow.cpp`` knows, by its numbers for them.
 _ACTIVATIONS = {"tanh": 0, "sigmoid": 1, "relu": 2, "softplus": 3}
@@ -44,7 +44,7 @@ def supports(activation: str, like: Tensor) -> bool:
     Under autocast they do not: PyTorch's operations know how to mix precisions.
     """
     fits = like.device.type == "cpu" and like.dtype in _TYPES and activation in _ACTIVATIONS
-    return fits and not torch.is_autocast_enabled("cpu") and library() is not None
+    return fits and not torch.is_autocast_enabled("cpu") and load_library() is not None
 
 
 def particle_sums(
@@ -221,7 +221,7 @@ def _networks(U: Tensor, X: Tensor, columns: int, activation: str) -> _Networks:
 
 def _ask(name: str, *sizes: int) -> int:
     """Return a number that the library computes from sizes, or 0 where nothing is compiled."""
-    loaded = library()
+    loaded = load_library()
     if loaded is None:
         return 0
     function = loaded[f"nc_{name}"]
@@ -231,7 +231,7 @@ def _ask(name: str, *sizes: int) -> int:
 
 def _call(name: str, *arguments: Any, like: Tensor) -> None:
     """Call a function in the precision of a tensor."""
-    loaded = library()
+    loaded = load_library()
     assert loaded is not None
     function = loaded[f"nc_{name}_{_TYPES[like.dtype]}"]
     pointers = (ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else a for a in arguments)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Shard:
-    """Particles that one process holds: a stretch of 0 … N−1. Stretches differ in length by one at most.
+    """Particles that one process holds: a range of 0 … N−1. Ranges differ in length by one at most.
 
     Processes are those of the default process group of :mod:`torch.distributed`; a single one needs no group.
 
@@ -35,7 +35,7 @@ class Shard:
 
     @property
     def own(self) -> slice:
-        """The stretch of particles that this process holds."""
+        """The range of particles that this process holds."""
         first, last = (rank * self.particles // self.processes for rank in (self.rank, self.rank + 1))
         return slice(first, last)
 

@@ -116,11 +116,11 @@ class ImbalanceLaw(nn.Module):
         self.D = _matrix(forget) * self.D + _matrix(weight) * drive
 
     def accumulate(self, duration: Float[Tensor, "run"], second_moment_trace: Float[Tensor, "run"]) -> None:
-        r"""Follow the size of the deviation over a stretch of time.
+        r"""Follow the size of the deviation over an interval of time.
 
         Args:
-            duration: duration of the stretch.
-            second_moment_trace: :math:`\operatorname{tr} \bar A`, the mean of the two ends of the stretch.
+            duration: duration of the interval.
+            second_moment_trace: :math:`\operatorname{tr} \bar A`, the mean of the two ends of the interval.
         """
         forget, weight = _relaxation(4.0 * self.lambda_rho, duration)
         self.spread = forget * self.spread + weight * second_moment_trace

@@ -172,7 +172,7 @@ class RecordingCallback(pl.Callback):
 
 
 class ListenerCallback(pl.Callback):
-    """Tells a listener of every stretch of steps.
+    """Tells a listener of every segment of steps.
 
     Args:
         listener: hears of the work done and of the latest metrics of all live runs.

@@ -70,7 +70,7 @@ class Crew:
         if compute.processes == 1:
             return Crew()
         cluster = find_cluster()
-        return _StartedCrew(compute) if cluster is None else _LaunchedCrew(compute, cluster)
+        return _SpawnedCrew(compute) if cluster is None else _ExternalCrew(compute, cluster)
 
     def __enter__(self) -> "Crew":
         return self
@@ -139,12 +139,12 @@ class _SpreadCrew(Crew):
             for rank in range(1, self._compute.processes):
                 _send(Dismissal(result, failed), rank)
 
-    def _choose_backend(self) -> str:
+    def _choose_transport(self) -> str:
         """Return the backend of the group. What lies in main memory, such as checkpoints, always travels by Gloo."""
         return "cpu:gloo,cuda:nccl" if find_device(self._compute).type == "cuda" else "gloo"
 
 
-class _LaunchedCrew(_SpreadCrew):
+class _ExternalCrew(_SpreadCrew):
     """Processes that srun or torchrun started. Their group lasts as long as they live."""
 
     def __init__(self, compute: ComputeConfig, cluster: "ClusterEnvironment") -> None:
@@ -162,7 +162,7 @@ class _LaunchedCrew(_SpreadCrew):
             raise ConfigError(f"{asked}: needs {size} processes, but srun or torchrun started {started}")
         if not dist.is_initialized():
             os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = cluster.main_address, str(cluster.main_port)
-            dist.init_process_group(self._choose_backend(), rank=cluster.global_rank(), world_size=size)
+            dist.init_process_group(self._choose_transport(), rank=cluster.global_rank(), world_size=size)
         self._followers_wait = self.is_leader
         return self
 
@@ -172,7 +172,7 @@ class _LaunchedCrew(_SpreadCrew):
         self._release_followers(None, failed=True)
 
 
-class _StartedCrew(_SpreadCrew):
+class _SpawnedCrew(_SpreadCrew):
     """This process and followers that it starts on its machine. They meet when there is something to train, and end
     with the context.
     """
@@ -218,17 +218,17 @@ class _StartedCrew(_SpreadCrew):
         import torch.distributed as dist
         from torch.distributed import FileStore  # type: ignore[attr-defined]
 
-        size, backend = self._compute.devices, self._choose_backend()
+        size, transport = self._compute.devices, self._choose_transport()
         path = str(Path(self._folder.name, "meeting"))
         store = FileStore(path, size)
         for rank, follower in enumerate(self._followers, start=1):
             assert follower.stdin is not None
-            follower.stdin.write(json.dumps([rank, size, path, backend]).encode() + b"\n")
+            follower.stdin.write(json.dumps([rank, size, path, transport]).encode() + b"\n")
             follower.stdin.flush()
         while not store.check([str(rank) for rank in range(1, size)]):
             self._raise_if_one_died()
             time.sleep(_POLLING_SECONDS)
-        dist.init_process_group(backend, store=store, rank=0, world_size=size)
+        dist.init_process_group(transport, store=store, rank=0, world_size=size)
         self._has_met = True
 
     def _raise_if_one_died(self, wait: float = 0.0) -> None:

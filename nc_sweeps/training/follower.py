@@ -54,11 +54,11 @@ def follow() -> Any:
 
 def follow_starter() -> None:
     """Follow the process that started this one; it writes where to meet on this one's standard input."""
-    rank, size, path, backend = json.loads(_read_line())
+    rank, size, path, transport = json.loads(_read_line())
     threading.Thread(target=_end_with_starter, daemon=True).start()
     store = FileStore(path, size)
     store.set(str(rank), "here")
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    dist.init_process_group(transport, store=store, rank=rank, world_size=size)
     follow()
     dist.destroy_process_group()
 

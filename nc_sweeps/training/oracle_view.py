@@ -35,7 +35,7 @@ class OracleView:
         stage = self._in_stage_one
         numbers = torch.full(stage.shape, torch.nan, dtype=torch.float64, device=stage.device)
         for run in stage.nonzero().flatten().tolist():
-            oracle = self._references.find_oracle(run, self._features.W[run])
+            oracle = self._references.solve_oracle(run, self._features.W[run])
             if oracle is not None:
                 numbers[run] = value(run, oracle)
         return numbers

@@ -1,4 +1,4 @@
-"""Quantities with which measurements are compared and that do not change along a run."""
+"""Margins and infinite-width optima, which do not change along a run."""
 
 import math
 import sys
@@ -35,7 +35,7 @@ class References:
         """Margin of every run's training set."""
         return torch.tensor([dataset.margin for dataset in self.datasets], dtype=torch.float64)
 
-    def find_oracle(self, run: int, W: Float[Tensor, "p q"]) -> GibbsOracle | None:
+    def solve_oracle(self, run: int, W: Float[Tensor, "p q"]) -> GibbsOracle | None:
         """Return the infinite-width optimum of a run whose head is held at W; None if there is no such optimum (without
         noise or weight decay, or with a truncation) or if it cannot be computed, which is printed once.
         """

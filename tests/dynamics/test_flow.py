@@ -6,7 +6,7 @@ import torch
 
 from nc_sweeps.counters import Stream, normals
 from nc_sweeps.dynamics.flow import NEVER, Flow, Hyperparameters
-from nc_sweeps.dynamics.gradients import loss_gradients
+from nc_sweeps.dynamics.gradients import compute_loss_gradients
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
 from tests.networks import data, ensemble_of, hyperparameters
@@ -15,7 +15,7 @@ from tests.networks import data, ensemble_of, hyperparameters
 def test_one_euler_step_is_the_update_of_the_paper():
     ensemble, (X, Y) = ensemble_of(1, 9, 3, 4, 2, gamma=1.3), data(1, 6, 3, 2)
     before = {name: Z.clone() for name, Z in ensemble.state_dict().items()}
-    g = loss_gradients(ensemble, X, Y)
+    g = compute_loss_gradients(ensemble, X, Y)
     eta, lam, beta = 0.1, 0.02, 50.0
     hyper = hyperparameters(beta=beta, lambda_rho=lam, lambda_w=0.03)
     Flow(ensemble, INTEGRATORS["euler_maruyama"], hyper, None, torch.tensor([0])).advance(X, Y, 0, 1)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from nc_sweeps import kernels
 from nc_sweeps.activations import ACTIVATIONS
-from nc_sweeps.dynamics.gradients import linearisation, loss_gradients
+from nc_sweeps.dynamics.gradients import compute_loss_gradients, linearisation
 from nc_sweeps.metrics.statistics import one_hot
 from nc_sweeps.models import first_layer
 from nc_sweeps.models.mean_field import MeanFieldEnsemble
@@ -55,7 +55,7 @@ def test_gradients_are_those_of_autograd(activation, gamma, shape, seed, kept, t
         patch.setattr(first_layer, "KEPT_ELEMENTS", 10**9 if kept else 0)
         if not compiled:
             patch.setattr(kernels, "supports", lambda *_: False)
-        found = loss_gradients(ensemble, X, Y)
+        found = compute_loss_gradients(ensemble, X, Y)
         decay = torch.rand(runs, generator=generator, dtype=torch.float64)
         measured = linearisation(ensemble, X, Y, decay)
     expected = autograd(ensemble, X, Y, activation)

@@ -25,8 +25,8 @@ def endpoints(integrator, fine_noise, coarsening, step_size):
     The noise of a coarse step is the sum of the fine ones, each decayed to the end of the step as the integrator
     decays θ itself: that is the noise of one coarse step exactly.
     """
-    fine = integrator.coefficients(tensor(step_size), tensor(LAMBDA), tensor(BETA))
-    coarse = integrator.coefficients(tensor(step_size * coarsening), tensor(LAMBDA), tensor(BETA))
+    fine = integrator.compute_coefficients(tensor(step_size), tensor(LAMBDA), tensor(BETA))
+    coarse = integrator.compute_coefficients(tensor(step_size * coarsening), tensor(LAMBDA), tensor(BETA))
     # dθ's own decay factor per fine step, read off the noise: Var of the sum must equal the coarse variance.
     decay = math.exp(-LAMBDA * step_size) if coarse.noise**2 < coarsening * fine.noise**2 * (1 - 1e-9) else 1.0
     theta = torch.zeros(fine_noise.shape[1], dtype=torch.float64)
@@ -54,25 +54,25 @@ def test_strong_order(name):
 @pytest.mark.parametrize("name", INTEGRATORS)
 def test_noise_has_variance_two_over_beta(name):
     h = 1e-6
-    noise = INTEGRATORS[name].coefficients(tensor(h), tensor(LAMBDA), tensor(BETA)).noise
+    noise = INTEGRATORS[name].compute_coefficients(tensor(h), tensor(LAMBDA), tensor(BETA)).noise
     assert float(noise**2 / h) == pytest.approx(2 / BETA, rel=2 * LAMBDA * h)
 
 
 @pytest.mark.parametrize("name", INTEGRATORS)
 def test_limits(name):
     integrator = INTEGRATORS[name]
-    free = integrator.coefficients(tensor(0.3), tensor(0.0), tensor(BETA))
+    free = integrator.compute_coefficients(tensor(0.3), tensor(0.0), tensor(BETA))
     assert (float(free.growth), float(free.gradient)) == (0.0, 0.3)
     assert float(free.noise) == pytest.approx(math.sqrt(2 * 0.3 / BETA), rel=1e-15)
-    assert float(integrator.coefficients(tensor(0.3), tensor(LAMBDA), tensor(math.inf)).noise) == 0.0
+    assert float(integrator.compute_coefficients(tensor(0.3), tensor(LAMBDA), tensor(math.inf)).noise) == 0.0
     # Small decay: the increment keeps its digits.
-    small = integrator.coefficients(tensor(0.1), tensor(1e-12), tensor(BETA))
+    small = integrator.compute_coefficients(tensor(0.1), tensor(1e-12), tensor(BETA))
     assert float(small.growth) == pytest.approx(-1e-13, rel=1e-12)
 
 
 @pytest.mark.parametrize("step_size", [0.01, 0.5, 3.0, 40.0])
 def test_exponential_integrator_is_exact_for_ornstein_uhlenbeck(step_size):
-    c = INTEGRATORS["exponential"].coefficients(tensor(step_size), tensor(LAMBDA), tensor(BETA))
+    c = INTEGRATORS["exponential"].compute_coefficients(tensor(step_size), tensor(LAMBDA), tensor(BETA))
     growth = 1 + float(c.growth)
     # Transition law N(e^{−λt}θ, (1 − e^{−2λt})/(λβ)), and the stationary variance 1/(λβ) is kept.
     assert growth == pytest.approx(math.exp(-LAMBDA * step_size), rel=1e-14)

@@ -27,10 +27,10 @@ def test_one_recording_of_a_step_serves_for_all(activation, noise, monkeypatch):
     expected.take(2**32 - 2, 2**32 + 1, record_heads=False)
 
     start = {name: Z.clone() for name, Z in found.ensemble.state_dict().items()}
-    found.move(torch.tensor(1), X[:, :3], Y[:, :3])
+    found.take_one(torch.tensor(1), X[:, :3], Y[:, :3])
 
     def step(number, X, Y):
-        found.move(number, X, Y)
+        found.take_one(number, X, Y)
 
     recorded = make_fx(step)(torch.tensor(1), X[:, :3], Y[:, :3])
     found.ensemble.load_state_dict(start)

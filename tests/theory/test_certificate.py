@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nc_sweeps.dynamics.gradients import loss_gradients
+from nc_sweeps.dynamics.gradients import compute_loss_gradients
 from nc_sweeps.metrics.centring import centre, square_norm, within_class
 from nc_sweeps.metrics.collapse import nc1
 from nc_sweeps.metrics.statistics import class_statistics, merge
@@ -209,7 +209,7 @@ def test_closed_form_from_loss_and_gradient(gamma):
     missing = Y @ torch.linalg.pinv(ensemble.W) / gamma - H
     ensemble.A.add_(torch.linalg.pinv(torch.tanh(X @ ensemble.U.mT)) @ (N * missing))
 
-    g, H = loss_gradients(ensemble, X, Y), ensemble.features(X)
+    g, H = compute_loss_gradients(ensemble, X, Y), ensemble.features(X)
     S = torch.tanh(X @ ensemble.U.mT)
     R = S @ (g.A + lam * ensemble.A) / N
     W = ensemble.W.data

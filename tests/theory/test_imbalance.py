@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nc_sweeps.counters import Stream, normals
 from nc_sweeps.dynamics.batches import MiniBatches
 from nc_sweeps.dynamics.flow import Flow, Hyperparameters
-from nc_sweeps.dynamics.gradients import loss_gradients
+from nc_sweeps.dynamics.gradients import compute_loss_gradients
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
 from nc_sweeps.metrics.centring import square_norm
@@ -69,12 +69,12 @@ def test_discrete_law(N, extra, q, activation, gamma, beta, decays, integrator, 
         integrator=integrator, batch_size=batch_size,
     )  # fmt: skip
     one = torch.tensor([1.0], dtype=torch.float64)
-    particle = INTEGRATORS[integrator].coefficients(eta * one, decays[0] * one, beta * one)
-    head = INTEGRATORS[integrator].coefficients(eta * one, decays[1] * one, math.inf * one)
+    particle = INTEGRATORS[integrator].compute_coefficients(eta * one, decays[0] * one, beta * one)
+    head = INTEGRATORS[integrator].compute_coefficients(eta * one, decays[1] * one, math.inf * one)
     predicted = imbalance(ensemble.second_moment, ensemble.W)[0]
     for step in range(1, steps + 1):
         A, W = ensemble.A[0].clone(), ensemble.W[0].clone()
-        g = loss_gradients(ensemble, *samples_of(step, X, Y, batch_size))
+        g = compute_loss_gradients(ensemble, *samples_of(step, X, Y, batch_size))
         xi = normals(torch.tensor([0]), Stream.NOISE, step, torch.arange(N), p + 3, torch.float64)[0, :, :p]
         predicted = discrete_law(
             predicted, A, W, g.A[0], g.W[0], xi,

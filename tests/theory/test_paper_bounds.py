@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nc_sweeps.activations import ACTIVATIONS
-from nc_sweeps.dynamics.gradients import loss_gradients
+from nc_sweeps.dynamics.gradients import compute_loss_gradients
 from nc_sweeps.metrics.collapse import nc1
 from nc_sweeps.metrics.prediction import mean_square_loss
 from nc_sweeps.metrics.statistics import class_statistics, one_hot
@@ -41,7 +41,7 @@ def test_theorem_4_2_holds_and_the_sharp_form_is_below_it(seed, activation, q, e
     missing = Y @ torch.linalg.pinv(ensemble.W) / gamma - ensemble.features(X)
     ensemble.A.add_(fit * torch.linalg.pinv(S) @ (N * missing))
 
-    g, H = loss_gradients(ensemble, X, Y), ensemble.features(X)
+    g, H = compute_loss_gradients(ensemble, X, Y), ensemble.features(X)
     W, one = ensemble.W.data, torch.ones(runs, dtype=torch.float64)
     particles = sum(((z + lam * Z) ** 2).sum((1, 2)) for z, Z in ((g.A, ensemble.A), (g.U, ensemble.U))) / N
     loss = mean_square_loss(gamma * H @ W, Y)

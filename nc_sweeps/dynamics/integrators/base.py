@@ -37,7 +37,7 @@ class Integrator(Protocol):
     #: Strong order of convergence in the step size, with additive noise.
     strong_order: float
 
-    def coefficients(
+    def compute_coefficients(
         self, step_size: Float[Tensor, "run"], decay: Float[Tensor, "run"], beta: Float[Tensor, "run"]
     ) -> Coefficients:
         r"""Return the coefficients of a step.

@@ -16,7 +16,7 @@ class EulerMaruyama:
 
     strong_order = 1.0
 
-    def coefficients(
+    def compute_coefficients(
         self, step_size: Float[Tensor, "run"], decay: Float[Tensor, "run"], beta: Float[Tensor, "run"]
     ) -> Coefficients:
         """Return the coefficients of a step, as :class:`~nc_sweeps.dynamics.integrators.base.Integrator` says."""
