@@ -23,6 +23,7 @@ from nc_sweeps.publish.weights_and_biases import (
     publish_report,
     translate_errors,
 )
+from nc_sweeps.report.averages import AVERAGED
 from nc_sweeps.report.charts import build_charts, build_heat_map
 from nc_sweeps.report.digest import Axis, Quantity, digest_sweep
 from nc_sweeps.report.page import render
@@ -89,7 +90,10 @@ class Dashboard:
         varied = ", ".join(self.keys) or "nothing"
         by_key = [(wr.H2(f"By {key}"), self._build_grid(self._build_curves(key))) for key in self.keys]
         blocks = [
-            wr.P(f"The sweep {self.name} varies {varied}. Curves are means over seeds, bands one standard deviation."),
+            wr.P(
+                f"The sweep {self.name} varies {varied}. Curves are means over seeds, bands one standard deviation. "
+                "Runs that diverged or failed are left out by the filter on status, and maps take completed runs alone."
+            ),
             wr.H2("Does NC1 vanish, and does its certificate say why?"),
             self._build_grid(self._build_curves()),
             *(block for pair in by_key for block in pair),
@@ -158,8 +162,12 @@ class Dashboard:
 
     @property
     def _filter(self) -> ws.And:
-        """The runs of the sweep, without the W&B run of its report."""
-        return ws.And(ws.Metric("Group") == self.name, ws.Metric("ID") != make_report_id(self.name))
+        """The runs of the sweep that averages take, without the W&B run of its report."""
+        return ws.And(
+            ws.Metric("Group") == self.name,
+            ws.Metric("ID") != make_report_id(self.name),
+            ws.Summary("status").notin(["diverged", "failed"]),
+        )
 
     def _build_grid(self, panels: Sequence[Any]) -> wr.PanelGrid:
         for number, panel in enumerate(panels):
@@ -234,6 +242,7 @@ class Dashboard:
             )
         name = _LOGARITHMIC if quantity.is_logarithmic else _LINEAR
         fields = {"x": make_end_key(x.key), "y": make_end_key(y.key), "value": make_end_key(quantity.name)}
+        fields["status"] = "status"
         return wr.CustomChart(
             query={"summary": {"keys": list(fields.values())}},
             chart_name=f"{entity}/{name_chart(name, HEAT_MAPS[name])}",
@@ -256,13 +265,17 @@ def _build_heat_map(is_logarithmic: bool) -> dict[str, Any]:
     x, y = (Axis(name, f"${{string:{name}}}", []) for name in "xy")
     chart = build_heat_map(Quantity("value", "${string:value}", is_logarithmic), x, y)
     specification = chart.specification
-    read = [{"calculate": f"datum['${{field:{name}}}']", "as": name} for name in chart.fields]
+    read = [{"calculate": f"datum['${{field:{name}}}']", "as": name} for name in (*chart.fields, "status")]
     return specification | {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
         "title": "${string:title}",
         "data": {"name": "wandb"},
         "height": "container",
-        "transform": read + specification["transform"],
+        "transform": [
+            *read,
+            {"filter": f"indexof({json.dumps(AVERAGED['runs'])}, datum.status) >= 0"},
+            *specification["transform"],
+        ],
     }
 
 

@@ -1,13 +1,21 @@
 """The configuration keys that a sweep varied."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import polars as pl
 
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
 
 _NETWORK = "model.name"
-_LABELS = {"signature", "status", "name", *CLOCKS, *METRICS}
+#: Significant digits with which a value of a key is shown, unless two values then look alike.
+_DIGITS = 6
+#: Columns of a table that are no keys of the configuration.
+LABELS = {"signature", "status", *CLOCKS, *METRICS}
+#: Keys that change no number, or groups of them: runs that differ in nothing else are the same point of a sweep.
+_UNSIGNED = {"name", "optimized_metric", "output_dir", "data_dir", "dataset.data_dir", "compute", "figure", "tracking"}
+_SIGNED_AFTER_ALL = {"compute.precision"}
 # The data set repeats these keys, unless it was given a value of its own.
 _REPEATED = {
     "dataset.seed": "seed",
@@ -24,7 +32,8 @@ def find_axes(table: pl.DataFrame) -> list[str]:
     Args:
         table: as :func:`nc_sweeps.load_sweep` returns it.
     """
-    keys = [key for key in table.columns if key not in _LABELS | {"seed"} and table[key].n_unique() > 1]
+    keys = [key for key in table.columns if key not in LABELS | {"seed"} and _is_signed(key)]
+    keys = [key for key in keys if table[key].n_unique() > 1]
     return [key for key in keys if not _repeats(table, key) and not _follows_from_network(table, key)]
 
 
@@ -33,6 +42,15 @@ def _follows_from_network(table: pl.DataFrame, key: str) -> bool:
         return False
     having = table.filter(pl.col(key).is_not_null().any().over(_NETWORK))
     return having[key].n_unique() == 1
+
+
+def _is_signed(key: str) -> bool:
+    return key in _SIGNED_AFTER_ALL or not {key, key.partition(".")[0]} & _UNSIGNED
+
+
+def find_original(table: pl.DataFrame, key: str) -> str:
+    """Return the key that a key repeats in all runs, or the key itself: ``dataset.margin`` is ``separation.margin``."""
+    return _REPEATED[key] if _repeats(table, key) else key
 
 
 def _repeats(table: pl.DataFrame, key: str) -> bool:
@@ -69,3 +87,21 @@ def shorten_names(keys: Sequence[str]) -> dict[str, str]:
     """Map each key to its name without the group, or to itself where two keys would get the same name."""
     tails = [key.rpartition(".")[2] for key in keys]
     return {key: tail if tails.count(tail) == 1 else key for key, tail in zip(keys, tails, strict=True)}
+
+
+def count_digits(values: Sequence[Any]) -> int | None:
+    """Return with how many significant digits floats are shown so that all differ, six or more; None: none is a float.
+
+    What is shown is rounded; what is compared is not.
+    """
+    floats = {value for value in values if isinstance(value, float) and math.isfinite(value)}
+    if not floats:
+        return None
+    return next(d for d in range(_DIGITS, 18) if d == 17 or len({f"{value:.{d}g}" for value in floats}) == len(floats))
+
+
+def format_key(value: Any, digits: int | None) -> str:
+    """Format a value of a key with the digits that :func:`count_digits` returns; one that a run has not is a dash."""
+    if value is None:
+        return "–"
+    return f"{value:.{digits}g}" if digits and isinstance(value, float) else str(value)

@@ -1,5 +1,6 @@
 """A sweep condensed to what its report and its figures show."""
 
+import difflib
 import json
 import re
 import shlex
@@ -13,7 +14,8 @@ import polars as pl
 
 from nc_sweeps.errors import ConfigError, StoreError
 from nc_sweeps.metrics.catalogue import METRICS
-from nc_sweeps.report.axes import find_axes, select_independent, shorten_names
+from nc_sweeps.report.averages import AVERAGED, describe_left_out
+from nc_sweeps.report.axes import LABELS, count_digits, find_axes, find_original, select_independent, shorten_names
 from nc_sweeps.store.run_folder import RunFolder
 from nc_sweeps.store.run_state import RunState
 from nc_sweeps.store.summary import Summary
@@ -58,7 +60,7 @@ class Quantity:
     Args:
         name: name in the catalogue.
         title: title of axes and columns.
-        is_logarithmic: whether its axes are logarithmic; they leave out values that are not positive.
+        is_logarithmic: whether its axes are logarithmic.
     """
 
     name: str
@@ -99,6 +101,11 @@ class Axis:
     def field(self) -> str:
         """Name of its column in the data of charts."""
         return make_field(self.key)
+
+    @cached_property
+    def digits(self) -> int | None:
+        """Significant digits with which its values are shown, so that all differ; None: no value has a fraction."""
+        return count_digits(self.values)
 
     @property
     def is_numeric(self) -> bool:
@@ -155,6 +162,11 @@ class Digest:
         return [axis for axis in self.axes if axis.key != self.over]
 
     @property
+    def left_out(self) -> str:
+        """How many runs the averages of last values leave out, in words; empty: none."""
+        return describe_left_out(self.runs["status"], AVERAGED["runs"])
+
+    @property
     def commands(self) -> list[str]:
         """Commands that train the runs again, for a shell."""
         commands = (_format_command(entry["invocation"], self.sweep) for entry in self.invocations)
@@ -166,22 +178,21 @@ def digest_sweep(sweep: Path, over: str = "seed") -> Digest:
 
     Args:
         sweep: folder of the sweep.
-        over: configuration key over whose values curves are averaged.
+        over: configuration key over whose values curves are averaged, by its dotted name or its title in the report.
 
     Raises:
         StoreError: the folder holds no runs, or a file cannot be read.
-        ConfigError: no run has the key ``over``.
+        ConfigError: no run has the key ``over``, or several have that title.
     """
     folder = SweepFolder(sweep)
     runs = folder.run_folders()
     if not runs:
         raise StoreError(f"{sweep}: no runs here; expected folders with a summary.json")
     summaries, configs = [run.read_summary() for run in runs], [run.read_config() for run in runs]
-    if not any(over in config for config in configs):
-        raise ConfigError(f"--over={over}: no run has this key")
     table = _tabulate(
         [{"signature": s.signature, **config} for s, config in zip(summaries, configs, strict=True)], schema={}
     )
+    over = _find_key(table, over)
     varied = _find_axes(table, over)
     if varied:
         order = table.select(pl.arg_sort_by([axis.key for axis in varied], nulls_last=True)).to_series()
@@ -247,6 +258,28 @@ def _find_axes(table: pl.DataFrame, over: str) -> list[Axis]:
     ]
 
 
+def _find_key(table: pl.DataFrame, name: str) -> str:
+    """Return the key of a dotted name, or of the title that it has in the report.
+
+    Raises:
+        ConfigError: there is no such key, or the title fits to several.
+    """
+    varied = [*find_axes(table), "seed"]
+    keys = [key for key in table.columns if key not in {*LABELS, "name"}]
+    if name in keys:
+        return find_original(table, name)
+    fitting = [key for key in keys if key.rpartition(".")[2] == name]
+    found = [key for key in fitting if key in varied] or list({find_original(table, key): None for key in fitting})
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError(f"--over={name}: could be {' or '.join(found)}")
+    titles = {key.rpartition(".")[2]: key for key in keys}
+    close = difflib.get_close_matches(name, [*keys, *titles], 1)
+    meant = f"did you mean {titles.get(close[0], close[0])}? " if close else ""
+    raise ConfigError(f"--over={name}: no run has this key; {meant}varied: {', '.join(varied)}")
+
+
 def _select_quantities(configs: list[dict[str, Any]], measured: set[str]) -> list[Quantity]:
     """Return the report's metrics and those of the sweep's picture that were measured, or else the first that were."""
     own = [name for config in configs for name in json.loads(config.get("figure.y") or "[]")]
@@ -306,4 +339,5 @@ def _without_infinity(values: pl.Series) -> pl.Series:
     """Return values that JSON can hold: all become text where one is infinite."""
     if not values.dtype.is_float() or not values.is_infinite().any():
         return values
-    return pl.Series(values.name, [None if value is None else f"{value:g}" for value in values], dtype=pl.String)
+    texts = [None if value is None else repr(value).removesuffix(".0") for value in values]
+    return pl.Series(values.name, texts, dtype=pl.String)

@@ -1,6 +1,7 @@
 """The report of a sweep: one HTML file that needs no network and no other file."""
 
 import json
+from collections.abc import Collection
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,7 @@ import polars as pl
 from markupsafe import Markup
 
 from nc_sweeps import cache
+from nc_sweeps.report.averages import AVERAGED
 from nc_sweeps.report.charts import DATA, build_charts, build_theme
 from nc_sweeps.report.digest import Digest
 from nc_sweeps.store import files
@@ -67,15 +69,16 @@ def render(digest: Digest) -> str:
         environments=_list_environments(digest),
         libraries=_read_libraries(),
         data={
-            "runs": _list_columns(digest.runs),
+            # Filters and charts compare the values of keys.
+            "runs": _list_columns(digest.runs, whole={axis.field for axis in digest.axes}),
             "curves": _list_columns(digest.curves),
             "columns": _list_table_columns(digest),
             "filters": [
-                {"field": axis.field, "title": axis.title, "values": axis.values}
+                {"field": axis.field, "title": axis.title, "values": axis.values, "digits": axis.digits}
                 for axis in digest.axes
                 if axis.is_discrete and len(axis.values) <= 2 * _MAX_VALUES
             ]
-            + [{"field": "status", "title": "status", "values": [status for status in counts if status != "waiting"]}],
+            + [{"field": "status", "title": "status", "values": [s for s in counts if s != "waiting"], "digits": None}],
             "charts": {
                 chart.name: {
                     "source": chart.source,
@@ -85,6 +88,7 @@ def render(digest: Digest) -> str:
                 for chart in charts
             },
             "rows": DATA,
+            "averaged": AVERAGED,
             "themes": {name: build_theme(name) for name in ("light", "dark")},
         },
     )
@@ -92,33 +96,44 @@ def render(digest: Digest) -> str:
 
 def _make_cards(digest: Digest) -> list[tuple[str, str]]:
     cards = [("runs", str(digest.runs.height + digest.waiting))]
+    ended = digest.runs.filter(pl.col("status").is_in(AVERAGED["runs"]))
+    which = f" of {ended.height} completed" if digest.left_out or digest.waiting else ""
     for quantity in digest.quantities:
-        values = digest.runs[quantity.field].drop_nulls().to_list()
+        values = ended[quantity.field].drop_nulls().to_list()
         if quantity.name in {"nc1/train", "nc1/test", "error/test"} and values:
-            cards.append((f"{quantity.title}, best … worst", f"{min(values):.2g} … {max(values):.2g}"))
+            cards.append((f"{quantity.title}, best … worst{which}", f"{min(values):.2g} … {max(values):.2g}"))
     # Runs that train together share their seconds, which a sum would count many times.
     seconds = max(digest.runs["seconds"].drop_nulls(), default=0.0)
     cards.append(("training, longest run", f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds:.0f} s"))
     return cards
 
 
-def _list_table_columns(digest: Digest) -> list[dict[str, str]]:
-    columns = [
+def _list_table_columns(digest: Digest) -> list[dict[str, Any]]:
+    columns: list[dict[str, Any]] = [
         {"field": "folder", "title": "run", "kind": "text"},
         {"field": "status", "title": "status", "kind": "text"},
     ]
     columns += [
-        {"field": axis.field, "title": axis.title, "kind": "key" if axis.is_numeric else "text"} for axis in digest.axes
+        {
+            "field": axis.field,
+            "title": axis.title,
+            "kind": "key" if axis.is_numeric else "text",
+            "digits": axis.digits,
+        }
+        for axis in digest.axes
     ]
     columns += [{"field": quantity.field, "title": quantity.title, "kind": "number"} for quantity in digest.quantities]
     return [*columns, {"field": "seconds", "title": "seconds", "kind": "number"}]
 
 
-def _list_columns(table: pl.DataFrame) -> dict[str, list[Any]]:
-    """Return the columns as lists for JSON, with four digits, and null for undefined values."""
+def _list_columns(table: pl.DataFrame, whole: Collection[str] = ()) -> dict[str, list[Any]]:
+    """Return the columns as lists for JSON, with null for undefined values; but the ``whole`` ones with four digits."""
     floats = [name for name, kind in table.schema.items() if kind.is_float()]
     table = table.with_columns(
-        pl.when(pl.col(name).is_finite()).then(pl.col(name).round_sig_figs(4)).alias(name) for name in floats
+        pl.when(pl.col(name).is_finite())
+        .then(pl.col(name) if name in whole else pl.col(name).round_sig_figs(4))
+        .alias(name)
+        for name in floats
     )
     return table.to_dict(as_series=False)
 

@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import vl_convert
 
+from nc_sweeps.report.averages import AVERAGED
 from nc_sweeps.report.charts import DATA, Chart, build_charts, build_theme
 from nc_sweeps.report.digest import Digest
 from nc_sweeps.store import files
@@ -44,10 +46,11 @@ def write_figures(digest: Digest, folder: Path, kinds: Sequence[str] = tuple(_CO
 
 
 def _select_rows(digest: Digest, chart: Chart) -> list[dict[str, Any]]:
+    averaged = digest.runs.filter(pl.col("status").is_in(AVERAGED[chart.source]))
     if chart.source == "runs":
-        return digest.runs.select(chart.fields).to_dicts()
-    axes = digest.runs.select("run", *(axis.field for axis in digest.axes))
-    return digest.curves.join(axes, on="run", how="left", maintain_order="left").select(chart.fields).to_dicts()
+        return averaged.select(chart.fields).to_dicts()
+    axes = averaged.select("run", *(axis.field for axis in digest.axes))
+    return digest.curves.join(axes, on="run", maintain_order="left").select(chart.fields).to_dicts()
 
 
 def _fit_to_paper(chart: Chart, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,14 @@ if TYPE_CHECKING:
 
 
 def show_results(runs: "Sequence[RunFolder]", x: str, y: Sequence[str], notes: Sequence[str] = ()) -> bool:
-    """Print the table of a sweep, its failures and where its files are; draw its picture and write its report.
+    """Print the table of a command's runs, its failures and where its files are; draw the picture of their sweep and
+    write its report.
+
+    The table is of this command, picture and report are of all runs in the folder. A run that was trained alone gets
+    neither, but those that are there are drawn again.
 
     Args:
-        runs: folders of its runs, at least one; each was begun.
+        runs: folders of the runs of the command, at least one, all of one sweep; each was begun.
         x, y: axes of the picture, as in the group ``figure`` of the configuration.
         notes: lines to print before the last one.
 
@@ -23,27 +28,33 @@ def show_results(runs: "Sequence[RunFolder]", x: str, y: Sequence[str], notes: S
     from rich.console import Console
 
     from nc_sweeps.report.table import tabulate_sweep
-    from nc_sweeps.store.sweep_folder import load_runs
+    from nc_sweeps.store import files
+    from nc_sweeps.store.sweep_folder import SweepFolder, load_runs
 
     sweep = runs[0].sweep
     measured = [run for run in runs if run.is_measured]
     if measured:
-        table = load_runs(measured)
-        Console().print(tabulate_sweep(table))
+        Console().print(tabulate_sweep(load_runs(measured)))
     bad = [(run, s) for run in runs if (s := run.read_summary()).status in {"diverged", "failed"}]
     for run, summary in bad:
         log = f" (log: {_shorten(Path(summary.log))})" if summary.log else ""
         print(f"{summary.status}: {_shorten(run.path)}: {summary.reason}{log}")
-    if len(measured) > 1:
+    everything = SweepFolder(sweep).run_folders()
+    all_measured = [run for run in everything if run.is_measured]
+    picture, report = sweep / "figure.svg", sweep / "report.html"
+    also = f" (all {len(everything)} runs of the folder)" if len(everything) > len(runs) else ""
+    if len(all_measured) > 1 and (len(runs) > 1 or picture.exists()):
         from nc_sweeps.report.figures import draw_sweep
 
-        draw_sweep(table, x, list(y)).save(sweep / "figure.svg")
-        print(f"picture: {_shorten(sweep / 'figure.svg')}")
-    if len(runs) > 1:
+        drawn = StringIO()
+        draw_sweep(load_runs(all_measured), x, list(y)).save(drawn, format="svg")
+        files.write(picture, drawn.getvalue().encode())
+        print(f"picture: {_shorten(picture)}{also}")
+    if len(runs) > 1 or report.exists():
         from nc_sweeps.report.digest import digest_sweep
         from nc_sweeps.report.page import write_report
 
-        print(f"report: {_shorten(write_report(digest_sweep(sweep)))}")
+        print(f"report: {_shorten(write_report(digest_sweep(sweep)))}{also}")
     for note in notes:
         print(note)
     print(f"results: {_shorten(sweep if len(runs) > 1 else runs[0].path)}")

@@ -69,8 +69,9 @@ def test_a_dashboard_groups_by_what_the_sweep_varied(specification):
         assert [filter_["value"] for filter_ in list_leaves(runset["filters"])] == [
             "question",
             list_leaves(media["filters"])[0]["value"],
+            ["diverged", "failed"],
         ]
-        assert [filter_["op"] for filter_ in list_leaves(runset["filters"])] == ["=", "!="]
+        assert [filter_["op"] for filter_ in list_leaves(runset["filters"])] == ["=", "!=", "NIN"]
     sections = workspace.spec.section.panel_bank_config.sections
     assert [section.name for section in sections] == [
         "along training",
@@ -114,8 +115,11 @@ DARK, BRIGHT, MIDDLE = "rgb(68, 1, 84)", "rgb(253, 231, 37)", "rgb(33, 145, 141)
 @pytest.mark.parametrize(
     ("title", "expected"),
     [
-        # The geometric mean of e⁻¹·N and e⁻²·N, the arithmetic one of 0 and 1.
-        ("NC1, training", {8: (8 * math.exp(-1.5), DARK), 16: (16 * math.exp(-1.5), BRIGHT)}),
+        # The means of e⁻¹·N and e⁻²·N, and of 0 and 1; a run that diverged is in neither.
+        (
+            "NC1, training",
+            {width: (width * (math.exp(-1) + math.exp(-2)) / 2, c) for width, c in ((8, DARK), (16, BRIGHT))},
+        ),
         ("test error", {8: (0.5, MIDDLE), 16: (0.5, MIDDLE)}),
     ],
 )
@@ -127,12 +131,14 @@ def test_a_heat_map_shows_means_over_seeds_in_viridis(sweep, specification, titl
     rows = []
     for folder in SweepFolder(sweep).run_folders():
         known = folder.read_config() | {name: folder.last_value(name) for name in METRICS}
-        summary = {make_end_key(name): value for name, value in known.items()}
+        summary = {make_end_key(name): value for name, value in known.items()} | {"status": "completed"}
         rows.append({key: summary[key] for key in keys["value"]})
+    rows.append({key: 1e40 if key in dict.fromkeys(map(make_end_key, METRICS)) else rows[0][key] for key in rows[0]})
+    rows[-1]["status"] = "diverged"
     chart = fill_in(specification["charts"][panel["config"]["panelDefId"].rpartition("/")[2]], panel, rows)
     for version in ("5.8", vl_convert.get_vegalite_versions()[-1]):
         svg = vl_convert.vegalite_to_svg(chart, vl_version=version)
-        cells = re.findall(r'"margin: (\S+); particles: (\d+); value: (\S+);[^"]*runs: 2"[^>]* fill="([^"]+)"', svg)
+        cells = re.findall(r'"margin: (\S+); particles: (\d+); drawn: (\S+);[^"]*runs: 2"[^>]* fill="([^"]+)"', svg)
         assert {margin for margin, *_ in cells} == {"-0.1", "0.3"}
         assert len(cells) == 4
         for _, width, value, colour in cells:

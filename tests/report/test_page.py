@@ -69,10 +69,10 @@ def browser():
 
 @pytest.fixture(scope="module")
 def opened(browser, sweep):
-    """Open the report in new pages; none of them may write to the console or use the network."""
+    """Open a report in new pages, that of the sweep or of another; none may write to the console or use the network."""
     path, complaints = write_report(digest_sweep(sweep)), []
 
-    def open_(**options) -> Page:
+    def open_(path=path, **options) -> Page:
         page = browser.new_page(**options)
         page.set_default_timeout(1000 * PATIENCE)
         page.on("console", lambda message: complaints.append(message.text))
@@ -136,7 +136,7 @@ def test_chosen_rows_are_the_curves_also_from_the_keyboard(page):
     assert page.locator("#shown").text_content() == "13 of 13 runs, curves of 1 chosen"
     page.locator("#table tbody tr").nth(1).click()
     assert len(read_rows(page, "#curves")) == 16
-    assert len(read_rows(page, "[data-chart=end-nc1_train]")) == 13
+    assert len(read_rows(page, "[data-chart=end-nc1_train]")) == 12  # without the run that failed
     page.locator("#table tbody tr").nth(1).click()
     assert len(read_rows(page, "#curves")) == 8
     page.get_by_label("Curves of").select_option(label="loss")
@@ -157,13 +157,13 @@ def test_a_click_on_a_heading_sorts(page, sweep):
     assert values[::-1] == pytest.approx(true, rel=0.01)
 
 
-def test_the_lines_are_geometric_means_from_the_least_to_the_largest_seed(page):
+def test_the_lines_are_means_from_the_least_to_the_largest_seed(page):
     drawn = page.evaluate(
         """[...document.querySelectorAll("#curves")].flatMap((place) => {
             const { view } = views.get(place);
             const runtime = view._runtime.data;
             return Object.keys(runtime).flatMap((name) => runtime[name].values.value)
-              .filter((row) => row.runs === 2 && row.most !== undefined)
+              .filter((row) => row?.runs === 2 && row.most !== undefined)
               .map(({ point, width_particles, separation_margin, value, least, most }) =>
                 [point, width_particles, separation_margin, value, least, most]);
         })"""
@@ -176,8 +176,115 @@ def test_the_lines_are_geometric_means_from_the_least_to_the_largest_seed(page):
             for row in rows
             if (row["point"], row["width_particles"], row["separation_margin"]) == (point, width, margin)
         ]
-        assert value == pytest.approx((seeds[0] * seeds[1]) ** 0.5)
+        assert value == pytest.approx((seeds[0] + seeds[1]) / 2)
         assert [least, most] == sorted(seeds)
+
+
+def read_averages(page: Page, place: str, field: str) -> list[dict]:
+    """Return the averages that a chart draws, each once."""
+    read_rows(page, place)
+    found = page.evaluate(
+        """([place, field]) => {
+            const tables = Object.values(views.get(document.querySelector(place)).view._runtime.data);
+            const rows = tables.flatMap((table) => table.values.value ?? []);
+            return rows.filter((row) => row?.runs !== undefined && row.drawn !== undefined && field in row)
+              .map(({ value, drawn, least, lower, most, runs, [field]: key }) =>
+                ({ value, drawn, least, lower, most, runs, key }));
+        }""",
+        [place, field],
+    )
+    return list({(row["key"], row["value"], row["runs"]): row for row in found}.values())
+
+
+def write_ends(folder: Path, *runs: tuple[str, float, str]) -> Path:
+    """Write runs with these overrides, values of NC1 at the end, and statuses."""
+    for overrides, nc1, status in runs:
+        config = tiny(*overrides.split())
+        store = RunStore(folder / signature(config), config, overrides.split())
+        for step in (0, 1):
+            ends = {"nc1/train": nc1 if step else 1.0, "certificate/nc1_bound": nc1 if step else 1.0}
+            store.append({"step": step, "time": float(step), "epoch": 1.0, "seconds": 1.0, **ends})
+        store.finish(status, "") if status != "running" else store.flush()
+    return folder
+
+
+def test_values_of_a_sweeper_are_matched_in_full_and_shown_short(opened, tmp_path):
+    margins = (0.5300842294420044, 0.12345678901234567)
+    decays = (0.00012345, 0.5)
+    runs = [(f"separation.margin={m} dynamics.lambda_w={d}", m * d, "completed") for m in margins for d in decays]
+    page = opened(write_report(digest_sweep(write_ends(tmp_path, *runs))), viewport={"width": 1400, "height": 900})
+    assert sorted(column(page, "margin")) == ["0.123457", "0.123457", "0.530084", "0.530084"]
+    drawn = read_averages(page, "#curves", "dynamics_lambda_w")
+    assert len(drawn) == 4
+    assert {row["key"] for row in drawn} == set(decays)
+    labels = page.evaluate(
+        """Object.values(views.get(document.querySelector("#curves")).view.scenegraph().root.items)
+            .flatMap(function texts(item) {
+                return typeof item.text === "string" ? [item.text] : (item.items ?? []).flatMap(texts);
+            })"""
+    )
+    assert {"0.530084", "0.123457", "0.00012345", "0.5"} <= set(labels)
+    page.get_by_role("group", name="margin").get_by_role("button", name="0.530084").click()
+    assert page.locator("#shown").text_content() == "2 of 4 runs"
+    page.get_by_role("group", name="lambda_w").get_by_role("button", name="0.00012345").click()
+    assert page.locator("#shown").text_content() == "1 of 4 runs"
+    assert [row["value"] for row in read_averages(page, "[data-chart=end-nc1_train]", "dynamics_lambda_w")] == [
+        pytest.approx(margins[0] * decays[0], rel=1e-3)
+    ]
+    page.close()
+
+
+def test_zeros_are_in_every_mean_and_drawn_below_all_else(opened, tmp_path):
+    runs = [(f"width.particles=8 seed={seed}", 0.0 if seed else 0.4, "completed") for seed in range(8)]
+    runs += [(f"width.particles=12 seed={seed}", 0.0, "completed") for seed in range(2)]
+    condensed = digest_sweep(write_ends(tmp_path, *runs))
+    page = opened(write_report(condensed), viewport={"width": 1400, "height": 900})
+    for place in ("#curves", "[data-chart=end-nc1_train]"):
+        rows = {row["key"]: row for row in read_averages(page, place, "width_particles")}
+        assert (rows[8]["runs"], rows[12]["runs"]) == (8, 2)
+        assert (rows[8]["value"], rows[8]["least"], rows[8]["most"]) == (pytest.approx(0.05), 0, 0.4)
+        assert rows[8]["drawn"] == pytest.approx(0.05)
+        assert (rows[12]["value"], rows[12]["drawn"], rows[8]["lower"]) == (
+            0,
+            pytest.approx(0.025),
+            pytest.approx(0.025),
+        )
+    page.close()
+    chart = next(chart for chart in build_charts(condensed) if chart.name == "end-nc1_train")
+    title = chart.picture.to_dict()["layer"][1]["encoding"]["y"]["title"]
+    assert title == ["NC1, training", "mean over seed", "▼ at the edge: 0 or less"]
+
+
+def test_runs_that_diverged_or_go_on_are_left_out_and_counted(opened, tmp_path):
+    ends = [(0.2, "completed"), (0.4, "completed"), (1e40, "diverged"), (0.9, "running"), (0.8, "failed")]
+    runs = [(f"width.particles={8 + 4 * (seed > 1)} seed={seed}", *end) for seed, end in enumerate(ends)]
+    condensed = digest_sweep(write_ends(tmp_path, *runs))
+    assert condensed.left_out == "1 diverged, 1 failed, 1 stopped"
+    page = opened(write_report(condensed), viewport={"width": 1400, "height": 900})
+    assert "0.2 … 0.4" in page.locator(".cards").text_content()
+    assert "of 2 completed" in page.locator(".cards").text_content()
+    assert {row["key"] for row in read_averages(page, "[data-chart=end-nc1_train]", "width_particles")} == {8}
+    curves = [(row["key"], row["value"], row["runs"]) for row in read_averages(page, "#curves", "width_particles")]
+    assert sorted(curves) == [(8, pytest.approx(0.3), 2), (12, 0.9, 1)]
+    notes = page.locator("[data-left]").all_text_contents()
+    assert notes[0] == "Left out: 1 diverged, 1 failed."
+    assert sorted(notes[1].removeprefix("Left out: ").removesuffix(".").split(", ")) == [
+        "1 diverged",
+        "1 failed",
+        "1 stopped",
+    ]
+    # The reader can ask for them.
+    page.get_by_role("group", name="status").get_by_role("button", name="diverged").click()
+    assert [row["value"] for row in read_averages(page, "[data-chart=end-nc1_train]", "width_particles")] == [
+        pytest.approx(1e40)
+    ]
+    assert page.locator("[data-left=runs]").first.text_content() == ""
+    page.get_by_role("button", name="Show all").click()
+    page.locator("#table tbody tr", has_text="diverged").click()
+    assert pytest.approx(1e40) in [row["value"] for row in read_averages(page, "#curves", "width_particles")]
+    page.close()
+    files = write_figures(dataclasses.replace(condensed, quantities=condensed.quantities[:1]), tmp_path / "f", ["svg"])
+    assert all("e+" not in file.read_text() for file in files)
 
 
 def test_what_a_user_wrote_stays_text(page, sweep):
@@ -281,7 +388,17 @@ def test_long_sweeps_are_thinned_point_by_point(tmp_path, monkeypatch):
 
 def test_curves_are_averaged_over_the_key_that_was_named(sweep, tmp_path):
     assert [axis.key for axis in digest_sweep(sweep, "width.particles").groups] == ["separation.margin", "seed"]
-    with pytest.raises(ConfigError, match="--over=widht: no run has this key"):
-        digest_sweep(sweep, "widht")
+    for name, key in {
+        "particles": "width.particles",
+        "margin": "separation.margin",
+        "dataset.margin": "separation.margin",
+    }.items():
+        assert digest_sweep(sweep, name).over == key
+    with pytest.raises(ConfigError, match=r"--over=partcles: no run has this key; did you mean width\.particles\?"):
+        digest_sweep(sweep, "partcles")
+    with pytest.raises(ConfigError, match=r"varied: width\.particles, separation\.margin, seed"):
+        digest_sweep(sweep, "zzz")
+    with pytest.raises(ConfigError, match=r"--over=name: could be .* or "):
+        digest_sweep(sweep, "name")
     with pytest.raises(StoreError, match="no runs here"):
         digest_sweep(tmp_path)

@@ -1,6 +1,7 @@
 "use strict";
 // The table of runs, its filters, and the charts that follow them. Charts of runs show the runs that pass the filters;
-// charts of curves show the chosen ones among these, or all where none is chosen.
+// charts of curves show the chosen ones among these, or all where none is chosen. Unless asked for, runs that diverged or
+// failed are in no chart, and those that go on in no chart of last values.
 const report = JSON.parse(document.getElementById("data").textContent);
 const element = (id) => document.getElementById(id);
 
@@ -20,9 +21,10 @@ function make(tag, attributes = {}, text = "") {
   return made;
 }
 
-function written(value, kind) {
+// Keys keep all their digits, and are shown with as many as tell their values apart.
+function written(value, kind, digits = null) {
   if (value === null) return "–";
-  if (kind !== "number") return String(value);
+  if (kind !== "number") return digits && typeof value === "number" ? String(Number(value.toPrecision(digits))) : String(value);
   const size = Math.abs(value);
   return size !== 0 && (size < 1e-3 || size >= 1e4) ? value.toExponential(2) : String(Number(value.toPrecision(3)));
 }
@@ -34,8 +36,8 @@ const lines = runs.map((run) => {
   const box = make("input", { type: "checkbox", "aria-label": `choose run ${run.folder}` });
   line.append(make("td"));
   line.firstChild.append(box);
-  for (const { field, kind } of report.columns) {
-    const cell = make("td", kind === "text" ? {} : { class: "number" }, written(run[field], kind));
+  for (const { field, kind, digits } of report.columns) {
+    const cell = make("td", kind === "text" ? {} : { class: "number" }, written(run[field], kind, digits));
     if (field === "folder") cell.classList.add("code");
     if (field === "status") cell.classList.add(run.status);
     line.append(cell);
@@ -77,12 +79,12 @@ function sort() {
 }
 
 // Filters: one button for each value; where none is pressed, all runs pass.
-for (const { field, title, values } of report.filters) {
+for (const { field, title, values, digits } of report.filters) {
   if (values.length < 2) continue;
   const group = make("div", { role: "group", "aria-label": title });
   group.append(make("span", {}, title));
   for (const value of values) {
-    const button = make("button", { type: "button", "aria-pressed": "false" }, written(value, "key"));
+    const button = make("button", { type: "button", "aria-pressed": "false" }, written(value, "key", digits));
     button.addEventListener("click", () => {
       const kept = state.kept.get(field) ?? new Set();
       const pressed = !kept.has(value);
@@ -119,9 +121,21 @@ function passes({ run, text }) {
 let filtered = [];
 let chosen = [];
 
+// Charts leave out the runs that no average takes, such as diverged ones, unless the reader asks for their status.
+function isAveraged(run, source) {
+  return (state.kept.get("status")?.size ?? 0) > 0 || report.averaged[source].includes(run.status);
+}
+
+function describeLeftOut(rows, source) {
+  const counts = {};
+  for (const run of rows) if (!isAveraged(run, source)) counts[run.status] = (counts[run.status] ?? 0) + 1;
+  const left = Object.entries(counts).map(([status, count]) => `${count} ${status}`);
+  return left.length ? `Left out: ${left.join(", ")}.` : "";
+}
+
 function feed({ source, fields }) {
   // Each chart has rows of its own, as Vega writes into them.
-  if (source === "runs") return filtered.map((run) => Object.fromEntries(fields.map((field) => [field, run[field]])));
+  if (source === "runs") return filtered.filter((run) => isAveraged(run, source)).map((run) => Object.fromEntries(fields.map((field) => [field, run[field]])));
   const [own, ofRun] = [fields.filter((field) => field in report.curves), fields.filter((field) => !(field in report.curves))];
   const numbers = new Set(chosen.map((run) => run.run));
   const rows = [];
@@ -143,7 +157,10 @@ function follow() {
   }
   filtered = [...passing].map(({ run }) => run);
   const picked = filtered.filter(({ run }) => state.chosen.has(run));
-  chosen = picked.length ? picked : filtered;
+  chosen = picked.length ? picked : filtered.filter((run) => isAveraged(run, "curves"));
+  for (const note of document.querySelectorAll("[data-left]")) {
+    note.textContent = note.dataset.left === "curves" && picked.length ? "" : describeLeftOut(filtered, note.dataset.left);
+  }
   element("shown").textContent =
     `${filtered.length} of ${runs.length} runs` + (picked.length ? `, curves of ${picked.length} chosen` : "");
   outdate();
