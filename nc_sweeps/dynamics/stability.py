@@ -30,8 +30,6 @@ from nc_sweeps.counters import Stream, normals
 from nc_sweeps.dynamics.flow import Flow
 from nc_sweeps.models.mean_field import MeanFieldEnsemble
 
-#: Value of :math:`\eta\lambda_{\max}(\Theta)/n` beyond which a step is unstable.
-LIMIT = 2.0
 #: Applications of the operator in a measurement. Along default runs the value is then 0.1 to 0.5 % below the eigenvalue
 #: on average, and up to 3 % where two eigenvalues cross.
 APPLICATIONS = 4

@@ -179,6 +179,13 @@ METRICS: dict[str, Metric] = {
         "‖∇(L_n + λ‖θ‖²/2)‖ in all parameters of a deep network, full batch",
         networks="parameters",
     ),
+    "step/stability": _of_particles(
+        "stability of the step, limit 2",
+        "stability",
+        "η λ_max(Θ)/n of the next step, from below, Θ the Gauss–Newton operator of the training set: beyond 2 steps "
+        "overshoot and do not follow the flow",
+        scale="linear",
+    ),
     "stationarity/score_free": _of_particles(
         "score-free residual", "score-free residual", "‖R‖_F/√n, R = mean_j σ(Xu_j)∇_{a_j}ᵀ, free of the unknown score"
     ),

@@ -184,7 +184,7 @@ class FlowEnsemble(Ensemble):
         )
         states = [run.state for run in self.runs if run.state is not None]
         if states:
-            module.flow.restore(states)
+            module.restore(states)
         return module
 
     def _build_flow(self, dtype: torch.dtype) -> Flow:

@@ -216,6 +216,12 @@ def measure_head_gradient(snapshot: Snapshot) -> Float[Tensor, "run"]:
     return square_norm(gradient + snapshot.lambda_w[:, None, None] * features.W).sqrt()
 
 
+@computes("step/stability")
+def measure_stability(snapshot: Snapshot) -> Float[Tensor, "run"]:
+    """Return ηλ_max(Θ)/n of the next step."""
+    return snapshot.stability.measure(snapshot.X, snapshot.step)
+
+
 @computes("stationarity/score_free", "gradients")
 def measure_score_free_residual(snapshot: Snapshot) -> Float[Tensor, "run"]:
     """Return the residual of stationarity that is free of the unknown score."""

@@ -17,8 +17,8 @@ from nc_sweeps.training.sizes import DeepSize, FlowSize, Size
 
 #: Bytes of a float64 number.
 _DOUBLE = 8
-#: Particle-sized arrays of a measurement: gradients, and the arrays from which they are made.
-_MEASURED_ARRAYS = 2
+#: Particle-sized arrays of a measurement: gradients without and with weight decay, and those that a direction gives.
+_MEASURED_ARRAYS = 3
 #: Feature-sized float64 arrays of a measurement, for training and test samples each: features, centred features, an
 #: array of the certificate, distances to class means.
 _FEATURE_ARRAYS = 4

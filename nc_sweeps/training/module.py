@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from nc_sweeps.dynamics.flow import Flow
 from nc_sweeps.dynamics.schedule import Schedule
+from nc_sweeps.dynamics.stability import Stability
 from nc_sweeps.models.mean_field import MeanFieldEnsemble
 from nc_sweeps.training.measurements import measure
 from nc_sweeps.training.references import References
@@ -102,6 +103,7 @@ class FlowModule(RunsModule):
         self.flow = flow
         self.step = step
         self.references = references
+        self.stability = Stability(flow)
         buffers = {"X": X, "Y": Y, "X_test": X_test, "Y_test": Y_test, "stage_one_distance": stage_one_distance}
         for name, tensor in buffers.items():  # buffers move to the device
             self.register_buffer(name, tensor, persistent=False)
@@ -134,8 +136,17 @@ class FlowModule(RunsModule):
         return measure(self.take_snapshot(), names)
 
     def state(self, run: int) -> dict[str, Tensor]:
-        """Return all that a run needs to go on from here, as :meth:`Flow.state` gives it."""
-        return self.flow.state(run)
+        """Return all that a run needs to go on from here: the state of the flow, and what measurements remember."""
+        return self.flow.state(run) | self.stability.state(run)
+
+    def restore(self, states: Sequence[dict[str, Tensor]]) -> None:
+        """Go on from the states of all runs.
+
+        Args:
+            states: what :meth:`state` returned for each run, with the particles of this process only.
+        """
+        self.flow.restore(states)
+        self.stability.restore(states)
 
     def take_snapshot(self) -> Snapshot:
         """Return the present state, ready to be measured."""
@@ -148,6 +159,7 @@ class FlowModule(RunsModule):
             flow=self.flow,
             step=self.step,
             references=self.references,
+            stability=self.stability,
         )
 
     def extinguish_diverged(self) -> list[bool]:

@@ -7,6 +7,7 @@ rounded estimates, the same on every machine. ``python -m benchmarks cost`` show
 from dataclasses import dataclass
 
 from nc_sweeps import kernels
+from nc_sweeps.dynamics.stability import APPLICATIONS
 from nc_sweeps.training.particle_cloud import KGD_PARTICLES
 from nc_sweeps.training.sizes import DeepSize, FlowSize, Size
 
@@ -56,6 +57,8 @@ def _count_flow_work(size: FlowSize) -> Work:
     # The activations on the training set are formed again for the second pass, unless they are few enough to be kept.
     formed = 1 if size.samples * size.particles * size.dtype.itemsize <= kernels.whole_bytes() else 2
     train = formed * activations + size.dimension + 2 * size.features + 2 * size.classes
+    # Each application of the Gauss–Newton operator forms them twice, once beside their derivatives.
+    train += APPLICATIONS * (2 * activations + 2 * size.dimension + 4 * size.classes)
     kernel = min(size.particles, KGD_PARTICLES) ** 2 if size.noisy else 0
     parameters = size.particles * (size.dimension + size.features)
     return Work(

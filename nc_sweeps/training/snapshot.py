@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nc_sweeps.dynamics.flow import Flow
 from nc_sweeps.dynamics.gradients import Linearisation, linearisation
+from nc_sweeps.dynamics.stability import Stability
 from nc_sweeps.models.mean_field import MeanFieldEnsemble
 from nc_sweeps.theory import free_energy
 from nc_sweeps.training.feature_view import FeatureView
@@ -35,6 +36,7 @@ class Snapshot:
         flow: the flow that moves the networks.
         step: number of steps taken.
         references: what does not change along a run.
+        stability: measures the stability of steps; remembers where its last measurement ended.
         needs: what those metrics need that will be computed.
     """
 
@@ -46,6 +48,7 @@ class Snapshot:
     flow: Flow
     step: int
     references: References
+    stability: Stability
     needs: frozenset[Need] = frozenset()
 
     @cached_property
