@@ -12,10 +12,11 @@ from nc_launch.pack_progress import ProgressWriter
 from nc_launch.submission import Submission
 from nc_sweeps.interruption import InterruptedTraining, Interruption
 from nc_sweeps.pack import Pack, skip_garbage_collection_at_exit
+from nc_sweeps.process import prepare_process
 from nc_sweeps.publish.companion import publish_meanwhile
 from nc_sweeps.store.sweep_folder import SweepFolder
 
-#: Seconds that the first process of a job waits for the others to save their runs.
+#: Seconds that an interrupted process of a job waits for the others to save their runs.
 _SAVING = 120.0
 #: States of an interrupted SLURM job that may be requeued; in any other state somebody ended it.
 _REQUEUABLE = {"RUNNING", "PREEMPTED"}
@@ -40,6 +41,7 @@ class Task:
         Returns:
             ``done``, or ``interrupted`` if the runs are saved and another job has to go on with them.
         """
+        prepare_process()
         skip_garbage_collection_at_exit()
         environment = submitit.JobEnvironment()
         rank = environment.global_rank
@@ -65,10 +67,20 @@ class Task:
                     )
                     _train(pack, writer, interruption)
         except InterruptedTraining:
-            if rank == 0 and environment.cluster == "slurm":
-                _requeue(environment.job_id, submission, self.packs)
+            if is_leader and environment.cluster == "slurm" and self._is_first_interrupted(submission, own):
+                _requeue(environment.job_id)
             return "interrupted"
         return "done"
+
+    def _is_first_interrupted(self, submission: Submission, own: tuple[int, ...]) -> bool:
+        """Wait until the other processes of the job have saved their runs, too; return whether this one has the first
+        pack that was interrupted. Those before it may have finished all of theirs.
+        """
+        deadline = time.monotonic() + _SAVING
+        while time.monotonic() < deadline and any(submission.read_progress(pack).is_at_work for pack in self.packs):
+            time.sleep(0.2)
+        interrupted = (pack for pack in self.packs if submission.read_progress(pack).state == "interrupted")
+        return next(interrupted) in own
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Return what submitit puts back into the queue when a signal comes before training begins."""
@@ -87,14 +99,11 @@ def _train(pack: Pack, writer: ProgressWriter, interruption: Interruption) -> No
     writer.close("done")
 
 
-def _requeue(job: str, submission: Submission, packs: tuple[int, ...]) -> None:
+def _requeue(job: str) -> None:
     """Put this job back into the queue, which ends this process; return where that is not possible."""
     if shutil.which("scontrol") is None:
         print("no scontrol here: the launcher, or nc-sweep resume, submits the rest again", flush=True)
         return
-    deadline = time.monotonic() + _SAVING
-    while time.monotonic() < deadline and any(submission.read_progress(pack).is_at_work for pack in packs):
-        time.sleep(0.2)
     squeue = ["squeue", "--noheader", "--jobs", job, "--format=%T"]
     state = subprocess.run(squeue, capture_output=True, text=True, check=False).stdout.strip()
     if state not in _REQUEUABLE:

@@ -20,22 +20,38 @@ from nc_sweeps.config import (
     select_metrics,
     signature,
 )
+from nc_sweeps.config.checks import suggest_choice
 from nc_sweeps.config.dynamics import INTEGRATOR_NAMES
-from nc_sweeps.config.models import ACTIVATION_NAMES
+from nc_sweeps.config.models import ACTIVATION_NAMES, DeepConfig
 from nc_sweeps.data import LOADERS
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.metrics.catalogue import METRICS
+from nc_sweeps.models.deep import _IMAGE_BACKBONES
 from tests.configs import config_of, refusal, tiny
+from tests.networks import REFERENCE
 
 CONF = Path(conf.__file__).parent
 GROUPS = ("dataset", "width", "separation", "model", "dynamics", "metrics", "tracking")
 
 
 def test_names_in_the_configuration_are_the_names_in_the_tables():
-    assert tuple(ACTIVATIONS) == ACTIVATION_NAMES
-    assert tuple(INTEGRATORS) == INTEGRATOR_NAMES
-    assert tuple(LOADERS) == tuple(DATASETS)
+    assert set(ACTIVATIONS) == set(ACTIVATION_NAMES) == set(REFERENCE)
+    assert set(INTEGRATORS) == set(INTEGRATOR_NAMES)
+    assert set(LOADERS) == set(DATASETS)
+    assert set(_IMAGE_BACKBONES) == {name for name, schema in MODELS.items() if issubclass(schema, DeepConfig)} - {
+        "mlp"
+    }
+
+
+@pytest.mark.parametrize(("group", "table"), [("dataset", DATASETS), ("model", MODELS)])
+def test_every_choice_of_a_table_has_a_file_of_its_name(group, table):
+    files = {path.stem for path in CONF.glob(f"{group}/*.yaml")}
+    assert set(table) <= files
+    # Any other file is a variant of one of them.
+    for name in files - set(table):
+        base, *_ = OmegaConf.load(CONF / group / f"{name}.yaml").defaults
+        assert base in table
 
 
 OPTIONS = [path for group in GROUPS for path in sorted(CONF.glob(f"{group}/*.yaml"))]
@@ -166,7 +182,7 @@ def test_metrics_are_chosen_by_pattern():
         (["dynamics.schedule=[{after:0.5,step_siz:1}]"], "step_siz"),
         (
             ["model.activation=tan"],
-            "model.activation=tan: must be one of tanh, erf, sigmoid, relu, softplus (did you mean tanh?)",
+            f"model.activation=tan: {suggest_choice('tan', ACTIVATION_NAMES)}",
         ),
         (["width.particles=99999999999"], "width.particles=99999999999: must be at most 2147483647"),
         (["metrics.points=100000000"], "metrics.points=100000000: must lie between 2 and 100000"),
@@ -179,7 +195,7 @@ def test_metrics_are_chosen_by_pattern():
         (["dataset.train_per_class=0"], "dataset.train_per_class=0: must be at least 1"),
         (["dataset.imbalance=0.5"], "dataset.imbalance=0.5: must lie between 1 and 1e+12"),
         (["dataset.label_noise=1"], "dataset.label_noise=1.0: must be at least 0 and below 1"),
-        (["dataset.name=imagenet"], "dataset.name=imagenet: must be one of separable, gaussian, digits, mnist"),
+        (["dataset.name=imagenet"], f"dataset.name=imagenet: {suggest_choice('imagenet', tuple(DATASETS))}"),
         (["dataset=mnist_mod3", "dataset.modulus=1"], "dataset.modulus=1: must lie in 2 … 10"),
         (["dataset=digits", "separation.margin=0.1"], "separation.margin has no effect on dataset=digits"),
         (["dataset=digits", "separation=overlapping"], "separation has no effect on dataset=digits"),
@@ -194,6 +210,12 @@ def test_metrics_are_chosen_by_pattern():
 )
 def test_a_bad_value_is_one_line(overrides, message):
     assert message in refusal(*overrides)
+
+
+def test_a_message_lists_few_choices_and_names_the_nearest_of_many():
+    assert suggest_choice("tan", ("tanh", "relu")) == "must be one of tanh, relu (did you mean tanh?)"
+    many = [f"choice{number}" for number in range(20)]
+    assert suggest_choice("choise7", many) == "did you mean choice7?"
 
 
 def test_an_unknown_key_in_a_file_is_found_too():

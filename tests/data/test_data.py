@@ -1,6 +1,7 @@
 import shutil
 import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,17 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+import conf
 from nc_sweeps.data import LOADERS, load, load_all
 from nc_sweeps.data.separable import estimate_bayes_error, sample_separable
 from nc_sweeps.errors import DataError
 from tests.configs import config_of
+
+#: Data sets whose files tests/data/test_stored.py makes.
+STORED = {"fashion_mnist", "cifar10", "cifar100", "cifar100_superclasses", "features"}
+NAMES = sorted({path.stem for path in Path(conf.__file__).parent.glob("dataset/*.yaml")} - STORED)
 
 
 def dataset_config(name, mnist_dir, *overrides):
     return config_of(f"dataset={name}", f"data_dir={mnist_dir}", *overrides).dataset
 
 
-@pytest.mark.parametrize("name", ["separable", "gaussian", "digits", "mnist", "mnist_mod3"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_data_set_keeps_its_promises(name, mnist_dir):
     config = dataset_config(name, mnist_dir)
     data = load(config)
@@ -42,7 +48,7 @@ def test_every_data_set_keeps_its_promises(name, mnist_dir):
         assert not np.array_equal(other.train.x, data.train.x)
 
 
-@pytest.mark.parametrize("name", ["separable", "gaussian", "digits", "mnist", "mnist_mod3"])
+@pytest.mark.parametrize("name", NAMES)
 def test_classes_of_unequal_size_and_wrong_labels(name, mnist_dir):
     plain, hard = (
         load(dataset_config(name, mnist_dir, *overrides))

@@ -6,6 +6,7 @@ import pytest
 from nc_launch.pack_progress import PackProgress
 from nc_launch.settings import SlurmSettings
 from nc_launch.submission import Submission, find_submissions
+from nc_launch.task import Task
 
 from nc_sweeps.errors import StoreError
 
@@ -86,3 +87,22 @@ def test_a_pack_without_a_file_waits(write):
 def test_an_unknown_backend_is_named(write):
     with pytest.raises(StoreError, match=r"submission\.json: damaged, there is no backend moon"):
         Submission.read(write("moon", LOCAL))
+
+
+@pytest.mark.parametrize(
+    ("states", "requeuing"),
+    [
+        (["interrupted", "interrupted", "waiting", "interrupted"], 0),
+        (["done", "interrupted", "done", "waiting"], 1),  # the first process has finished its packs
+        (["done", "done", "interrupted", "interrupted"], 0),
+    ],
+)
+def test_one_process_of_an_interrupted_job_puts_it_back_into_the_queue(write, states, requeuing):
+    """Two processes deal out four packs; the one that was interrupted in the first of them does it."""
+    submission, packs = Submission.read(write("slurm", SLURM)), (0, 1, 2, 3)
+    for pack, state in enumerate(states):
+        submission.progress_path(pack).write_text(json.dumps({"state": state}))
+    task = Task(submission.folder, packs)
+    assert [task._is_first_interrupted(submission, packs[rank::2]) for rank in (0, 1)] == [
+        rank == requeuing for rank in (0, 1)
+    ]

@@ -1,0 +1,32 @@
+"""The lists of backends, of their settings and of their launchers are one."""
+
+import importlib.metadata
+import pkgutil
+
+from hydra.core.config_store import ConfigStore
+from hydra_plugins.nc_sweeps_launcher import launchers
+from nc_launch.backends import BACKENDS
+from nc_launch.settings import FROM_THE_RUNS, SETTINGS
+from omegaconf import OmegaConf
+
+LAUNCHERS = [
+    launcher
+    for launcher in vars(launchers).values()
+    if isinstance(launcher, type) and hasattr(launcher, "backend_name")
+]
+
+
+def test_every_backend_has_settings_and_a_launcher_whose_keys_they_are():
+    classes = {launcher.backend_name: launcher for launcher in LAUNCHERS}
+    assert set(BACKENDS) == set(SETTINGS) == set(classes)
+    choices = ConfigStore.instance().repo["hydra"]["launcher"]
+    for name, settings in SETTINGS.items():
+        keys = OmegaConf.to_container(choices[f"{name}.yaml"].node)
+        assert pkgutil.resolve_name(":".join(keys.pop("_target_").rsplit(".", 1))) is classes[name]
+        assert set(keys) == set(settings().to_dict()) - set(FROM_THE_RUNS)
+
+
+def test_every_launcher_is_an_entry_point():
+    """Hydra 1.4 finds it there."""
+    points = importlib.metadata.distribution("nc-sweeps").entry_points.select(group="hydra.plugins")
+    assert set(LAUNCHERS) <= {point.load() for point in points}
