@@ -52,5 +52,5 @@ class InterruptedTraining(SystemExit):
     """
 
     def __init__(self, by: signal.Signals) -> None:
-        super().__init__("nc-train: interrupted; the same command goes on from here")
+        super().__init__("interrupted; the same command goes on from here")
         self.by = by

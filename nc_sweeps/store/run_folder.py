@@ -1,13 +1,4 @@
-"""The folder of one run: which files it holds, and how each is read.
-
-===========================  ==========================================================================================
-``config.yaml``              the resolved configuration
-``overrides.yaml``           what the user typed
-``metrics.parquet``          one row a measurement: step, time, epoch, seconds and every metric
-``summary.json``             status, signature, first / last / best of each metric, timings, versions, git commit
-``checkpoint.safetensors``   state and step of the run; with the configuration all that training needs to go on
-===========================  ==========================================================================================
-"""
+"""The folder of one run: which files it holds, and how each is read; docs/architecture.md lists them."""
 
 import json
 import math
