@@ -90,7 +90,8 @@ def test_the_page_names_what_there_is():
     assert len(paths) > 40
     starts = (ROOT, ROOT / "nc_sweeps", ROOT / "launch")
     assert not {path for path in paths if not any((start / path).exists() for start in starts)}
-    code = "\n".join(path.read_text() for path in modules().values())
+    sources = (*modules().values(), *(ROOT / "tests").rglob("*.py"), ROOT / "nc_sweeps" / "kernels" / "flow.cpp")
+    code = "\n".join(path.read_text() for path in sources)
     known = set(re.findall(r"\w+", code))
     names = {name for name in quoted if re.fullmatch(r"[A-Za-z_][\w.]*", name) and re.search("[A-Z_]", name)} - paths
     assert len(names) > 40

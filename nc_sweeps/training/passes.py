@@ -28,13 +28,13 @@ class Batch:
 
     Args:
         H, F: features and scores in double precision, without gradients.
-        scores: the scores as the module computes them, in its own precision, with their gradients.
+        raw_scores: the scores as the module computes them, in its own precision, with their gradients.
         labels: class of each sample.
     """
 
     H: Float[Tensor, "b p"]
     F: Float[Tensor, "b q"]
-    scores: Float[Tensor, "b q"]
+    raw_scores: Float[Tensor, "b q"]
     labels: Tensor
 
 
@@ -210,7 +210,7 @@ def measure_sets(
             tally.add(batch)
             if is_first and gradient is not None:
                 with torch.enable_grad():
-                    gradient.add(compute_losses(loss, batch.scores, batch.labels))
+                    gradient.add(compute_losses(loss, batch.raw_scores, batch.labels))
             if agreement is not None:
                 agreement.update(batch.H, batch.F)
         values |= {f"{metric}/{name}": value for metric, value in tally.compute().items()}
