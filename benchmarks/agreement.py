@@ -21,7 +21,7 @@ from nc_sweeps import load_sweep
 from nc_sweeps.activations import ACTIVATIONS
 from nc_sweeps.config.datasets import SeparableConfig
 from nc_sweeps.data import load
-from nc_sweeps.models.mean_field import initial_ensemble
+from nc_sweeps.models.mean_field import initialise_networks
 
 METRICS = ("loss/train", "nc1/train", "nc1/test")
 _STEP_SIZE, _DECAY = 0.5, 1e-3
@@ -112,7 +112,7 @@ def _run_loop(cell: Cell) -> dict[str, Tensor]:
         for name in ("train", "test")
     )
     ones = [1.0] * cell.seeds
-    start = initial_ensemble(
+    start = initialise_networks(
         list(seeds),
         particles=cell.N,
         dimension=_D,

@@ -7,7 +7,7 @@ from nc_sweeps.activations import ACTIVATIONS
 from nc_sweeps.dynamics.flow import Flow, Hyperparameters
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
-from nc_sweeps.models.mean_field import MeanFieldEnsemble
+from nc_sweeps.models.mean_field import MeanFieldNetworks
 
 #: More steps than any benchmark takes.
 _ENDLESS = 10**9
@@ -19,7 +19,7 @@ class Ours:
     def __init__(self, problem: Problem) -> None:
         runs = problem.runs
         self.X, self.Y = problem.data
-        self.ensemble = MeanFieldEnsemble(*problem.state(), torch.ones(runs), ACTIVATIONS["tanh"])
+        self.networks = MeanFieldNetworks(*problem.state(), torch.ones(runs), ACTIVATIONS["tanh"])
         decay = torch.full((runs,), problem.decay, dtype=torch.float64)
         hyperparameters = Hyperparameters(
             seeds=torch.arange(runs),
@@ -29,7 +29,7 @@ class Ours:
             schedules=(Schedule((Piece(0, _ENDLESS, STEP_SIZE),), -(-problem.n // problem.samples)),) * runs,
         )
         no_stage_one = torch.zeros(runs, dtype=torch.int64)
-        self.flow = Flow(self.ensemble, INTEGRATORS["euler_maruyama"], hyperparameters, problem.batch, no_stage_one)
+        self.flow = Flow(self.networks, INTEGRATORS["euler_maruyama"], hyperparameters, problem.batch, no_stage_one)
         self.step = 0
 
     def take(self, steps: int) -> None:
@@ -39,4 +39,4 @@ class Ours:
 
     def state(self) -> tuple[torch.Tensor, ...]:
         """Return U, A and W."""
-        return self.ensemble.U, self.ensemble.A, self.ensemble.W
+        return self.networks.U, self.networks.A, self.networks.W

@@ -6,7 +6,7 @@ from nc_sweeps.activations import ACTIVATIONS
 from nc_sweeps.dynamics.flow import Hyperparameters
 from nc_sweeps.dynamics.schedule import Piece, Schedule
 from nc_sweeps.metrics.statistics import one_hot
-from nc_sweeps.models.mean_field import initial_ensemble
+from nc_sweeps.models.mean_field import initialise_networks
 
 #: The activations as PyTorch defines them.
 REFERENCE = {
@@ -18,8 +18,8 @@ REFERENCE = {
 }
 
 
-def ensemble_of(runs, N, d, p, q, activation="tanh", gamma=1.0, dtype=torch.float64):
-    return initial_ensemble(
+def networks_of(runs, N, d, p, q, activation="tanh", gamma=1.0, dtype=torch.float64):
+    return initialise_networks(
         range(runs),
         particles=N,
         dimension=d,

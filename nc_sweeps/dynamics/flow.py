@@ -22,7 +22,7 @@ from nc_sweeps.dynamics.batches import MiniBatches
 from nc_sweeps.dynamics.integrators import Coefficients, Integrator
 from nc_sweeps.dynamics.schedule import Schedule
 from nc_sweeps.dynamics.steps import Steps
-from nc_sweeps.models.mean_field import PARTICLES, MeanFieldEnsemble
+from nc_sweeps.models.mean_field import PARTICLES, MeanFieldNetworks
 from nc_sweeps.theory.imbalance import ImbalanceLaw
 
 #: Value of :attr:`Flow.head_start` for a head that is never trained; beyond every step.
@@ -54,7 +54,7 @@ class Flow(nn.Module):
     the networks.
 
     Args:
-        ensemble: networks in the state from which they start; the flow overwrites their parameters.
+        networks: networks in the state from which they start; the flow overwrites their parameters.
         integrator: the one-step method.
         hyperparameters: numbers of the runs.
         batch_size: samples a step; None: all.
@@ -70,19 +70,19 @@ class Flow(nn.Module):
 
     def __init__(
         self,
-        ensemble: MeanFieldEnsemble,
+        networks: MeanFieldNetworks,
         integrator: Integrator,
         hyperparameters: Hyperparameters,
         batch_size: int | None,
         head_start: Int[Tensor, "run"],
     ) -> None:
         super().__init__()
-        self.ensemble = ensemble
+        self.networks = networks
         self.integrator = integrator
         self.schedules = hyperparameters.schedules
         self.batch_size = batch_size
         self.law = ImbalanceLaw(hyperparameters.beta, hyperparameters.lambda_rho, hyperparameters.lambda_w)
-        self.law.restart(torch.ones_like(head_start, dtype=torch.bool), ensemble.second_moment, ensemble.W)
+        self.law.restart(torch.ones_like(head_start, dtype=torch.bool), networks.second_moment, networks.W)
         self.register_buffer("seeds", hyperparameters.seeds, persistent=False)
         self.register_buffer("head_start", head_start.clone())
         self._minibatches: MiniBatches | None = None
@@ -112,7 +112,7 @@ class Flow(nn.Module):
         The first process gets all particles of the run, any other those that it holds.
         """
         state = {name: Z[run].detach().cpu() for name, Z in self._tensors().items()}
-        return state | {name: self.ensemble.shard.collect(state[name]) for name in PARTICLES}
+        return state | {name: self.networks.shard.collect(state[name]) for name in PARTICLES}
 
     @torch.no_grad()
     def restore(self, states: Sequence[dict[str, Tensor]]) -> None:
@@ -127,26 +127,26 @@ class Flow(nn.Module):
     def _tensors(self) -> dict[str, Tensor]:
         """Return what changes along the flow, by its name in a state."""
         law = {"law.D": self.law.D, "law.spread": self.law.spread}
-        return {**dict(self.ensemble.named_parameters()), **law, "head_start": self.head_start}
+        return {**dict(self.networks.named_parameters()), **law, "head_start": self.head_start}
 
     def _advance_piece(self, X: Float[Tensor, "run n d"], Y: Float[Tensor, "run n q"], first: int, last: int) -> None:
         """Take steps of one step size, during which every head either moves or is held."""
-        ensemble, law = self.ensemble, self.law
+        networks, law = self.networks, self.law
         moving = ~self.head_is_held(first)
         step_sizes = law.beta.new_tensor([schedule.step_size(last) for schedule in self.schedules])
         particles, head = self._coefficients(step_sizes, moving)
-        steps = Steps(ensemble, X, Y, self.seeds, self._batches(X), particles, head)
-        trace, follows_head = _second_moment_trace(ensemble), law.follows_head
+        steps = Steps(networks, X, Y, self.seeds, self._batches(X), particles, head)
+        trace, follows_head = _second_moment_trace(networks), law.follows_head
         for start, end in pairwise((*range(first, last, steps.choose_steps_per_call(follows_head)), last)):
-            before = ensemble.W.detach().clone()
+            before = networks.W.detach().clone()
             heads = steps.take(start, end, follows_head)
             # The law needs W at every step only where it holds the history of W.
             path = _grams(torch.cat([before.unsqueeze(1), heads], dim=1))
             duration = step_sizes if follows_head else (end - start) * step_sizes
             law.advance(duration, (path[:, :-1] + path[:, 1:]) / 2.0)
-        law.accumulate((last - first) * step_sizes, (trace + _second_moment_trace(ensemble)) / 2.0)
+        law.accumulate((last - first) * step_sizes, (trace + _second_moment_trace(networks)) / 2.0)
         # The law of a run whose head is held begins when the head starts to move.
-        law.restart(~moving, ensemble.second_moment, ensemble.W)
+        law.restart(~moving, networks.second_moment, networks.W)
 
     def _coefficients(
         self, step_sizes: Float[Tensor, "run"], moving: Bool[Tensor, "run"]
@@ -170,8 +170,8 @@ class Flow(nn.Module):
         return self._minibatches
 
 
-def _second_moment_trace(ensemble: MeanFieldEnsemble) -> Float[Tensor, "run"]:
-    return ensemble.shard.mean(ensemble.A.square().sum(dim=(-2, -1), dtype=torch.float64))
+def _second_moment_trace(networks: MeanFieldNetworks) -> Float[Tensor, "run"]:
+    return networks.shard.mean(networks.A.square().sum(dim=(-2, -1), dtype=torch.float64))
 
 
 def _grams(heads: Float[Tensor, "run steps p q"]) -> Float[Tensor, "run steps p p"]:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from nc_sweeps import kernels
 from nc_sweeps.models.first_layer import FirstLayer
-from nc_sweeps.models.mean_field import MeanFieldEnsemble
+from nc_sweeps.models.mean_field import MeanFieldNetworks
 from nc_sweeps.models.truncation import limits
 
 
@@ -38,15 +38,15 @@ class LossGradients:
 
 
 def compute_loss_gradients(
-    ensemble: MeanFieldEnsemble, X: Float[Tensor, "run n d"], Y: Float[Tensor, "run n q"]
+    networks: MeanFieldNetworks, X: Float[Tensor, "run n d"], Y: Float[Tensor, "run n q"]
 ) -> LossGradients:
     r"""Return the mean-field gradients of :math:`L_n` at the current state."""
-    gamma = ensemble.gamma[:, None, None]
-    first_layer = ensemble.first_layer(X)
-    F = gamma * first_layer.particle_mean(_second_layer_times_head(ensemble))
-    g_A, g_U, Z = _particle_gradients(ensemble, first_layer, (gamma / X.shape[1]) * (F - Y))
+    gamma = networks.gamma[:, None, None]
+    first_layer = networks.first_layer(X)
+    F = gamma * first_layer.particle_mean(_second_layer_times_head(networks))
+    g_A, g_U, Z = _particle_gradients(networks, first_layer, (gamma / X.shape[1]) * (F - Y))
     with _disable_autocast(Z):
-        g_W = ensemble.shard.mean(torch.bmm(ensemble.second_layer.mT, Z))
+        g_W = networks.shard.mean(torch.bmm(networks.second_layer.mT, Z))
     return LossGradients(A=g_A, U=g_U, W=g_W)
 
 
@@ -61,8 +61,8 @@ class Linearisation:
     R: Float[Tensor, "run n p"]
 
 
-def linearisation(
-    ensemble: MeanFieldEnsemble,
+def linearise(
+    networks: MeanFieldNetworks,
     X: Float[Tensor, "run n d"],
     Y: Float[Tensor, "run n q"],
     decay: Float[Tensor, "run"],
@@ -75,45 +75,45 @@ def linearisation(
         decay: :math:`\lambda_\rho`.
     """
     # Compiled code finds the residual between its two passes, from the particles of this process alone.
-    if ensemble.shard.is_whole and kernels.supports(ensemble.activation.name, ensemble.U):
+    if networks.shard.is_whole and kernels.supports(networks.activation.name, networks.U):
         return Linearisation(
             *kernels.linearise(
-                ensemble.U,
-                ensemble.A,
-                ensemble.W,
+                networks.U,
+                networks.A,
+                networks.W,
                 X,
                 Y,
-                activation=ensemble.activation.name,
-                gamma=ensemble.gamma,
-                truncation=limits(ensemble.truncation),
+                activation=networks.activation.name,
+                gamma=networks.gamma,
+                truncation=limits(networks.truncation),
                 decay=decay,
             )
         )
-    first_layer = ensemble.first_layer(X)
-    H = first_layer.particle_mean(ensemble.second_layer)
-    gamma = ensemble.gamma.double()[:, None, None]
-    residual = gamma / X.shape[1] * (gamma * (H.double() @ ensemble.W.double()) - Y)
-    g_A, g_U, _ = _particle_gradients(ensemble, first_layer, residual.to(X.dtype))
-    R = first_layer.particle_mean(g_A + decay[:, None, None].to(X) * ensemble.A)
+    first_layer = networks.first_layer(X)
+    H = first_layer.particle_mean(networks.second_layer)
+    gamma = networks.gamma.double()[:, None, None]
+    residual = gamma / X.shape[1] * (gamma * (H.double() @ networks.W.double()) - Y)
+    g_A, g_U, _ = _particle_gradients(networks, first_layer, residual.to(X.dtype))
+    R = first_layer.particle_mean(g_A + decay[:, None, None].to(X) * networks.A)
     return Linearisation(H, g_A, g_U, R)
 
 
 def _particle_gradients(
-    ensemble: MeanFieldEnsemble, first_layer: FirstLayer, r: Float[Tensor, "run n q"]
+    networks: MeanFieldNetworks, first_layer: FirstLayer, r: Float[Tensor, "run n q"]
 ) -> tuple[Float[Tensor, "run own p"], Float[Tensor, "run own d"], Float[Tensor, "run own q"]]:
     r"""Return the mean-field gradients :math:`g_A, g_U` from :math:`r = (\gamma/n)(F - Y)`, and Z."""
-    g_U, Z = first_layer.sample_sums(_second_layer_times_head(ensemble), r)
+    g_U, Z = first_layer.sample_sums(_second_layer_times_head(networks), r)
     with _disable_autocast(r):
-        g_A = torch.bmm(Z, ensemble.W.mT)
-    if ensemble.truncation is not None:
-        g_A *= ensemble.truncation.slope(ensemble.A)
+        g_A = torch.bmm(Z, networks.W.mT)
+    if networks.truncation is not None:
+        g_A *= networks.truncation.slope(networks.A)
     return g_A, g_U, Z
 
 
-def _second_layer_times_head(ensemble: MeanFieldEnsemble) -> Float[Tensor, "run own q"]:
+def _second_layer_times_head(networks: MeanFieldNetworks) -> Float[Tensor, "run own q"]:
     r"""Return :math:`B = \tau_R(A) W`, the second layer times the head."""
-    with _disable_autocast(ensemble.W):
-        return torch.bmm(ensemble.second_layer, ensemble.W)
+    with _disable_autocast(networks.W):
+        return torch.bmm(networks.second_layer, networks.W)
 
 
 def _disable_autocast(like: Tensor) -> torch.autocast:

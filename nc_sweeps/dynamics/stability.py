@@ -28,7 +28,7 @@ from torch import Tensor
 
 from nc_sweeps.counters import Stream, normals
 from nc_sweeps.dynamics.flow import Flow
-from nc_sweeps.models.mean_field import MeanFieldEnsemble
+from nc_sweeps.models.mean_field import MeanFieldNetworks
 
 #: Applications of the operator in a measurement. Along default runs the value is then 0.1 to 0.5 % below the eigenvalue
 #: on average, and up to 3 % where two eigenvalues cross.
@@ -45,18 +45,18 @@ class GaussNewton:
     r"""The operator :math:`\Theta` of an ensemble, whose state must not change while it is used.
 
     Args:
-        ensemble: the networks.
+        networks: the networks.
         X: inputs of the training set.
         head_moves: whether each run's head is trained.
     """
 
     def __init__(
-        self, ensemble: MeanFieldEnsemble, X: Float[Tensor, "run n d"], head_moves: Bool[Tensor, "run"]
+        self, networks: MeanFieldNetworks, X: Float[Tensor, "run n d"], head_moves: Bool[Tensor, "run"]
     ) -> None:
-        self._ensemble = ensemble
-        self._first_layer = ensemble.first_layer(X)
+        self._ensemble = networks
+        self._first_layer = networks.first_layer(X)
         self._head_moves = head_moves[:, None, None]
-        self._B = torch.bmm(ensemble.second_layer, ensemble.W)
+        self._B = torch.bmm(networks.second_layer, networks.W)
 
     def apply(self, v: Float[Tensor, "run n q"]) -> Float[Tensor, "run n q"]:
         r"""Return :math:`\Theta v`: how predictions move when parameters move by the gradients that v gives."""
@@ -83,7 +83,7 @@ class Stability:
     def __init__(self, flow: Flow) -> None:
         self._flow = flow
         #: The direction of each run that the latest measurement found, and that it started from; None: there is none.
-        self._directions: list[Tensor | None] = [None] * flow.ensemble.runs
+        self._directions: list[Tensor | None] = [None] * flow.networks.runs
         self._starts = self._directions
         self._step: int | None = None
 
@@ -104,7 +104,7 @@ class Stability:
         starts = [self._draw(run, X.shape[1]) if v is None else v for run, v in enumerate(self._starts)]
         before = min(step, flow.schedules[0].total - 1)
         with torch.autocast(X.device.type, enabled=False):
-            operator = GaussNewton(flow.ensemble, X, ~flow.head_is_held(before))
+            operator = GaussNewton(flow.networks, X, ~flow.head_is_held(before))
             v = torch.stack(starts).to(X)
             largest, directions = find_largest_eigenvalue(operator, v, torch.tensor(counts, device=X.device))
         self._directions = list(directions)
@@ -122,7 +122,7 @@ class Stability:
 
     def _draw(self, run: int, samples: int) -> Float[Tensor, "n q"]:
         """Return a direction that is a function of the seed of a run."""
-        seed, q = self._flow.seeds[run : run + 1].cpu(), self._flow.ensemble.W.shape[2]
+        seed, q = self._flow.seeds[run : run + 1].cpu(), self._flow.networks.W.shape[2]
         return normals(seed, Stream.DIRECTIONS, 0, torch.arange(samples), q, torch.float64)[0]
 
 

@@ -12,7 +12,7 @@ from nc_sweeps.counters import Stream, normals
 from nc_sweeps.dynamics.batches import MiniBatches
 from nc_sweeps.dynamics.gradients import compute_loss_gradients
 from nc_sweeps.dynamics.integrators import Coefficients
-from nc_sweeps.models.mean_field import MeanFieldEnsemble
+from nc_sweeps.models.mean_field import MeanFieldNetworks
 from nc_sweeps.models.truncation import limits
 
 #: Multiply-adds of one call of the compiled code, about a second: no signal is answered before it returns.
@@ -26,14 +26,14 @@ class Steps:
     """Takes steps of the flow.
 
     Args:
-        ensemble: networks, which each step overwrites.
+        networks: networks, which each step overwrites.
         X, Y: training set of every run.
         seeds: seeds of the noise, on the device of the networks.
         batches: samples of each step; None: all.
         particles, head: coefficients of a step.
     """
 
-    ensemble: MeanFieldEnsemble
+    networks: MeanFieldNetworks
     X: Float[Tensor, "run n d"]
     Y: Float[Tensor, "run n q"]
     seeds: Int[Tensor, "run"]
@@ -44,9 +44,9 @@ class Steps:
     def choose_steps_per_call(self, record_heads: bool) -> int:
         """Return the largest number of steps that one call of :meth:`take` should take."""
         runs, n, d = self.X.shape
-        p, q = self.ensemble.W.shape[1:]
+        p, q = self.networks.W.shape[1:]
         batch = self.batches.size if self.batches else n
-        work = runs * batch * self.ensemble.U.shape[1] * (2 * d + 3 * q)
+        work = runs * batch * self.networks.U.shape[1] * (2 * d + 3 * q)
         record = runs * max(batch if self.batches else 1, p * p if record_heads else 1)
         return max(1, int(min(_WORK_A_CALL / work, _RECORD_A_CALL / record)))
 
@@ -56,7 +56,7 @@ class Steps:
         Returns:
             The heads after every step if they are recorded, else after the last.
         """
-        network = self.ensemble
+        network = self.networks
         if self._is_compiled and network.shard.is_whole:  # else every step needs sums of other processes
             heads = network.W.new_empty(network.runs, last - first, *network.W.shape[1:]) if record_heads else None
             self._take_compiled(first, last, heads)
@@ -71,10 +71,10 @@ class Steps:
 
     @cached_property
     def _is_compiled(self) -> bool:
-        return kernels.supports(self.ensemble.activation.name, self.ensemble.U)
+        return kernels.supports(self.networks.activation.name, self.networks.U)
 
     def _take_compiled(self, first: int, last: int, heads: Tensor | None) -> None:
-        network = self.ensemble
+        network = self.networks
         order, position = self.batches.along(first, last) if self.batches else (None, 0)
         kernels.advance(
             network.U,
@@ -108,7 +108,7 @@ class Steps:
             step: number of the step, 1 for the first.
             X, Y: the samples.
         """
-        network = self.ensemble
+        network = self.networks
         gradients = compute_loss_gradients(network, X, Y)
         (growth, rate, noise), head = self._coefficients
         # The increment is summed before it is added: the parameters are rounded once a step.
@@ -127,7 +127,7 @@ class Steps:
     @cached_property
     def _coefficients(self) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
         """Coefficients of particles and head, on the device of the networks."""
-        return self.particles.like(self.ensemble.U), self.head.like(self.ensemble.W)
+        return self.particles.like(self.networks.U), self.head.like(self.networks.W)
 
     @cached_property
     def _is_noisy(self) -> bool:
@@ -136,11 +136,11 @@ class Steps:
     @cached_property
     def _indices(self) -> Int[Tensor, "own"]:
         """Numbers of the particles of this process, on the device of the networks."""
-        return self.ensemble.shard.indices.to(self.ensemble.U.device)
+        return self.networks.shard.indices.to(self.networks.U.device)
 
     def _noise(self, step: Int[Tensor, ""]) -> Float[Tensor, "run own p_plus_d"]:
-        U, own = self.ensemble.U, self.ensemble.shard.own
-        components = self.ensemble.A.shape[2] + U.shape[2]
+        U, own = self.networks.U, self.networks.shard.own
+        components = self.networks.A.shape[2] + U.shape[2]
         if self._is_compiled:
             which = (int(step), own.start, own.stop - own.start)
             return torch.stack([kernels.normals(seed, *which, components, U.dtype) for seed in self.seeds.tolist()])

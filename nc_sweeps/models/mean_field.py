@@ -23,7 +23,7 @@ from nc_sweeps.models.truncation import Truncation
 PARTICLES = ("U", "A")
 
 
-class MeanFieldEnsemble(nn.Module):
+class MeanFieldNetworks(nn.Module):
     """R mean-field networks of one shape as one set of batched tensors; a single network is R = 1.
 
     Args:
@@ -92,7 +92,7 @@ class MeanFieldEnsemble(nn.Module):
         return self.gamma[:, None, None] * torch.bmm(self.features(X), self.W)
 
 
-def initial_ensemble(
+def initialise_networks(
     seeds: Sequence[int],
     *,
     particles: int,
@@ -107,7 +107,7 @@ def initial_ensemble(
     dtype: torch.dtype,
     truncation: Truncation | None = None,
     processes: int = 1,
-) -> MeanFieldEnsemble:
+) -> MeanFieldNetworks:
     r"""Return networks in the initial state of Assumption 1.
 
     Particles are :math:`\mathcal N(0, \mathrm{diag}(s_a^2 I_p, s_u^2 I_d))`, and the head has orthonormal columns,
@@ -132,7 +132,7 @@ def initial_ensemble(
         theta = normals(key[[run]], Stream.PARTICLES, 0, which, width, torch.float64)[0]
         U[run], A[run] = scale_u[run] * theta[:, features:], scale_a[run] * theta[:, :features]
     head = _orthonormal(normals(key, Stream.HEAD, 0, torch.arange(features), classes, torch.float64))
-    return MeanFieldEnsemble(
+    return MeanFieldNetworks(
         U=U,
         A=A,
         W=(_column(scale_w) * head).to(dtype),

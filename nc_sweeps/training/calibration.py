@@ -15,7 +15,7 @@ from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
 from nc_sweeps.dynamics.stability import Stability
 from nc_sweeps.metrics.statistics import one_hot
-from nc_sweeps.models.mean_field import initial_ensemble
+from nc_sweeps.models.mean_field import initialise_networks
 from nc_sweeps.training.measurements import MEASUREMENTS, measure
 from nc_sweeps.training.references import References
 from nc_sweeps.training.seconds import Speed, count_work
@@ -63,7 +63,7 @@ def _size(samples: int, dimension: int, particles: int, noisy: bool = False, bat
 
 
 def _snapshot(size: FlowSize, runs: int) -> Snapshot:
-    ensemble = initial_ensemble(
+    ensemble = initialise_networks(
         range(runs), particles=size.particles, dimension=size.dimension, features=size.features, classes=size.classes,
         scale_u=[size.dimension**-0.5] * runs, scale_a=[1.0] * runs, scale_w=[1.0] * runs, gamma=[1.0] * runs,
         activation=ACTIVATIONS["tanh"], dtype=size.dtype,

@@ -21,7 +21,7 @@ from nc_sweeps.errors import ConfigError
 from nc_sweeps.interruption import InterruptedTraining, Interruption
 from nc_sweeps.metrics.statistics import one_hot
 from nc_sweeps.models.deep import initialise
-from nc_sweeps.models.mean_field import PARTICLES, MeanFieldEnsemble, initial_ensemble
+from nc_sweeps.models.mean_field import PARTICLES, MeanFieldNetworks, initialise_networks
 from nc_sweeps.models.shard import Shard
 from nc_sweeps.models.truncation import Truncation
 from nc_sweeps.training.callbacks import ListenerCallback, RecordingCallback, RunRecord, SilentRecord
@@ -205,10 +205,10 @@ class FlowEnsemble(Ensemble):
             torch.tensor(starts),
         )
 
-    def _build_networks(self, dtype: torch.dtype) -> MeanFieldEnsemble:
+    def _build_networks(self, dtype: torch.dtype) -> MeanFieldNetworks:
         models = [run.config.model for run in self.runs]
         truncation = Truncation(self.config.model.truncation, self.config.model.truncation_c0)
-        return initial_ensemble(
+        return initialise_networks(
             [run.config.seed for run in self.runs],
             particles=self.config.width.particles,
             dimension=self.runs[0].data.train.x.shape[1],

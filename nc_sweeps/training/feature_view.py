@@ -10,7 +10,7 @@ from nc_sweeps.dynamics.gradients import Linearisation
 from nc_sweeps.metrics.prediction import mean_square_loss
 from nc_sweeps.metrics.statistics import ClassStatistics, class_statistics, stack
 from nc_sweeps.metrics.streaming import measure_collapse
-from nc_sweeps.models.mean_field import MeanFieldEnsemble
+from nc_sweeps.models.mean_field import MeanFieldNetworks
 from nc_sweeps.theory import paper_bounds
 from nc_sweeps.theory.certificate import Certificate, certificate_of_statistics
 
@@ -22,7 +22,7 @@ class FeatureView:
     ratios of small differences exactly when collapse happens.
 
     Args:
-        ensemble: the networks.
+        networks: the networks.
         X, Y: training set, one-hot targets.
         X_test, Y_test: test set.
         linearisation: a pass through the training set for gradients, whose features are taken; None: there was none.
@@ -31,7 +31,7 @@ class FeatureView:
 
     def __init__(
         self,
-        ensemble: MeanFieldEnsemble,
+        networks: MeanFieldNetworks,
         X: Float[Tensor, "run n d"],
         Y: Float[Tensor, "run n q"],
         X_test: Float[Tensor, "run n_test d"],
@@ -39,10 +39,10 @@ class FeatureView:
         linearisation: Linearisation | None,
         with_test_collapse: bool,
     ) -> None:
-        self._ensemble, self._X, self._X_test = ensemble, X, X_test
+        self._ensemble, self._X, self._X_test = networks, X, X_test
         self._linearisation, self._with_test_collapse = linearisation, with_test_collapse
-        self.W = ensemble.W.double()
-        self.gamma = ensemble.gamma.double()
+        self.W = networks.W.double()
+        self.gamma = networks.gamma.double()
         self.Y, self.Y_test = Y.double(), Y_test.double()
 
     @property

@@ -104,7 +104,7 @@ def bound_sigma_min(snapshot: Snapshot) -> Float[Tensor, "run"]:
 @computes("certificate/deviation_bound", "gradients")
 def bound_deviation(snapshot: Snapshot) -> Float[Tensor, "run"]:
     """Return the bound of ‖E₂‖² that the certificate's decomposition gives, NaN where it gives none."""
-    return _bound_deviation(snapshot, paper_bounds.sharp_deviation_bound, snapshot.ensemble.activation.bound)
+    return _bound_deviation(snapshot, paper_bounds.sharp_deviation_bound, snapshot.networks.activation.bound)
 
 
 @computes("paper/deviation")
@@ -116,7 +116,7 @@ def measure_deviation(snapshot: Snapshot) -> Float[Tensor, "run"]:
 @computes("paper/theorem_4_2", "gradients")
 def bound_deviation_by_theorem_4_2(snapshot: Snapshot) -> Float[Tensor, "run"]:
     """Return the right-hand side of Theorem 4.2, NaN where it has none."""
-    return _bound_deviation(snapshot, paper_bounds.theorem_4_2, snapshot.ensemble.activation.c1)
+    return _bound_deviation(snapshot, paper_bounds.theorem_4_2, snapshot.networks.activation.c1)
 
 
 def _bound_deviation(snapshot: Snapshot, bound: Callable[..., Tensor], constant: float) -> Float[Tensor, "run"]:
@@ -178,12 +178,12 @@ def measure_law_deviation(snapshot: Snapshot) -> Float[Tensor, "run"]:
 @computes("imbalance/expected_deviation")
 def expect_law_deviation(snapshot: Snapshot) -> Float[Tensor, "run"]:
     """Return the deviation from the imbalance law that N particles are expected to have."""
-    return _where_law_holds(snapshot, snapshot.flow.law.expected_deviation(snapshot.ensemble.particles))
+    return _where_law_holds(snapshot, snapshot.flow.law.expected_deviation(snapshot.networks.particles))
 
 
 def _where_law_holds(snapshot: Snapshot, values: Float[Tensor, "run"]) -> Float[Tensor, "run"]:
     """Return numbers, NaN for runs to which the imbalance law does not apply."""
-    if snapshot.ensemble.truncation is not None:
+    if snapshot.networks.truncation is not None:
         return torch.full_like(values, torch.nan)
     return torch.where(snapshot.flow.head_is_held(snapshot.step), torch.nan, values)
 

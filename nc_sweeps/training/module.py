@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from nc_sweeps.dynamics.flow import Flow
 from nc_sweeps.dynamics.schedule import Schedule
 from nc_sweeps.dynamics.stability import Stability
-from nc_sweeps.models.mean_field import MeanFieldEnsemble
+from nc_sweeps.models.mean_field import MeanFieldNetworks
 from nc_sweeps.training.measurements import measure
 from nc_sweeps.training.references import References
 from nc_sweeps.training.snapshot import Snapshot
@@ -119,12 +119,12 @@ class FlowModule(RunsModule):
         if bool((self.flow.head_is_held(last) & ~self.stage_one_distance.isnan()).any()):
             arrived = self.take_snapshot().oracle.certified_distances <= self.stage_one_distance
             # Unlike devices may round a distance differently, but all processes must release a head at the same step.
-            self.flow.release_heads(self.ensemble.shard.any(arrived), last)
+            self.flow.release_heads(self.networks.shard.any(arrived), last)
 
     @property
-    def ensemble(self) -> MeanFieldEnsemble:
+    def networks(self) -> MeanFieldNetworks:
         """The networks of the flow."""
-        return self.flow.ensemble
+        return self.flow.networks
 
     @property
     def schedules(self) -> Sequence[Schedule]:
@@ -151,7 +151,7 @@ class FlowModule(RunsModule):
     def take_snapshot(self) -> Snapshot:
         """Return the present state, ready to be measured."""
         return Snapshot(
-            ensemble=self.ensemble,
+            networks=self.networks,
             X=self.X,
             Y=self.Y,
             X_test=self.X_test,
@@ -170,9 +170,9 @@ class FlowModule(RunsModule):
         Returns:
             Whether each run was found diverged.
         """
-        diverged = self.ensemble.shard.any(~torch.stack([*map(_are_finite, self.ensemble.parameters())]).all(dim=0))
+        diverged = self.networks.shard.any(~torch.stack([*map(_are_finite, self.networks.parameters())]).all(dim=0))
         runs = diverged.nonzero().flatten()  # a mask would have every parameter read and written
-        for parameter in self.ensemble.parameters():
+        for parameter in self.networks.parameters():
             parameter.index_fill_(0, runs, 0.0)
         return diverged.tolist()
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nc_sweeps.dynamics.gradients import Linearisation
 from nc_sweeps.metrics.centring import square_norm
-from nc_sweeps.models.mean_field import MeanFieldEnsemble
+from nc_sweeps.models.mean_field import MeanFieldNetworks
 from nc_sweeps.theory import free_energy
 from nc_sweeps.theory.stationarity import kernel_gradient_discrepancy
 
@@ -26,7 +26,7 @@ class ParticleCloud:
     """The particles θ_j = (a_j, u_j) of an ensemble, of which every process holds its own.
 
     Args:
-        ensemble: the networks.
+        networks: the networks.
         lambda_rho: weight decay of the particles.
         beta: inverse temperature.
         linearisation: gradients of the loss; None if no metric needs them.
@@ -34,12 +34,12 @@ class ParticleCloud:
 
     def __init__(
         self,
-        ensemble: MeanFieldEnsemble,
+        networks: MeanFieldNetworks,
         lambda_rho: Float[Tensor, "run"],
         beta: Float[Tensor, "run"],
         linearisation: Linearisation | None,
     ) -> None:
-        self._ensemble, self._lambda_rho, self._beta = ensemble, lambda_rho, beta
+        self._ensemble, self._lambda_rho, self._beta = networks, lambda_rho, beta
         self._known_linearisation = linearisation
 
     @property

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nc_sweeps.dynamics.flow import Flow
-from nc_sweeps.dynamics.gradients import Linearisation, linearisation
+from nc_sweeps.dynamics.gradients import Linearisation, linearise
 from nc_sweeps.dynamics.stability import Stability
-from nc_sweeps.models.mean_field import MeanFieldEnsemble
+from nc_sweeps.models.mean_field import MeanFieldNetworks
 from nc_sweeps.theory import free_energy
 from nc_sweeps.training.feature_view import FeatureView
 from nc_sweeps.training.oracle_view import OracleView
@@ -30,7 +30,7 @@ class Snapshot:
     """A mean-field ensemble at one moment; what metrics share is computed when the first of them asks for it.
 
     Args:
-        ensemble: the networks.
+        networks: the networks.
         X, Y: training set, one-hot targets.
         X_test, Y_test: test set.
         flow: the flow that moves the networks.
@@ -40,7 +40,7 @@ class Snapshot:
         needs: what those metrics need that will be computed.
     """
 
-    ensemble: MeanFieldEnsemble
+    networks: MeanFieldNetworks
     X: Float[Tensor, "run n d"]
     Y: Float[Tensor, "run n q"]
     X_test: Float[Tensor, "run n_test d"]
@@ -55,7 +55,7 @@ class Snapshot:
     def features(self) -> FeatureView:
         """The features, and what follows from them and the head."""
         return FeatureView(
-            self.ensemble,
+            self.networks,
             self.X,
             self.Y,
             self.X_test,
@@ -67,7 +67,7 @@ class Snapshot:
     @cached_property
     def particles(self) -> ParticleCloud:
         """The particles as a cloud, with their gradients."""
-        return ParticleCloud(self.ensemble, self.lambda_rho, self.beta, self._linearisation)
+        return ParticleCloud(self.networks, self.lambda_rho, self.beta, self._linearisation)
 
     @cached_property
     def oracle(self) -> OracleView:
@@ -114,7 +114,7 @@ class Snapshot:
         """The number ε_S² of Definition 4.1, NaN with noise, and with a truncation, which Theorem 4.2 excludes."""
         mean = self.particles.measure_gradient("A").square() + self.particles.measure_gradient("U").square()
         is_known = self.beta.isinf()
-        if self.ensemble.truncation is not None:
+        if self.networks.truncation is not None:
             is_known = torch.zeros_like(is_known)
         return torch.where(is_known, mean, torch.nan)
 
@@ -123,4 +123,4 @@ class Snapshot:
         """Full-batch gradients of the loss with the features of the same pass; None if no metric needs gradients."""
         if "gradients" not in self.needs:
             return None
-        return linearisation(self.ensemble, self.X, self.Y, self.lambda_rho)
+        return linearise(self.networks, self.X, self.Y, self.lambda_rho)

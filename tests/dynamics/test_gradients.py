@@ -5,21 +5,21 @@ from hypothesis import strategies as st
 
 from nc_sweeps import kernels
 from nc_sweeps.activations import ACTIVATIONS
-from nc_sweeps.dynamics.gradients import compute_loss_gradients, linearisation
+from nc_sweeps.dynamics.gradients import compute_loss_gradients, linearise
 from nc_sweeps.metrics.statistics import one_hot
 from nc_sweeps.models import first_layer
-from nc_sweeps.models.mean_field import MeanFieldEnsemble
+from nc_sweeps.models.mean_field import MeanFieldNetworks
 from nc_sweeps.models.truncation import Truncation
 from tests.networks import REFERENCE
 
 
-def autograd(ensemble, X, Y, activation):
+def autograd(networks, X, Y, activation):
     """Mean-field gradients of every run's own loss, by autograd through an independent forward pass."""
-    U, A, W = (Z.detach().clone().requires_grad_() for Z in (ensemble.U, ensemble.A, ensemble.W))
+    U, A, W = (Z.detach().clone().requires_grad_() for Z in (networks.U, networks.A, networks.W))
     N = U.shape[1]
-    second = A if ensemble.truncation is None else ensemble.truncation.value(A)
+    second = A if networks.truncation is None else networks.truncation.value(A)
     H = torch.einsum("rnj,rjp->rnp", REFERENCE[activation](torch.einsum("rnd,rjd->rnj", X, U)), second) / N
-    F = ensemble.gamma[:, None, None] * H @ W
+    F = networks.gamma[:, None, None] * H @ W
     loss = ((F - Y) ** 2).sum() / (2 * X.shape[1])
     g_U, g_A, g_W = torch.autograd.grad(loss, (U, A, W))
     return {"U": N * g_U, "A": N * g_A, "W": g_W}
@@ -46,7 +46,7 @@ def test_gradients_are_those_of_autograd(activation, gamma, shape, seed, kept, t
     scale = gamma * (1 + randn(runs).abs())
     layers = randn(runs, N, d), randn(runs, N, p), randn(runs, p, q)
     truncation = Truncation(radius=0.7, c0=0.4) if truncated else None
-    ensemble = MeanFieldEnsemble(*layers, scale, ACTIVATIONS[activation], truncation)
+    networks = MeanFieldNetworks(*layers, scale, ACTIVATIONS[activation], truncation)
     X = randn(runs, n, d)
     Y = one_hot(torch.randint(q, (runs, n), generator=generator), q, torch.float64)
     with pytest.MonkeyPatch.context() as patch:
@@ -55,16 +55,16 @@ def test_gradients_are_those_of_autograd(activation, gamma, shape, seed, kept, t
         patch.setattr(first_layer, "KEPT_ELEMENTS", 10**9 if kept else 0)
         if not compiled:
             patch.setattr(kernels, "supports", lambda *_: False)
-        found = compute_loss_gradients(ensemble, X, Y)
+        found = compute_loss_gradients(networks, X, Y)
         decay = torch.rand(runs, generator=generator, dtype=torch.float64)
-        measured = linearisation(ensemble, X, Y, decay)
-    expected = autograd(ensemble, X, Y, activation)
+        measured = linearise(networks, X, Y, decay)
+    expected = autograd(networks, X, Y, activation)
     for name, gradient in expected.items():
         error = (getattr(found, name) - gradient).norm() / gradient.norm().clamp(min=1e-300)
         assert error < 1e-10, name
-    S = REFERENCE[activation](torch.einsum("rnd,rjd->rnj", X, ensemble.U)) / N
-    of_a = expected["A"] + decay[:, None, None] * ensemble.A
-    expected |= {"H": S @ ensemble.second_layer, "R": S @ of_a}
+    S = REFERENCE[activation](torch.einsum("rnd,rjd->rnj", X, networks.U)) / N
+    of_a = expected["A"] + decay[:, None, None] * networks.A
+    expected |= {"H": S @ networks.second_layer, "R": S @ of_a}
     for name in ("A", "U", "H", "R"):
         # R is a mean of what may cancel.
         scale = expected[name].norm() if name != "R" else (S.abs() @ of_a.abs()).norm()

@@ -9,23 +9,23 @@ from nc_sweeps import kernels
 from nc_sweeps.activations import ACTIVATIONS
 from nc_sweeps.dynamics.stability import GaussNewton, find_largest_eigenvalue
 from nc_sweeps.models import first_layer
-from nc_sweeps.models.mean_field import MeanFieldEnsemble
+from nc_sweeps.models.mean_field import MeanFieldNetworks
 from nc_sweeps.models.truncation import Truncation
-from tests.networks import REFERENCE, data, ensemble_of
+from tests.networks import REFERENCE, data, networks_of
 
 
-def matrix_of(ensemble, X, head_moves, activation):
+def matrix_of(networks, X, head_moves, activation):
     """Θ of every run as a matrix, by autograd's Jacobian of an independent forward pass."""
-    N, truncation = ensemble.U.shape[1], ensemble.truncation
+    N, truncation = networks.U.shape[1], networks.truncation
 
     def predict(run, U, A, W):
         second = A if truncation is None else truncation.value(A)
         S = REFERENCE[activation](X[run] @ U.T)
-        return (ensemble.gamma[run] * S @ second @ W / N).flatten()
+        return (networks.gamma[run] * S @ second @ W / N).flatten()
 
     matrices = []
-    for run in range(ensemble.runs):
-        layers = tuple(Z[run].detach() for Z in (ensemble.U, ensemble.A, ensemble.W))
+    for run in range(networks.runs):
+        layers = tuple(Z[run].detach() for Z in (networks.U, networks.A, networks.W))
         jacobians = torch.autograd.functional.jacobian(lambda *Z, run=run: predict(run, *Z), layers)
         J_U, J_A, J_W = (J.flatten(1) for J in jacobians)
         matrices.append(N * (J_U @ J_U.T + J_A @ J_A.T) + head_moves[run] * J_W @ J_W.T)
@@ -56,7 +56,7 @@ def test_the_operator_is_that_of_autograd_symmetric_and_positive(activation, sha
 
     truncation = Truncation(radius=0.7, c0=0.4) if truncated else None
     layers = randn(runs, N, d), randn(runs, N, p), randn(runs, p, q)
-    ensemble = MeanFieldEnsemble(*layers, 1 + randn(runs).abs(), ACTIVATIONS[activation], truncation)
+    networks = MeanFieldNetworks(*layers, 1 + randn(runs).abs(), ACTIVATIONS[activation], truncation)
     X, head_moves = randn(runs, n, d), torch.rand(runs, generator=generator) < 0.5
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(first_layer, "BLOCK_ELEMENTS", 1)
@@ -64,8 +64,8 @@ def test_the_operator_is_that_of_autograd_symmetric_and_positive(activation, sha
         patch.setattr(first_layer, "KEPT_ELEMENTS", 10**9 if kept else 0)
         if not compiled:
             patch.setattr(kernels, "supports", lambda *_: False)
-        found = applied_to_basis(GaussNewton(ensemble, X, head_moves), runs, n, q)
-    expected = matrix_of(ensemble, X, head_moves, activation)
+        found = applied_to_basis(GaussNewton(networks, X, head_moves), runs, n, q)
+    expected = matrix_of(networks, X, head_moves, activation)
     scale = expected.abs().max() + 1e-300
     assert (found - expected).abs().max() <= 1e-12 * scale
     assert (found - found.mT).abs().max() <= 1e-12 * scale
@@ -79,10 +79,10 @@ def test_the_operator_is_that_of_autograd_symmetric_and_positive(activation, sha
 def test_the_value_is_a_rayleigh_quotient_and_converges_to_the_largest_eigenvalue(shape, seed, one):
     """In spaces of fewer dimensions than applications, too."""
     runs, N, n, d, q = shape
-    ensemble = ensemble_of(runs, N, d, q + 1, q, gamma=1.7)
+    networks = networks_of(runs, N, d, q + 1, q, gamma=1.7)
     X, _ = data(runs, n, d, q)
-    operator = GaussNewton(ensemble, X, torch.ones(runs, dtype=torch.bool))
-    expected = torch.linalg.eigvalsh(matrix_of(ensemble, X, [1] * runs, "tanh"))[:, -1]
+    operator = GaussNewton(networks, X, torch.ones(runs, dtype=torch.bool))
+    expected = torch.linalg.eigvalsh(matrix_of(networks, X, [1] * runs, "tanh"))[:, -1]
     v = torch.randn(runs, n, q, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     counts = torch.tensor([1 if one else 4] * runs)
     value, direction = find_largest_eigenvalue(operator, v, counts)
@@ -100,12 +100,12 @@ def test_the_value_is_a_rayleigh_quotient_and_converges_to_the_largest_eigenvalu
 
 
 def test_what_is_zero_and_what_overflows_harms_no_companion():
-    ensemble = ensemble_of(3, 5, 2, 3, 2, dtype=torch.float32)
+    networks = networks_of(3, 5, 2, 3, 2, dtype=torch.float32)
     X, _ = data(3, 4, 2, 2, torch.float32)
-    ensemble.W[1], ensemble.A[1] = 0.0, 0.0
-    ensemble.W[2] = 1e25
+    networks.W[1], networks.A[1] = 0.0, 0.0
+    networks.W[2] = 1e25
     v = torch.ones(3, 4, 2)
-    value, direction = find_largest_eigenvalue(GaussNewton(ensemble, X, torch.ones(3) > 0), v, torch.tensor([4, 4, 4]))
+    value, direction = find_largest_eigenvalue(GaussNewton(networks, X, torch.ones(3) > 0), v, torch.tensor([4, 4, 4]))
     assert value[0] > 0
     assert value[1] == 0
     assert value[2].isnan()

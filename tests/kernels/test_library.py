@@ -12,13 +12,13 @@ from nc_sweeps import kernels
 from nc_sweeps.activations import ACTIVATIONS
 from nc_sweeps.counters import Stream, normals
 from nc_sweeps.dynamics.flow import NEVER, Flow, Hyperparameters
-from nc_sweeps.dynamics.gradients import linearisation
+from nc_sweeps.dynamics.gradients import linearise
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
 from nc_sweeps.dynamics.stability import GaussNewton
 from nc_sweeps.metrics.statistics import one_hot
 from nc_sweeps.models.truncation import Truncation
-from tests.networks import ensemble_of
+from tests.networks import networks_of
 
 COMPILED = ["tanh", "sigmoid", "relu", "softplus"]
 #: Relative rounding of a type.
@@ -107,7 +107,7 @@ def flow_of(ensemble, configuration, seeds, steps):
 def networks(shape, seeds, dtype, activation="tanh", truncated=False):
     """Networks and data that depend on nothing but each run's own seed."""
     _, N, n, d, q, extra = shape
-    ensemble = ensemble_of(max(seeds) + 1, N, d, q + extra, q, activation, gamma=1.3, dtype=dtype)
+    ensemble = networks_of(max(seeds) + 1, N, d, q + extra, q, activation, gamma=1.3, dtype=dtype)
     for name in ("U", "A", "W"):
         getattr(ensemble, name).data = getattr(ensemble, name)[seeds].contiguous()
     ensemble.gamma = ensemble.gamma[seeds] * (1 + 0.05 * torch.tensor(seeds, dtype=dtype))
@@ -194,7 +194,7 @@ def test_samples_block_by_block(n):
             flow_of(ensemble, configuration, [0], 2).advance(X, Y, 0, 2)
             r = torch.linspace(-1, 1, 2 * n).reshape(1, n, 2)
             sums = ensemble.first_layer(X).sample_sums(ensemble.A[..., :2].contiguous(), r)
-            measured = vars(linearisation(ensemble, X, Y, torch.ones(1)))
+            measured = vars(linearise(ensemble, X, Y, torch.ones(1)))
             change = GaussNewton(ensemble, X, torch.ones(1, dtype=torch.bool)).apply(r)
         states.append({**ensemble.state_dict(), **{f"measured {name}": Z for name, Z in measured.items()}})
         states[-1] |= {"g_U": sums[0] / n, "Z": sums[1] / n, "mean": ensemble.features(X), "change": change / n}

@@ -7,7 +7,7 @@ from nc_sweeps import kernels
 from nc_sweeps.activations import ACTIVATIONS
 from nc_sweeps.metrics.statistics import one_hot
 from nc_sweeps.models import first_layer
-from tests.networks import REFERENCE, ensemble_of
+from tests.networks import REFERENCE, networks_of
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -41,25 +41,25 @@ def test_features_are_a_mean_over_particles_block_by_block(monkeypatch, compiled
     monkeypatch.setattr(first_layer, "MIN_BLOCK_PARTICLES", 5)
     if not compiled:
         monkeypatch.setattr(kernels, "supports", lambda *_: False)
-    ensemble = ensemble_of(2, 23, 3, 4, 2, gamma=1.5)
+    networks = networks_of(2, 23, 3, 4, 2, gamma=1.5)
     X = torch.randn(2, 6, 3, dtype=torch.float64)
-    expected = torch.einsum("rnj,rjp->rnp", torch.tanh(torch.einsum("rnd,rjd->rnj", X, ensemble.U)), ensemble.A) / 23
-    torch.testing.assert_close(ensemble.features(X), expected, rtol=1e-13, atol=1e-15)
-    torch.testing.assert_close(ensemble(X), 1.5 * expected @ ensemble.W, rtol=1e-13, atol=1e-15)
+    expected = torch.einsum("rnj,rjp->rnp", torch.tanh(torch.einsum("rnd,rjd->rnj", X, networks.U)), networks.A) / 23
+    torch.testing.assert_close(networks.features(X), expected, rtol=1e-13, atol=1e-15)
+    torch.testing.assert_close(networks(X), 1.5 * expected @ networks.W, rtol=1e-13, atol=1e-15)
 
 
 @given(st.integers(1, 4), st.integers(2, 5), st.integers(0, 3))
 def test_initial_head_is_orthonormal(runs, q, extra):
-    W = ensemble_of(runs, 2, 3, q + extra, q).W
+    W = networks_of(runs, 2, 3, q + extra, q).W
     torch.testing.assert_close(W.mT @ W, torch.eye(q, dtype=torch.float64).expand(runs, q, q), rtol=0, atol=1e-14)
 
 
 def test_initial_particles_are_independent_of_width_packing_and_precision():
-    wide, narrow = ensemble_of(3, 50, 4, 5, 3), ensemble_of(1, 20, 4, 5, 3)
+    wide, narrow = networks_of(3, 50, 4, 5, 3), networks_of(1, 20, 4, 5, 3)
     assert torch.equal(wide.U[:1, :20], narrow.U)
     assert torch.equal(wide.A[:1, :20], narrow.A)
     assert torch.equal(wide.W[:1], narrow.W)
-    single = ensemble_of(3, 50, 4, 5, 3, dtype=torch.float32)
+    single = networks_of(3, 50, 4, 5, 3, dtype=torch.float32)
     assert torch.equal(wide.U.float(), single.U)
 
 

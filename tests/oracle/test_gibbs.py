@@ -17,7 +17,7 @@ from nc_sweeps.oracle import gibbs
 from nc_sweeps.oracle.dual import Dual, GibbsProblem, OracleError
 from nc_sweeps.oracle.gibbs import head_fluctuation, range_fluctuation, solve_stage_one
 from nc_sweeps.oracle.nodes import CELL, lattice, scrambled_sobol
-from tests.networks import ensemble_of, hyperparameters
+from tests.networks import hyperparameters, networks_of
 
 SIGMA = {"sigmoid": scipy.special.expit, "tanh": np.tanh, "erf": scipy.special.erf}
 
@@ -295,16 +295,16 @@ def test_lattice_knows_its_error():
 def test_particles_end_at_the_oracle():
     """Noisy particles in the small instance of THEORY section 7, from ρ₀ to t = 8/λ."""
     N, beta, step_size = 2000, 100.0, 0.5
-    ensemble = ensemble_of(1, N, 2, 3, 2, activation="sigmoid")
-    problem = replace(problem_of(2, 6, 2, 3, beta=beta, lambda_rho=1 / beta), W=ensemble.W.data[0])
+    networks = networks_of(1, N, 2, 3, 2, activation="sigmoid")
+    problem = replace(problem_of(2, 6, 2, 3, beta=beta, lambda_rho=1 / beta), W=networks.W.data[0])
     oracle = solve_stage_one(problem)
     X, Y = problem.X[None], problem.Y[None]
     steps = round(8 * beta / step_size)
     hyper = hyperparameters(beta=beta, lambda_rho=1 / beta, lambda_w=0.0, step_size=step_size, steps=steps)
-    start = float((ensemble.features(X)[0] - oracle.features).norm())
-    Flow(ensemble, INTEGRATORS["exponential"], hyper, None, torch.tensor([NEVER])).advance(X, Y, 0, steps)
+    start = float((networks.features(X)[0] - oracle.features).norm())
+    Flow(networks, INTEGRATORS["exponential"], hyper, None, torch.tensor([NEVER])).advance(X, Y, 0, steps)
 
-    difference = ensemble.features(X)[0] - oracle.features
+    difference = networks.features(X)[0] - oracle.features
     hidden = difference - difference @ problem.W @ problem.W.mT
     outside = range_fluctuation(problem, oracle.kernel, N)
     inside = head_fluctuation(problem, oracle.kernel, N)
@@ -313,6 +313,6 @@ def test_particles_end_at_the_oracle():
     bias = 2.6e-3 * step_size / 0.1 * float(oracle.features.norm())
     assert float(hidden.norm()) < 3 * math.sqrt(outside) + bias
     assert float(difference.norm()) < 3 * math.sqrt(outside + inside) + bias < 0.1 * start
-    F = ensemble(X)[0]
+    F = networks(X)[0]
     distance = float((F - oracle.optimal_predictions).norm())
     assert distance <= oracle.certified_distance(F) < 10 * start

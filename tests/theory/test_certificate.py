@@ -11,7 +11,7 @@ from nc_sweeps.metrics.centring import centre, square_norm, within_class
 from nc_sweeps.metrics.collapse import nc1
 from nc_sweeps.metrics.statistics import class_statistics, merge
 from nc_sweeps.theory.certificate import centred_head_bound, certificate, certificate_of_statistics, worst_nc1
-from tests.networks import ensemble_of
+from tests.networks import networks_of
 from tests.theory.states import random_states
 
 
@@ -200,19 +200,19 @@ def test_statistics_of_batches_give_the_certificate_of_all_samples(has_bias):
 def test_closed_form_from_loss_and_gradient(gamma):
     """As stated: through R = λ_ρH + (γ/n)KrWᵀ, the second-layer gradient contracted with the activations."""
     N, n, d, p, q, lam = 40, 12, 3, 5, 3, 0.01
-    ensemble = ensemble_of(1, N, d, p, q, gamma=gamma)
+    networks = networks_of(1, N, d, p, q, gamma=gamma)
     X = torch.randn(1, n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     Y = torch.nn.functional.one_hot(torch.arange(n) % q, q).double()[None]
     # Scale the second layer so that the network fits well enough for the bound to say something.
-    ensemble.A.mul_(0.02)
-    H = ensemble.features(X)
-    missing = Y @ torch.linalg.pinv(ensemble.W) / gamma - H
-    ensemble.A.add_(torch.linalg.pinv(torch.tanh(X @ ensemble.U.mT)) @ (N * missing))
+    networks.A.mul_(0.02)
+    H = networks.features(X)
+    missing = Y @ torch.linalg.pinv(networks.W) / gamma - H
+    networks.A.add_(torch.linalg.pinv(torch.tanh(X @ networks.U.mT)) @ (N * missing))
 
-    g, H = compute_loss_gradients(ensemble, X, Y), ensemble.features(X)
-    S = torch.tanh(X @ ensemble.U.mT)
-    R = S @ (g.A + lam * ensemble.A) / N
-    W = ensemble.W.data
+    g, H = compute_loss_gradients(networks, X, Y), networks.features(X)
+    S = torch.tanh(X @ networks.U.mT)
+    R = S @ (g.A + lam * networks.A) / N
+    W = networks.W.data
     P = W @ torch.linalg.inv(W.mT @ W) @ W.mT
     r = gamma * H @ W - Y
     sigma = torch.linalg.svdvals(W)[0]

@@ -18,7 +18,7 @@ from nc_sweeps.dynamics.schedule import Piece, Schedule
 from nc_sweeps.metrics.centring import square_norm
 from nc_sweeps.metrics.statistics import one_hot
 from nc_sweeps.theory.imbalance import ImbalanceLaw, discrete_law, imbalance, stationary_residual
-from tests.networks import ensemble_of
+from tests.networks import networks_of
 
 
 def problem(runs, n=12, d=3, q=2):
@@ -28,15 +28,15 @@ def problem(runs, n=12, d=3, q=2):
     return X, one_hot((torch.arange(n) % q)[None], q, torch.float64).expand(runs, n, q)
 
 
-def flow_of(ensemble, *, beta, lambda_rho, lambda_w, step_size, steps, integrator="euler_maruyama", batch_size=None):
-    runs = ensemble.runs
+def flow_of(networks, *, beta, lambda_rho, lambda_w, step_size, steps, integrator="euler_maruyama", batch_size=None):
+    runs = networks.runs
 
     def column(value):
         return torch.full((runs,), value, dtype=torch.float64)
 
     schedule = Schedule((Piece(0, steps, step_size),), 3 if batch_size else 1)
     hyper = Hyperparameters(torch.arange(runs), column(beta), column(lambda_rho), column(lambda_w), (schedule,) * runs)
-    return Flow(ensemble, INTEGRATORS[integrator], hyper, batch_size, torch.zeros(runs, dtype=torch.int64))
+    return Flow(networks, INTEGRATORS[integrator], hyper, batch_size, torch.zeros(runs, dtype=torch.int64))
 
 
 def samples_of(step, X, Y, batch_size):
@@ -63,18 +63,18 @@ def test_discrete_law(N, extra, q, activation, gamma, beta, decays, integrator, 
     """Ten steps of the real flow, its noise read off the counters: equal to 1e-12, whatever the width and the batch."""
     # ηγ² at most 0.1 on inputs in the unit ball: unbounded activations must not run away.
     p, eta, steps = q + extra, 0.1 / max(gamma, 1.0) ** 2, 10
-    ensemble, (X, Y) = ensemble_of(1, N, 3, p, q, activation, gamma), problem(1, q=q)
+    networks, (X, Y) = networks_of(1, N, 3, p, q, activation, gamma), problem(1, q=q)
     flow = flow_of(
-        ensemble, beta=beta, lambda_rho=decays[0], lambda_w=decays[1], step_size=eta, steps=steps,
+        networks, beta=beta, lambda_rho=decays[0], lambda_w=decays[1], step_size=eta, steps=steps,
         integrator=integrator, batch_size=batch_size,
     )  # fmt: skip
     one = torch.tensor([1.0], dtype=torch.float64)
     particle = INTEGRATORS[integrator].compute_coefficients(eta * one, decays[0] * one, beta * one)
     head = INTEGRATORS[integrator].compute_coefficients(eta * one, decays[1] * one, math.inf * one)
-    predicted = imbalance(ensemble.second_moment, ensemble.W)[0]
+    predicted = imbalance(networks.second_moment, networks.W)[0]
     for step in range(1, steps + 1):
-        A, W = ensemble.A[0].clone(), ensemble.W[0].clone()
-        g = compute_loss_gradients(ensemble, *samples_of(step, X, Y, batch_size))
+        A, W = networks.A[0].clone(), networks.W[0].clone()
+        g = compute_loss_gradients(networks, *samples_of(step, X, Y, batch_size))
         xi = normals(torch.tensor([0]), Stream.NOISE, step, torch.arange(N), p + 3, torch.float64)[0, :, :p]
         predicted = discrete_law(
             predicted, A, W, g.A[0], g.W[0], xi,
@@ -82,9 +82,9 @@ def test_discrete_law(N, extra, q, activation, gamma, beta, decays, integrator, 
             (1 + float(head.growth), float(head.gradient)),
         )  # fmt: skip
         flow.advance(X, Y, step - 1, step)
-        found = imbalance(ensemble.second_moment, ensemble.W)[0]
+        found = imbalance(networks.second_moment, networks.W)[0]
         # Of the size of the two matrices whose difference the imbalance is.
-        size = float((ensemble.A[0].square().sum() / N + ensemble.W.square().sum()).detach())
+        size = float((networks.A[0].square().sum() / N + networks.W.square().sum()).detach())
         assert float((found - predicted).norm()) <= 1e-12 * max(size, 1.0)
 
 
@@ -94,10 +94,10 @@ def test_without_noise_the_law_is_met_to_first_order_in_the_step_size(decays):
     deviations = []
     for eta in (0.1, 0.05, 0.025):
         steps = round(3 / decays[0] / eta)
-        ensemble, (X, Y) = ensemble_of(1, 7, 3, 4, 2), problem(1)
-        flow = flow_of(ensemble, beta=math.inf, lambda_rho=decays[0], lambda_w=decays[1], step_size=eta, steps=steps)
+        networks, (X, Y) = networks_of(1, 7, 3, 4, 2), problem(1)
+        flow = flow_of(networks, beta=math.inf, lambda_rho=decays[0], lambda_w=decays[1], step_size=eta, steps=steps)
         flow.advance(X, Y, 0, steps)
-        deviations.append(float(square_norm(imbalance(ensemble.second_moment, ensemble.W) - flow.law.D).sqrt()))
+        deviations.append(float(square_norm(imbalance(networks.second_moment, networks.W) - flow.law.D).sqrt()))
     ratios = [a / b for a, b in pairwise(deviations)]
     # The first-order error dominates; the next order changes the ratios by O(η λ, η ‖g‖).
     assert ratios == pytest.approx([2.0, 2.0], rel=0.05)
@@ -110,12 +110,12 @@ def test_with_noise_the_deviation_is_as_large_as_predicted_and_falls_with_width(
     steps, widths = round(3 / lam / eta), (16, 64, 256, 1024)
     measured, predicted = [], []
     for N in widths:
-        ensemble, (X, Y) = ensemble_of(runs, N, 3, 4, 2), problem(runs)
+        networks, (X, Y) = networks_of(runs, N, 3, 4, 2), problem(runs)
         flow = flow_of(
-            ensemble, beta=beta, lambda_rho=lam, lambda_w=lam, step_size=eta, steps=steps, integrator="exponential"
+            networks, beta=beta, lambda_rho=lam, lambda_w=lam, step_size=eta, steps=steps, integrator="exponential"
         )
         flow.advance(X, Y, 0, steps)
-        measured.append(float(square_norm(imbalance(ensemble.second_moment, ensemble.W) - flow.law.D).mean().sqrt()))
+        measured.append(float(square_norm(imbalance(networks.second_moment, networks.W) - flow.law.D).mean().sqrt()))
         predicted.append(float(flow.law.expected_deviation(N).square().mean().sqrt()))
     # A mean of 64 squares, each a sum of p² = 16 correlated terms: about 10 % at one standard deviation; and what η
     # adds, η Q/(2λ), below 5 % of the deviation at the largest width.

@@ -15,7 +15,7 @@ from nc_sweeps.metrics.prediction import mean_square_loss
 from nc_sweeps.metrics.statistics import class_statistics, one_hot
 from nc_sweeps.theory import paper_bounds
 from nc_sweeps.theory.certificate import centred_head_bound, certificate
-from tests.networks import ensemble_of
+from tests.networks import networks_of
 from tests.theory.states import random_states
 
 
@@ -33,17 +33,17 @@ def test_theorem_4_2_holds_and_the_sharp_form_is_below_it(seed, activation, q, e
     """For real networks, from random ones to those whose second layer interpolates the targets."""
     runs, N, n, d, p = 3, 30, 4 * q, 4, q + extra
     generator = torch.Generator().manual_seed(seed)
-    ensemble = ensemble_of(runs, N, d, p, q, activation, gamma)
+    networks = networks_of(runs, N, d, p, q, activation, gamma)
     X = torch.randn(runs, n, d, generator=generator, dtype=torch.float64)
     X /= X.norm(dim=-1, keepdim=True)
     Y = one_hot((torch.arange(n) % q).expand(runs, n), q, torch.float64)
-    S = ACTIVATIONS[activation].value(X @ ensemble.U.mT)
-    missing = Y @ torch.linalg.pinv(ensemble.W) / gamma - ensemble.features(X)
-    ensemble.A.add_(fit * torch.linalg.pinv(S) @ (N * missing))
+    S = ACTIVATIONS[activation].value(X @ networks.U.mT)
+    missing = Y @ torch.linalg.pinv(networks.W) / gamma - networks.features(X)
+    networks.A.add_(fit * torch.linalg.pinv(S) @ (N * missing))
 
-    g, H = compute_loss_gradients(ensemble, X, Y), ensemble.features(X)
-    W, one = ensemble.W.data, torch.ones(runs, dtype=torch.float64)
-    particles = sum(((z + lam * Z) ** 2).sum((1, 2)) for z, Z in ((g.A, ensemble.A), (g.U, ensemble.U))) / N
+    g, H = compute_loss_gradients(networks, X, Y), networks.features(X)
+    W, one = networks.W.data, torch.ones(runs, dtype=torch.float64)
+    particles = sum(((z + lam * Z) ** 2).sum((1, 2)) for z, Z in ((g.A, networks.A), (g.U, networks.U))) / N
     loss = mean_square_loss(gamma * H @ W, Y)
     arguments = loss, particles.detach(), torch.linalg.svdvals(W), n, gamma * one, lam * one
     deviation = paper_bounds.deviation_from_target(H, W, Y, gamma * one)

@@ -13,7 +13,7 @@ from nc_sweeps.activations import ACTIVATIONS
 from nc_sweeps.dynamics.flow import Flow, Hyperparameters
 from nc_sweeps.dynamics.integrators import INTEGRATORS
 from nc_sweeps.dynamics.schedule import Piece, Schedule
-from nc_sweeps.models.mean_field import initial_ensemble
+from nc_sweeps.models.mean_field import initialise_networks
 from nc_sweeps.pack import Pack
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store.runs import RunStore
@@ -47,7 +47,7 @@ def make_spec(name: str, devices: int, directory: Path, *overrides: str) -> RunS
 
 def make_flow(particles: int, processes: int, dtype: torch.dtype = torch.float64):
     """Return a noisy network, 20 samples, and a flow that moves the network."""
-    ensemble = initial_ensemble(
+    networks = initialise_networks(
         [3], particles=particles, dimension=5, features=4, classes=2, scale_u=[0.4], scale_a=[1.0], scale_w=[1.0],
         gamma=[1.0], activation=ACTIVATIONS["tanh"], dtype=dtype, processes=processes,
     )  # fmt: skip
@@ -55,8 +55,8 @@ def make_flow(particles: int, processes: int, dtype: torch.dtype = torch.float64
     Y = torch.eye(2, dtype=dtype).repeat(10, 1)[None]
     beta, decay = (torch.tensor([x], dtype=torch.float64) for x in (40.0, 0.05))
     hyperparameters = Hyperparameters(torch.tensor([3]), beta, decay, decay, (Schedule((Piece(0, 1000, 0.2),), 1),))
-    flow = Flow(ensemble, INTEGRATORS["exponential"], hyperparameters, None, torch.zeros(1, dtype=torch.int64))
-    return ensemble, X, Y, flow
+    flow = Flow(networks, INTEGRATORS["exponential"], hyperparameters, None, torch.zeros(1, dtype=torch.int64))
+    return networks, X, Y, flow
 
 
 def count_sent_bytes(particles: int, processes: int, steps: int) -> int:
@@ -71,15 +71,15 @@ def count_sent_bytes(particles: int, processes: int, steps: int) -> int:
 
 def move_network(rank: int, processes: int) -> dict[str, object]:
     """Move a network without Lightning, and return what this process then has and how much it sent."""
-    ensemble, X, Y, flow = make_flow(11, processes)
+    networks, X, Y, flow = make_flow(11, processes)
     flow.advance(X, Y, 0, 100)
-    shard = ensemble.shard
+    shard = networks.shard
     return {
-        "W": ensemble.W.data,
-        "U": ensemble.U.data,
-        "leading": shard.collect_leading(ensemble.U.data, 6),
-        "all": shard.collect_leading(ensemble.U.data, 100),
-        "collected": shard.collect(ensemble.U.data[0]),
+        "W": networks.W.data,
+        "U": networks.U.data,
+        "leading": shard.collect_leading(networks.U.data, 6),
+        "all": shard.collect_leading(networks.U.data, 100),
+        "collected": shard.collect(networks.U.data[0]),
         "anywhere": shard.any(torch.tensor([rank == 1, False])),
         "sent": [count_sent_bytes(N, processes, 3) - count_sent_bytes(N, processes, 1) for N in (1_000, 100_000)],
     }

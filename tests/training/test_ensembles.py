@@ -98,7 +98,7 @@ def test_order_of_particles_and_rotation_of_features_change_no_metric():
     before = measure(module.take_snapshot(), tuple(MEASUREMENTS))
     rotation, _ = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))
     order = torch.randperm(12)
-    network = module.ensemble
+    network = module.networks
     network.U.copy_(network.U[:, order])
     network.A.copy_(network.A[:, order] @ rotation)
     network.W.copy_(rotation.T @ network.W)
@@ -222,7 +222,7 @@ def test_gradient_norms_are_those_of_the_regularised_objective():
     config = tiny("compute.precision=64-true", "dynamics.lambda_rho=0.05", "dynamics.lambda_w=0.02", "model.gamma=1.7")
     module = FlowEnsemble([LoadedRun(config, load(config.dataset), MemoryRecord())])._build_module()
     snapshot = module.take_snapshot()
-    U, A, W = (Z.detach().clone().requires_grad_() for Z in (module.ensemble.U, module.ensemble.A, module.ensemble.W))
+    U, A, W = (Z.detach().clone().requires_grad_() for Z in (module.networks.U, module.networks.A, module.networks.W))
     N = U.shape[1]
     F = 1.7 * torch.tanh(module.X @ U.mT) @ A / N @ W
     L = ((F - module.Y) ** 2).sum() / (2 * F.shape[1])

@@ -20,4 +20,4 @@ def test_lightning_leaves_the_numbers_of_the_flow_in_float64(precision):
     module = trainer.strategy.precision_plugin.convert_module(module)
     assert {Z.dtype for Z in module.flow.law.buffers()} == {module.stage_one_distance.dtype} == {torch.float64}
     assert module.flow.seeds.dtype == module.flow.head_start.dtype == torch.int64
-    assert module.ensemble.U.dtype == (torch.float64 if precision == "64-true" else torch.float32)
+    assert module.networks.U.dtype == (torch.float64 if precision == "64-true" else torch.float32)
