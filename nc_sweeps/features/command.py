@@ -11,6 +11,7 @@ import typer
 
 from nc_sweeps.command import describe_error, show_errors_in_one_line
 from nc_sweeps.errors import UserError, is_out_of_memory
+from nc_sweeps.process import prepare_command
 
 if TYPE_CHECKING:
     from nc_sweeps.config import ReadConfig
@@ -89,6 +90,7 @@ def _parse_images(overrides: list[str]) -> "ReadConfig":
 def main() -> None:
     """Run ``nc-features``."""
     with show_errors_in_one_line("nc-features", _describe):
+        prepare_command()
         app()
 
 
