@@ -102,6 +102,6 @@ def count_digits(values: Sequence[Any]) -> int | None:
 
 def format_key(value: Any, digits: int | None) -> str:
     """Format a value of a key with the digits that :func:`count_digits` returns; one that a run has not is a dash."""
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     return f"{value:.{digits}g}" if digits and isinstance(value, float) else str(value)

@@ -24,6 +24,8 @@ from nc_sweeps.store.sweep_folder import SweepFolder
 #: Most rows of curves in a report, for all runs together; but each run keeps at least ``_MIN_POINTS``.
 _MAX_ROWS = 40_000
 _MIN_POINTS = 8
+#: What Hydra makes of ``-m``.
+_MULTIRUN = "hydra.mode=MULTIRUN"
 #: A key with at most this many values has a colour and a cell for each.
 DISCRETE = 12
 
@@ -330,9 +332,12 @@ def _read_curves(runs: list[RunFolder], quantities: list[Quantity]) -> pl.DataFr
 def _format_command(invocation: dict[str, Any], sweep: Path) -> str:
     if invocation.get("resume"):
         return shlex.join(["nc-sweep", "resume", str(sweep)])
-    # The overrides of a sweep list all values; those of a run that was trained alone are its own.
-    multirun = ["-m", "hydra/launcher=packed"] if "launcher" in invocation else []
-    return shlex.join(["nc-train", *multirun, *invocation.get("overrides", [])])
+    folders = [f"--config-dir={folder}" for folder in invocation.get("config_folders", [])]
+    # The overrides of a sweep list all values, or say how its sweeper finds them; those of a run that was trained alone
+    # are its own. Folders of early versions do not say which launcher it was.
+    of_hydra = ["-m", *invocation.get("hydra", ["hydra/launcher=packed"])] if "launcher" in invocation else []
+    of_hydra = [override for override in of_hydra if override != _MULTIRUN]
+    return shlex.join(["nc-train", *of_hydra, *folders, *invocation.get("overrides", [])])
 
 
 def _without_infinity(values: pl.Series) -> pl.Series:

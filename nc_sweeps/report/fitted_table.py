@@ -1,7 +1,7 @@
 """A table for a terminal that leaves out columns where the terminal is too narrow, and never cuts a number."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rich import box
@@ -14,6 +14,8 @@ from rich.text import Text
 _ENDLESS = 1_000_000
 #: Least number of columns with a rank beside those that can be joined.
 _LEAST = 2
+#: Most columns that are named where they are left out.
+_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Column:
 
 
 class FittedTable:
-    """A table that fits: the columns of the highest ranks are left out and named below it.
+    """A table that fits: the columns of the highest ranks are left out and named below it, or follow in a table more.
 
     Args:
         columns: its columns, of equal length.
@@ -44,6 +46,8 @@ class FittedTable:
         notes: what is said below it.
         has_lines: whether there is a line between rows.
         joinable: how many of the first columns become one text where they leave too little room for the others.
+        sections: rows before which there is a gap.
+        continues: whether columns without room follow below, beside those of rank 0.
     """
 
     def __init__(
@@ -53,12 +57,16 @@ class FittedTable:
         notes: Iterable[str] = (),
         has_lines: bool = False,
         joinable: int = 0,
+        sections: Collection[int] = (),
+        continues: bool = False,
     ) -> None:
         self.columns = columns
         self.title = title
         self.notes = list(notes)
         self.has_lines = has_lines
         self.joinable = joinable
+        self.sections = sections
+        self.continues = continues
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw the columns for which there is room."""
@@ -68,8 +76,13 @@ class FittedTable:
             shown = self._choose(joined, console, options)
         yield self._draw(shown)
         left_out = [column for column in self.columns if column.rank > 0 and column not in shown]
-        more = [f"no room for {', '.join(column.name or column.heading for column in left_out)}"] if left_out else []
-        for note in self.notes + more:
+        while left_out and self.continues:
+            first, *others = left_out
+            kept = [column for column in self.columns if column.rank == 0]
+            shown = self._choose([*kept, replace(first, rank=0), *others], console, options)
+            yield self._draw(shown)
+            left_out = [column for column in others if column not in shown]
+        for note in [*self.notes, *([f"no room for {_list_names(left_out)}"] if left_out else [])]:
             yield Text(f"  {note}", style="dim", overflow="fold")
 
     def _choose(self, columns: Sequence[Column], console: Console, options: ConsoleOptions) -> list[Column]:
@@ -89,9 +102,15 @@ class FittedTable:
             justify: Literal["left", "right"] = "left" if column.is_text else "right"
             width = None if column.is_text else max(map(_measure, (column.heading, *column.cells)))
             table.add_column(column.heading, justify=justify, overflow="fold", min_width=width)
-        for row in zip(*(column.cells for column in columns), strict=True):
-            table.add_row(*row)
+        for number, row in enumerate(zip(*(column.cells for column in columns), strict=True), 1):
+            table.add_row(*row, end_section=number in self.sections)
         return table
+
+
+def _list_names(columns: Sequence[Column]) -> str:
+    names = [column.name or column.heading for column in columns]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _measure(cell: str | Text) -> int:

@@ -33,8 +33,11 @@ def write_figures(digest: Digest, folder: Path, kinds: Sequence[str] = tuple(_CO
 
     Returns:
         The paths of the files.
+
+    Raises:
+        StoreError: the folder cannot be made or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make_folder(folder)
     written = []
     for chart in build_charts(digest):
         specification = _fit_to_paper(chart, _select_rows(digest, chart))

@@ -38,7 +38,7 @@ class ProgressBar:
         self.latest = ""
         self.console = console
         self.progress = make_progress_bar(console)
-        self.task = self.progress.add_task("", total=None, shown="")
+        self.task = self.progress.add_task("preparing", total=None, shown="")
 
     def __enter__(self) -> "ProgressBar":
         self.progress.start()
@@ -47,6 +47,8 @@ class ProgressBar:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # Where nothing was trained, as all was done already, nothing remains.
+        self.progress.live.transient = not self.runs
         self.progress.stop()
 
     def begin(self, runs: int, work: int) -> None:
@@ -70,7 +72,7 @@ class ProgressBar:
         self.finished_runs += runs
         self.progress.update(self.task, description=self._describe())
         if not self.console.is_terminal:
-            self.console.print(f"{self._describe()} trained: {self.latest}", highlight=False)
+            self.console.print(": ".join(filter(None, [f"{self._describe()} trained", self.latest])), highlight=False)
 
     def _describe(self) -> str:
         return f"{self.finished_runs}/{self.runs} runs"

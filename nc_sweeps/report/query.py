@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import polars as pl
-from rich import box
-from rich.table import Table
+from rich.markup import escape
 from rich.text import Text
 
 from nc_sweeps.errors import ConfigError
+from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
+from nc_sweeps.report.axes import count_digits, format_key
+from nc_sweeps.report.fitted_table import Column, FittedTable
 from nc_sweeps.report.table import format_number
 from nc_sweeps.store.sweep_folder import load_sweep
 
@@ -38,14 +40,17 @@ def query_sweep(directory: Path, question: str) -> pl.DataFrame:
         ) from error
 
 
-def tabulate_answer(answer: pl.DataFrame) -> Table:
-    """Return the first rows of an answer as a table for a terminal."""
-    more = f"… and {answer.height - MAX_ROWS} more rows" if answer.height > MAX_ROWS else None
-    table = Table(box=box.SIMPLE_HEAD, caption=more)
-    for name, kind in answer.schema.items():
-        table.add_column(name, justify="right" if kind.is_numeric() else "left", overflow="fold")
-    for row in answer.head(MAX_ROWS).iter_rows():
-        table.add_row(
-            *(format_number(cell) if isinstance(cell, float) or cell is None else Text(str(cell)) for cell in row)
-        )
-    return table
+def tabulate_answer(answer: pl.DataFrame) -> FittedTable:
+    """Return the first rows of an answer as a table for a terminal, which leaves out the last columns if it is narrow.
+
+    Metrics are rounded, keys have the digits that tell their values apart.
+    """
+    columns = []
+    for rank, (name, kind) in enumerate(answer.head(MAX_ROWS).schema.items()):
+        values = answer[name].head(MAX_ROWS).to_list()
+        digits = count_digits(values)
+        is_rounded = name in {*CLOCKS, *METRICS} and kind.is_float()
+        cells = [Text(format_number(cell) if is_rounded else format_key(cell, digits)) for cell in values]
+        columns.append(Column(escape(name), cells, rank, is_text=not kind.is_numeric(), name=name))
+    more = [f"… and {answer.height - MAX_ROWS} more rows"] if answer.height > MAX_ROWS else []
+    return FittedTable(columns, notes=more)

@@ -5,22 +5,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.columns import Columns
 from rich.console import Group, RenderableType
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from nc_sweeps.errors import StoreError
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
+from nc_sweeps.report.axes import count_digits, format_key
 from nc_sweeps.report.digest import SHOWN
+from nc_sweeps.report.fitted_table import Column, FittedTable
 from nc_sweeps.report.table import format_number
 from nc_sweeps.store.run_folder import RunFolder
 from nc_sweeps.store.sweep_folder import load_runs
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_CURVE = 40
+_CURVE = 20
 
 
 def describe_run(directory: Path) -> RenderableType:
@@ -40,17 +40,15 @@ def describe_run(directory: Path) -> RenderableType:
     progress = vars(summary.progress).items()
     clocks = "  ".join(f"{name} {format_number(value)}" for name, value in progress if value is not None)
     rows = run.read_metrics()
-    curves = Table(box=box.SIMPLE_HEAD)
-    curves.add_column("")
-    for heading in ("first", "last", "best"):
-        curves.add_column(heading, justify="right")
+    names = [name for name in SHOWN if name in rows.columns] or [name for name in METRICS if name in rows.columns]
+    entries = [summary.metrics[name] for name in names]
     start, end = (format_number(rows["time"][index]) for index in (0, -1))
-    curves.add_column(f"row by row, from {start} to {end}, logarithmic")
-    for name in (name for name in SHOWN if name in rows.columns):
-        entry = summary.metrics[name]
-        cells = (format_number(value) for value in (entry.first, entry.last, entry.best))
-        curves.add_row(name, *cells, draw_sparkline(rows[name].to_list()))
-    return Group(head, clocks, curves, configuration)
+    sparklines = [draw_sparkline(rows[name].to_list()) for name in names]
+    columns = [Column("", names, is_text=True)]
+    for rank, heading in ((0, "first"), (0, "last"), (1, "best")):
+        columns.append(Column(heading, [format_number(getattr(entry, heading)) for entry in entries], rank))
+    columns.append(Column(f"from {start} to {end},\nlogarithmic", sparklines, rank=2))
+    return Group(head, clocks, FittedTable(columns), configuration)
 
 
 def compare_runs(directories: Sequence[Path]) -> RenderableType:
@@ -70,18 +68,14 @@ def compare_runs(directories: Sequence[Path]) -> RenderableType:
     if table.height < len(runs):
         raise StoreError("the same run was named twice")
     keys = [name for name in table.columns if name not in {*METRICS, *CLOCKS} and table[name].n_unique() > 1]
-    comparison = Table(box=box.SIMPLE_HEAD)
-    comparison.add_column("")
-    for run in runs:
-        comparison.add_column(run.name, justify="right", overflow="fold")
-    for key in keys:
-        if key != "signature":
-            comparison.add_row(key, *(Text(str(value)) for value in table[key]))
-    comparison.add_section()
-    for name in (name for name in (*CLOCKS, *METRICS) if name in table.columns):
-        if name in {*CLOCKS, *SHOWN}:
-            comparison.add_row(name, *(format_number(value) for value in table[name]))
-    return comparison
+    keys = [key for key in keys if key != "signature"]
+    metrics = [name for name in (*CLOCKS, *METRICS) if name in table.columns and name in {*CLOCKS, *SHOWN}]
+    if not {*metrics} - {*CLOCKS}:
+        metrics += [name for name in METRICS if name in table.columns]
+    rows = [[Text(format_key(value, count_digits(table[key].to_list()))) for value in table[key]] for key in keys]
+    rows += [[Text(format_number(value)) for value in table[name]] for name in metrics]
+    columns = [Column(run.name, [row[number] for row in rows], rank=number) for number, run in enumerate(runs)]
+    return FittedTable([Column("", [*keys, *metrics], is_text=True), *columns], sections={len(keys)}, continues=True)
 
 
 def draw_sparkline(values: Sequence[float]) -> str:

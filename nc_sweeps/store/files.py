@@ -4,6 +4,7 @@ import math
 import os
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,29 @@ def replace(path: Path, write_content: Callable[[Any], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         neighbour.replace(path)
-    except BaseException:
-        neighbour.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            neighbour.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            # Whoever reads the message knows the file, and a full disk names none.
+            error.filename, error.filename2 = str(path), None
         raise
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder to write into, and those above it, where it is missing.
+
+    Raises:
+        StoreError: something else is there, or nothing can be made or written there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StoreError(f"{path}: a file is in the way; expected a folder") from error
+    except OSError as error:
+        raise StoreError(f"{path}: this folder cannot be made ({error.strerror})") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise StoreError(f"{path}: this folder cannot be written")
 
 
 def read_json(path: Path, keys: set[str]) -> dict[str, Any]:
