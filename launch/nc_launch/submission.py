@@ -98,7 +98,7 @@ class Submission:
     def write(self) -> None:
         """Write ``submission.json``."""
         content = {
-            "place": self.origin.backend_name,
+            "place": self.origin.backend_name,  # the key of earlier versions, so that each reads the other's files
             "settings": self.origin.settings.to_dict(),
             "manifest": str(self.manifest.relative_to(self.sweep)),
             "packs": self.packs,
