@@ -83,7 +83,7 @@ class Task:
         return next(interrupted) in own
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """Return what submitit puts back into the queue when SIGUSR2, and no other signal, comes before training begins."""
+        """Return what submitit puts back into the queue when SIGUSR2 comes before training begins."""
         return submitit.helpers.DelayedSubmission(self)
 
 
