@@ -51,7 +51,7 @@ def measure_speed() -> Speed:
         measurement=max(0.0, one - a_run),
         measured_run=a_run,
         measured_number=float(a_number),
-        stop=_time_stop(tiny),
+        pause=_time_pause(tiny),
     )
 
 
@@ -91,8 +91,8 @@ def _time_step(size: FlowSize) -> float:
     return min(_time(lambda: take(steps)) for _ in range(_REPEATS)) / (steps * _RUNS)
 
 
-def _time_stop(size: FlowSize) -> float:
-    """Return the seconds of all that surrounds the steps between two stops; steps of so small a size take no time."""
+def _time_pause(size: FlowSize) -> float:
+    """Return the seconds of all that surrounds the steps between two pauses; steps of so small a size take no time."""
     state = _snapshot(size, 1)
     return min(_time(lambda: state.flow.advance(state.X, state.Y, 0, 1)) for _ in range(_REPEATS))
 

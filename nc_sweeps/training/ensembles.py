@@ -31,12 +31,12 @@ from nc_sweeps.training.memory import find_budget_bytes, predict_peak_bytes
 from nc_sweeps.training.module import FlowModule, RunsModule, Segments
 from nc_sweeps.training.processes import count_threads
 from nc_sweeps.training.references import References
-from nc_sweeps.training.seconds import STOPS, count_work
+from nc_sweeps.training.seconds import PAUSES, count_work
 from nc_sweeps.training.sizes import Size
 from nc_sweeps.training.trainer import open_trainer
 
-#: Most multiply-adds of a run between two stops: a fraction of a second. There are at least ``STOPS`` stops.
-_WORK_BETWEEN_STOPS = 10**10
+#: Most multiply-adds of a run between two pauses: a fraction of a second. There are at least ``PAUSES`` pauses.
+_WORK_BETWEEN_PAUSES = 10**10
 
 
 @dataclass(frozen=True)
@@ -124,16 +124,16 @@ class Ensemble(ABC):
         if listener is not None:
             callbacks.append(ListenerCallback(listener, recording, self._work_per_step))
         with open_trainer(self.config.compute, self.rank, callbacks) as trainer:
-            trainer.fit(self._build_module(), datamodule=Segments(self._plan_stops(steps)))
+            trainer.fit(self._build_module(), datamodule=Segments(self._plan_pauses(steps)))
         if self.rank == 0 and recording.interrupted and interruption.signal is not None:
             raise InterruptedTraining(interruption.signal)
 
-    def _plan_stops(self, measurements: Sequence[int]) -> list[int]:
+    def _plan_pauses(self, measurements: Sequence[int]) -> list[int]:
         """Return the steps between which nothing interrupts training: the same for a run alone, packed or resumed."""
         total = measurements[-1]
-        distance = min(math.ceil(total / STOPS), max(1, _WORK_BETWEEN_STOPS // count_work(self.size).step))
-        stops = {*measurements, *range(0, total, distance)}
-        return sorted({self.first_step} | {step for step in stops if step > self.first_step})
+        distance = min(math.ceil(total / PAUSES), max(1, _WORK_BETWEEN_PAUSES // count_work(self.size).step))
+        pauses = {*measurements, *range(0, total, distance)}
+        return sorted({self.first_step} | {step for step in pauses if step > self.first_step})
 
     @abstractmethod
     def cut_part(self, rank: int) -> "Ensemble":

@@ -1,4 +1,4 @@
-"""Runs as modules that Lightning trains, and stretches of steps as the data that it iterates over."""
+"""Runs as modules that Lightning trains, and segments of steps as the data that it iterates over."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Segments(pl.LightningDataModule):
     """Stretches of steps that are trained without interruption, each as its (first, last) step.
 
     Args:
-        steps: increasing steps at which training stops; it starts at the first.
+        steps: increasing steps at which training pauses; it starts at the first.
     """
 
     def __init__(self, steps: Sequence[int]) -> None:

@@ -11,8 +11,8 @@ from nc_sweeps.dynamics.stability import APPLICATIONS
 from nc_sweeps.training.particle_cloud import KGD_PARTICLES
 from nc_sweeps.training.sizes import DeepSize, FlowSize, Size
 
-#: Least number of stops during training at which progress is shown, checkpoints may be taken and signals are answered.
-STOPS = 100
+#: Least number of pauses during training at which progress is shown, checkpoints may be taken and signals are answered.
+PAUSES = 100
 #: Multiply-adds that take as long as an activation.
 _ACTIVATION_WORK = 20
 #: Numbers of a sample that are gathered in the time in which its position in a permutation is drawn.
@@ -96,7 +96,7 @@ class Speed:
         measurement: seconds of a measurement, besides its work, for any number of runs.
         measured_run: seconds that each run adds to that.
         measured_number: seconds of a float64 number that a measurement makes.
-        stop: seconds of a stop during training, for any number of runs.
+        pause: seconds of a pause during training, for any number of runs.
     """
 
     work: float
@@ -106,7 +106,7 @@ class Speed:
     measurement: float
     measured_run: float
     measured_number: float
-    stop: float
+    pause: float
 
     def predict_seconds(self, size: Size, runs: int) -> float:
         """Predict how long an ensemble trains until its end.
@@ -120,5 +120,5 @@ class Speed:
         numbers = work.measured_numbers * self.measured_number
         a_measured_run = self.measured_run + numbers + work.measurement * self.work
         measurements = size.measurements * (self.measurement + runs * a_measured_run)
-        stops = min(STOPS, size.steps) + size.measurements
-        return size.steps * runs * a_step + measurements + stops * self.stop
+        pauses = min(PAUSES, size.steps) + size.measurements
+        return size.steps * runs * a_step + measurements + pauses * self.pause

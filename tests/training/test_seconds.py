@@ -7,7 +7,7 @@ import pytest
 from nc_sweeps.data import load
 from nc_sweeps.dynamics.schedule import Schedule
 from nc_sweeps.training.calibration import measure_speed
-from nc_sweeps.training.seconds import STOPS
+from nc_sweeps.training.seconds import PAUSES
 from nc_sweeps.training.sizes import Size
 from tests.configs import config_of
 
@@ -22,8 +22,8 @@ def test_speed_is_measured_and_adds_up():
     one, four = speed.predict_seconds(size, 1), speed.predict_seconds(size, 4)
     assert one < four <= 4 * one  # what a measurement costs whatever the runs is paid once
     twice = replace(size, steps=2 * size.steps, measurements=2 * size.measurements)
-    assert speed.stop > 0  # of which there are as many on a way twice as long, but for those of measurements
-    assert speed.predict_seconds(twice, 1) == pytest.approx(2 * one - STOPS * speed.stop, rel=1e-12)
+    assert speed.pause > 0  # of which there are as many on a way twice as long, but for those of measurements
+    assert speed.predict_seconds(twice, 1) == pytest.approx(2 * one - PAUSES * speed.pause, rel=1e-12)
     assert speed.predict_seconds(replace(size, noisy=False), 1) <= one
     batches = replace(size, batch=size.samples // 2)
     assert speed.predict_seconds(batches, 1) > speed.predict_seconds(replace(batches, samples=batches.batch), 1)
