@@ -1,19 +1,29 @@
-"""The end of a command in an error: one line on stderr and exit code 1 where the user can mend it.
+"""The end of a command in an error: one line on stderr and exit code 1.
 
-With ``HYDRA_FULL_ERROR=1`` in the environment every error shows its traceback. Hydra is imported when an error occurs:
-not every command uses it.
+The line tells the user what to mend, or, where the error is a fault of this program, where the log is. With
+``HYDRA_FULL_ERROR=1`` in the environment every error shows its traceback. Hydra is imported when an error occurs: not
+every command uses it.
 """
 
 import os
+import platform
+import sys
+import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
-from typing import cast
 
+from nc_sweeps import cache
 from nc_sweeps.errors import UserError, explain_error, is_out_of_memory
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
+
+#: Libraries that read what the user wrote. Where one of them refuses a value, the user can mend it.
+_READERS = {"antlr4", "hydra", "hydra_plugins", "omegaconf", "optuna", "yaml"}
+_OURS = ("nc_sweeps", "nc_launch", "hydra_plugins.nc_sweeps_launcher")
 
 
 class PassThroughHydra(BaseException):
@@ -24,17 +34,23 @@ def describe_error(error: Exception) -> str:
     """Return the line for an error that the user can mend."""
     from nc_sweeps.config import explain_config_error
 
-    is_of_a_file = isinstance(error, OSError) and error.filename
-    return explain_error(error) if is_of_a_file or is_out_of_memory(error) else explain_config_error(error)
+    if (isinstance(error, OSError) and error.filename) or is_out_of_memory(error):
+        return explain_error(error)
+    return explain_config_error(error, arguments=sys.argv[1:])
+
+
+def describe_version() -> str:
+    """Return the line that ``--version`` prints."""
+    return f"nc-sweeps {metadata.version('nc-sweeps')}"
 
 
 @contextmanager
 def show_errors_in_one_line(command: str, describe: Callable[[Exception], str] = describe_error) -> Iterator[None]:
-    """Turn an error that the user can mend into one line; any other is a defect of this program, raised as it is.
+    """Turn every error into one line.
 
     Args:
         command: name with which the line begins.
-        describe: returns the rest of it.
+        describe: returns the rest of it, for an error that the user can mend.
 
     Raises:
         SystemExit: with the line.
@@ -42,16 +58,55 @@ def show_errors_in_one_line(command: str, describe: Callable[[Exception], str] =
     wants_traceback = os.environ.get(_FULL_ERROR) == "1"
     try:
         yield
-        return
-    except KeyboardInterrupt:
-        raise SystemExit(f"{command}: interrupted") from None
-    except PassThroughHydra as carrier:
-        error = cast(Exception, carrier.__cause__)
-    except Exception as raised:
-        error = raised
-    if wants_traceback or not can_be_mended(error):
-        raise error
-    raise SystemExit(f"{command}: {describe(error)}") from None
+    except BrokenPipeError:
+        # Who read the output has left; the interpreter must not try to write the rest of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except (Exception, KeyboardInterrupt, PassThroughHydra) as raised:
+        error = raised.__cause__ if isinstance(raised, PassThroughHydra) else raised
+        if isinstance(error, Exception) and wants_traceback:
+            raise error from error.__cause__
+        raise SystemExit(f"{command}: {_describe(error, command, describe)}") from None
+
+
+def _describe(error: BaseException | None, command: str, describe: Callable[[Exception], str]) -> str:
+    # A library may put an error of its own in the place of a Ctrl-C.
+    if not isinstance(error, Exception) or isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+        return "interrupted"
+    try:
+        if can_be_mended(error):
+            return describe(error)
+    except Exception as second:
+        error = second
+    return _report_fault(command, error)
+
+
+def _report_fault(command: str, error: Exception) -> str:
+    """Return the line for an error that is a fault of this program, and write a log of it."""
+    text = "".join(traceback.format_exception(error))
+    about = f"{describe_version()}, Python {platform.python_version()}, {platform.platform()}"
+    log = _write_log(command, f"{about}\n{' '.join(sys.argv)}\n\n{text}")
+    # Where nothing can be written, the place of the error stands in for the log.
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"the log is {log}" if log else f"{frame.filename}, line {frame.lineno}"
+    return (
+        f"a fault of nc-sweeps, not yours ({explain_error(error)}); {where}; "
+        f"please report it, with {'that file' if log else 'this line'} and what you typed"
+    )
+
+
+def _write_log(command: str, text: str) -> Path | None:
+    """Write a file in one piece, in the cache or among the temporary files; return None if neither can be written."""
+    name = f"{command}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.log"
+    for find_folder in (cache.find_lasting_folder, lambda: Path(tempfile.gettempdir())):
+        with suppress(OSError, RuntimeError):
+            folder = find_folder()
+            handle, part = tempfile.mkstemp(dir=folder)  # readable by the user alone
+            with open(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(part, folder / name)
+            return folder / name
+    return None
 
 
 @contextmanager
@@ -70,15 +125,23 @@ def let_hydra_raise_errors() -> Iterator[None]:
 
 def can_be_mended(error: Exception) -> bool:
     """Return whether the user can mend an error."""
-    import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    # Hydra refuses some overrides, such as width=5, with a bare ValueError.
-    origin = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    is_refusal = isinstance(error, ValueError) and origin.is_relative_to(Path(hydra.__file__).parent)
-    is_mendable = isinstance(error, UserError | HydraException | OmegaConfBaseException | OSError)
-    return is_mendable or is_refusal or is_out_of_memory(error)
+    if isinstance(error, UserError | HydraException | OmegaConfBaseException | YAMLError | OSError):
+        return True
+    # What is typed, or stands in a file, is also refused in other ways: width=5 with a bare ValueError of Hydra.
+    refusals = ValueError | TypeError | AssertionError | NotImplementedError | RecursionError | ImportError
+    return is_out_of_memory(error) or (isinstance(error, refusals) and _arose_in_a_reader(error))
+
+
+def _arose_in_a_reader(error: Exception) -> bool:
+    """Return whether an error arose in a library that reads what the user wrote, or in what such a library called."""
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    while modules and modules[-1].partition(".")[0].lstrip("_") in sys.stdlib_module_names:
+        modules.pop()
+    return bool(modules) and modules[-1].partition(".")[0] in _READERS and not modules[-1].startswith(_OURS)
 
 
 def concerns_results(error: OSError) -> bool:

@@ -1,4 +1,4 @@
-"""Composes the files of ``conf/`` with Hydra, and holds the arguments in which Hydra 1.3 and Hydra 1.4 differ."""
+"""Composes the files of ``conf/``, and what Hydra 1.3 and Hydra 1.4 want to be told for it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,11 +12,17 @@ from nc_sweeps.resolvers import register_resolvers
 #: Argument of every function that starts Hydra. Without it Hydra 1.3 behaves as 1.1; Hydra 1.4 warns of it.
 VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 
-#: Argument of :func:`hydra.main`. Whoever writes our command line or a config of ours can run any code anyway, so their
-#: callbacks and log handlers need no permission. Hydra 1.4 wants to be told so; Hydra 1.3 does not ask.
-NO_WHITELIST: dict[str, Any] = (
-    {"execution_whitelist": hydra.utils.UNSAFE_DISABLE_EXECUTION_CHECKS}
-    if hasattr(hydra.utils, "UNSAFE_DISABLE_EXECUTION_CHECKS")
+#: Argument of :func:`hydra.main`: what a config may have executed, our callback, launchers and sweepers. Hydra 1.4 asks
+#: for it, so that a config that somebody else has written executes nothing new; Hydra 1.3 cannot be told.
+WHITELIST: dict[str, Any] = (
+    {
+        "execution_whitelist": [
+            "nc_sweeps.sweep_callback.SweepCallback",
+            "hydra_plugins.*",
+            "optuna.samplers.*",
+        ]
+    }
+    if hasattr(hydra.utils, "execution_whitelist")
     else {}
 )
 

@@ -8,6 +8,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from nc_sweeps.command import PassThroughHydra
+from nc_sweeps.requests import check_request
 from nc_sweeps.store.run_folder import RunFolder
 from nc_sweeps.training.processes import is_leader
 
@@ -17,6 +18,14 @@ class SweepCallback(Callback):
 
     def __init__(self) -> None:
         self.runs: list[RunFolder] = []
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a single run of which a part would have no effect."""
+        self._check_request(config)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a sweep of which a part would have no effect."""
+        self._check_request(config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Remember the folder of a run."""
@@ -32,6 +41,13 @@ class SweepCallback(Callback):
         """Show the results of a sweep."""
         self._show_results(config)
 
+    def _check_request(self, config: DictConfig) -> None:
+        try:
+            check_request(config)
+        except Exception as error:
+            # Hydra turns the exceptions of callbacks into warnings.
+            raise PassThroughHydra from error
+
     def _show_results(self, config: DictConfig) -> None:
         if not self.runs:
             return
@@ -42,7 +58,6 @@ class SweepCallback(Callback):
             notes = describe_published(self.runs)
             is_all_well = show_results(self.runs, config.figure.x, list(config.figure.y), notes)
         except Exception as error:
-            # Hydra turns the exceptions of callbacks into warnings.
             raise PassThroughHydra from error
         if not is_all_well:
             raise SystemExit(1)

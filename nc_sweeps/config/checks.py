@@ -26,13 +26,31 @@ from nc_sweeps.config.dynamics import (
     MomentumConfig,
 )
 from nc_sweeps.config.keys import list_values
-from nc_sweeps.config.models import ACTIVATION_NAMES, MODELS, MeanFieldConfig, MlpConfig
-from nc_sweeps.config.schema import PRECISIONS, SPACINGS, TRACKER_NAMES, TRACKING_MODES, RunConfig, select_metrics
+from nc_sweeps.config.models import (
+    ACTIVATION_NAMES,
+    BATCH_NORM_STATISTICS,
+    MODELS,
+    ConvolutionalConfig,
+    MeanFieldConfig,
+    MlpConfig,
+)
+from nc_sweeps.config.schema import (
+    ACCELERATORS,
+    PRECISIONS,
+    SPACINGS,
+    TRACKER_NAMES,
+    TRACKING_MODES,
+    RunConfig,
+    select_metrics,
+)
+from nc_sweeps.config.synonyms import find_choice
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.metrics.catalogue import METRICS
 
-# With larger values float32 overflows before the first step; larger sizes and lists exceed any machine.
+# With larger values float32 overflows before the first step, with smaller ones it underflows to 0; larger sizes and
+# lists exceed any machine.
 _LARGEST = 1e12
+_SMALLEST = 1e-30
 _LARGEST_SIZE = 2**31 - 1
 _MOST_POINTS = 100_000
 
@@ -65,12 +83,19 @@ def check_dataset(config: RunConfig) -> None:
     _Checks(config).check_dataset()
 
 
-def suggest_choice(value: Any, choices: Sequence[str]) -> str:
-    """Return the end of a message about a wrong value: which choices there are, and which one is nearest."""
+def suggest_choice(value: Any, choices: Sequence[str], key: str = "") -> str:
+    """Return the end of a message about a wrong value: which choices there are, and which one is meant or nearest.
+
+    Args:
+        value: the wrong value.
+        choices: the right ones.
+        key: whose value it is, or ``metric``, for choices that have other names elsewhere.
+    """
+    meant = [choice for choice in (find_choice(key, str(value)),) if choice in choices]
     if len(choices) > _LISTED_CHOICES:
-        near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)
+        near = meant or difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)
         return f"did you mean {near[0]}?"
-    near = difflib.get_close_matches(str(value), choices, n=1)
+    near = meant or difflib.get_close_matches(str(value), choices, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return f"must be one of {', '.join(choices)}{hint}"
 
@@ -79,6 +104,12 @@ def suggest_choice(value: Any, choices: Sequence[str]) -> str:
 def _is_known(pattern: str) -> bool:
     """Return whether a metric fits a name or pattern."""
     return bool(fnmatch.filter(METRICS, pattern))
+
+
+def _suggest_pattern(pattern: str) -> str:
+    """Return the end of a message about a pattern that no metric fits: which one is meant."""
+    inside = f"{pattern.rstrip('/')}/*"
+    return f"did you mean {inside}?" if _is_known(inside) else suggest_choice(pattern, tuple(METRICS), "metric")
 
 
 def _suggest_dynamics(model: str, dynamics: str) -> str:
@@ -110,6 +141,7 @@ class _Checks:
         alone = f"only particles are spread over processes, and model={config.model.name} has none"
         self._require(processes == 1 or config.model.has_particles, key, alone)
         self._require(processes <= particles, key, f"{processes} processes for {particles} particles; take fewer")
+        self._require_choice("compute.accelerator", ACCELERATORS)
         self._require_choice("compute.precision", PRECISIONS)
         self._require(0 <= config.compute.threads <= 1024, "compute.threads", "must lie between 0 (all cores) and 1024")
         memory = config.compute.memory
@@ -164,6 +196,8 @@ class _Checks:
         self._require(fits, "model.features", f"must be at least the number of classes, {q}")
         if isinstance(model, MlpConfig):
             self._require(min(model.hidden, default=0) >= 1, "model.hidden", "must name at least one width, all ≥ 1")
+        if isinstance(model, ConvolutionalConfig):
+            self._require_choice("model.batch_norm", BATCH_NORM_STATISTICS)
         if isinstance(model, MeanFieldConfig):
             self._check_mean_field(model)
 
@@ -175,6 +209,7 @@ class _Checks:
         self._require_non_negative("model.initial_scale_a")
         radius, c0 = model.truncation, model.truncation_c0
         self._require(radius >= 2, "model.truncation", "must be at least 2, or inf for none")
+        self._require_finite("model.truncation", "none")
         fits = 1 <= c0 <= radius / 2
         self._require(fits, "model.truncation_c0", f"must lie between 1 and half of model.truncation, {radius / 2:g}")
 
@@ -200,6 +235,8 @@ class _Checks:
             self._require_non_negative("dynamics.weight_decay")
         if isinstance(dynamics, FlowConfig):
             self._require(dynamics.beta > 0, "dynamics.beta", "must be positive (inf: no noise)")
+            self._require_finite("dynamics.beta", "no noise")
+            self._require_not_tiny("dynamics.beta")
             self._require_choice("dynamics.integrator", INTEGRATOR_NAMES)
             self._require_non_negative("dynamics.lambda_rho")
             self._require_non_negative("dynamics.lambda_w")
@@ -234,14 +271,12 @@ class _Checks:
         for key in ("include", "exclude"):
             for pattern in getattr(metrics, key):
                 if not _is_known(pattern):
-                    raise ConfigError(
-                        f"metrics.{key}={pattern}: no such metric; {suggest_choice(pattern, tuple(METRICS))}"
-                    )
+                    raise ConfigError(f"metrics.{key}={pattern}: no such metric; {_suggest_pattern(pattern)}")
         chosen = len(select_metrics(self.config)) > 0
         self._require(
             chosen, "metrics.include", "must name at least one metric that the network has and that is not excluded"
         )
-        self._require_choice("optimized_metric", select_metrics(self.config))
+        self._require_choice("optimized_metric", tuple(METRICS))
 
     def check_tracking(self) -> None:
         self._require_choice("tracking.name", TRACKER_NAMES)
@@ -253,13 +288,14 @@ class _Checks:
             self._require(0 < len(tag) <= 64, "tracking.tags", "a tag has 1 to 64 characters")
 
     def check_figure(self) -> None:
-        if self.config.figure.x not in {"time", "epoch"}:
-            self._require_choice(
-                "figure.x", ("time", "epoch", *sorted(name for name, _, _ in list_values(self.config)))
-            )
+        x = self.config.figure.x
+        if x not in {"time", "epoch"}:
+            choices = ("time", "epoch", *sorted(name for name, _, _ in list_values(self.config)))
+            if x not in choices:
+                raise ConfigError(f"figure.x={x}: {suggest_choice(x, choices, 'keys')}")
         for name in self.config.figure.y:
             if name not in METRICS:
-                raise ConfigError(f"figure.y={name}: no such metric; {suggest_choice(name, tuple(METRICS))}")
+                raise ConfigError(f"figure.y={name}: no such metric; {suggest_choice(name, tuple(METRICS), 'metric')}")
 
     def _find_value(self, key: str) -> Any:
         def step(tree: Any, part: str) -> Any:
@@ -274,16 +310,27 @@ class _Checks:
     def _require_choice(self, key: str, choices: Sequence[str]) -> None:
         value = self._find_value(key)
         if value not in choices:  # only then is it worth looking for the nearest
-            raise ConfigError(f"{key}={value}: {suggest_choice(value, choices)}")
+            raise ConfigError(f"{key}={value}: {suggest_choice(value, choices, key)}")
 
     def _require_seed(self, key: str) -> None:
         self._require(0 <= self._find_value(key) < 2**63, key, "must be at least 0 and below 2⁶³")
 
     def _require_positive(self, key: str) -> None:
         self._require(0 < self._find_value(key) <= _LARGEST, key, f"must be positive and at most {_LARGEST:g}")
+        self._require_not_tiny(key)
 
     def _require_non_negative(self, key: str) -> None:
         self._require(0 <= self._find_value(key) <= _LARGEST, key, f"must be at least 0 and at most {_LARGEST:g}")
+        self._require_not_tiny(key)
+
+    def _require_finite(self, key: str, without: str) -> None:
+        """Require a number that float32 holds, or infinity, which stands for what is not there."""
+        fits = self._find_value(key) <= _LARGEST or self._find_value(key) == math.inf
+        self._require(fits, key, f"must be at most {_LARGEST:g}, or inf for {without}")
+
+    def _require_not_tiny(self, key: str) -> None:
+        value = self._find_value(key)
+        self._require(value == 0 or value >= _SMALLEST, key, f"must be at least {_SMALLEST:g}: float32 ends there")
 
     def _require_at_least(self, key: str, least: int) -> None:
         """Require a number from ``least`` on, or null where the schema allows it."""

@@ -15,6 +15,7 @@ from nc_sweeps.metrics.catalogue import METRICS
 SPACINGS = ("log", "linear", "epochs")
 TRACKER_NAMES = ("none", "wandb")
 TRACKING_MODES = ("auto", "online", "offline")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 # Parameters stay in full precision: the half-precision "true" modes would round a step of the flow away. And float16
 # has not the range for the gradient (γ/n) r Wᵀ of many samples; bfloat16 has.
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
@@ -53,7 +54,7 @@ class MetricsConfig:
 class ComputeConfig:
     """Keys of the group ``compute``: the hardware that trains a run."""
 
-    accelerator: str = unsigned("accelerator, as Lightning's Trainer names it: auto, cpu, gpu, …")
+    accelerator: str = unsigned(f"accelerator, as Lightning's Trainer names it: {', '.join(ACCELERATORS)}")
     devices: int = unsigned("number of devices of a node over which the particles of a run are spread, a process each")
     nodes: int = unsigned("number of nodes over whose devices the particles are spread; see docs/concepts.md")
     precision: str = shape(f"precision, as Lightning's Trainer names it: {', '.join(PRECISIONS)}")

@@ -12,7 +12,8 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf, ValueNode
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from nc_sweeps.config.parsing import check_run, convert, explain_config_error, read_tree
+from nc_sweeps.config.explanations import explain_config_error
+from nc_sweeps.config.parsing import check_run, convert, read_tree
 from nc_sweeps.config.private_names import are_nodes_reliable, find_node, read_value, write_value
 from nc_sweeps.config.schema import RunConfig
 from nc_sweeps.errors import ConfigError
