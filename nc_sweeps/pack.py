@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nc_sweeps.config import ensemble_key
+from nc_sweeps.config import compute_ensemble_key
 from nc_sweeps.errors import ConfigError, explain_error
 from nc_sweeps.interruption import InterruptedTraining, Interruption
 from nc_sweeps.run_spec import RunSpec
@@ -200,7 +200,7 @@ def _group_runs(runs: "Iterable[LoadedRun]") -> "Iterable[list[LoadedRun]]":
     """Return groups of runs of equal shape that stand at the same step, in the order in which they were asked for."""
     groups: dict[tuple[str, int], list[LoadedRun]] = {}
     for run in runs:
-        groups.setdefault((ensemble_key(run.config), run.step), []).append(run)
+        groups.setdefault((compute_ensemble_key(run.config), run.step), []).append(run)
     return groups.values()
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nc_sweeps.config.identity import signature
+from nc_sweeps.config.identity import compute_signature
 from nc_sweeps.config.parsing import parse
 
 
@@ -25,7 +25,7 @@ def find_overrides(config: DictConfig) -> list[str]:
 
 def _signature(*, _root_: DictConfig) -> str:
     """Return the signature of a run, ``${signature:}``: the name of its folder."""
-    return signature(parse(_root_, find_overrides(_root_)))
+    return compute_signature(parse(_root_, find_overrides(_root_)))
 
 
 def _features_classes(path: str) -> int:

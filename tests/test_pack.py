@@ -9,7 +9,7 @@ import time
 import pytest
 from polars.testing import assert_frame_equal
 
-from nc_sweeps.config import signature
+from nc_sweeps.config import compute_signature
 from nc_sweeps.interruption import InterruptedTraining
 from nc_sweeps.pack import Pack
 from nc_sweeps.run_spec import RunSpec
@@ -23,7 +23,7 @@ from tests.processes import PATIENCE
 
 def make_spec(sweep, *overrides):
     config = tiny(*overrides)
-    return RunSpec(config, list(overrides), sweep / signature(config))
+    return RunSpec(config, list(overrides), sweep / compute_signature(config))
 
 
 def read_status(spec):

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from nc_launch.backends import Backend
-from nc_sweeps.config import ensemble_key
+from nc_sweeps.config import compute_ensemble_key
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.wording import format_count
 
@@ -168,7 +168,7 @@ def pack_for_one_worker(specs: Sequence[RunSpec], max_runs: int | None) -> list[
 def _split_by_shape(specs: Sequence[RunSpec]) -> list[list[RunSpec]]:
     groups: dict[str, list[RunSpec]] = {}
     for spec in specs:
-        groups.setdefault(ensemble_key(spec.config), []).append(spec)
+        groups.setdefault(compute_ensemble_key(spec.config), []).append(spec)
     return list(groups.values())
 
 

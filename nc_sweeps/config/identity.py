@@ -9,12 +9,12 @@ from nc_sweeps.config.keys import list_values
 from nc_sweeps.config.schema import RunConfig
 
 
-def signature(config: RunConfig) -> str:
+def compute_signature(config: RunConfig) -> str:
     """Return the hash of all keys that decide the numbers: the same signature, the same run."""
     return _hash({name: value for name, value, role in _read_values(config) if role != "unsigned"})
 
 
-def ensemble_key(config: RunConfig) -> str:
+def compute_ensemble_key(config: RunConfig) -> str:
     """Return the hash of all keys that decide shapes: runs with the same one train as one ensemble.
 
     Their step sizes may differ, but not the steps at which those change or the run ends.

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from nc_sweeps.config import Variations, list_values, signature
+from nc_sweeps.config import Variations, compute_signature, list_values
 from nc_sweeps.errors import ConfigError, StoreError
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store import files
@@ -47,7 +47,7 @@ def write(sweep: Path, specs: Sequence[RunSpec], invocation: dict[str, Any], env
         runs.append(
             {
                 "directory": spec.directory.name,
-                "signature": signature(spec.config),
+                "signature": compute_signature(spec.config),
                 "overrides": spec.overrides,
                 "base": number,
                 "changes": {
@@ -100,6 +100,6 @@ def read_specs(path: Path, sweep: Path, names: Collection[str] | None = None) ->
             config = variations[key].parse(run["changes"])
         except ConfigError as error:
             raise StoreError(f"{path}: run {run['directory']}: {error}") from error
-        if signature(config) != run["signature"]:
+        if compute_signature(config) != run["signature"]:
             raise StoreError(f"{path}: run {run['directory']} is not what its signature says")
         yield RunSpec(config, run["overrides"], sweep / run["directory"])

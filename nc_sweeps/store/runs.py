@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from nc_sweeps.config import RunConfig, signature
+from nc_sweeps.config import RunConfig, compute_signature
 from nc_sweeps.errors import StoreError
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
 from nc_sweeps.store import checkpoint, files
@@ -62,7 +62,7 @@ class RunStore:
         if not self.folder.is_begun:
             return None
         summary = self.folder.read_summary()
-        if summary.signature != signature(self.config):
+        if summary.signature != compute_signature(self.config):
             raise StoreError(f"{self.directory}: holds the run {summary.signature}; give this one another folder")
         return summary.status
 
@@ -88,7 +88,7 @@ class RunStore:
     def save(self, state: "dict[str, Tensor]", step: int) -> None:
         """Write the rows so far and then the state after a step, from which the run goes on."""
         self.flush()
-        checkpoint.write_state(self.folder.checkpoint_path, signature(self.config), step, state)
+        checkpoint.write_state(self.folder.checkpoint_path, compute_signature(self.config), step, state)
 
     def finish(self, status: str, reason: str = "") -> None:
         """Close the run as ``completed``, ``diverged`` or ``failed``."""
@@ -105,7 +105,7 @@ class RunStore:
         path = self.folder.checkpoint_path
         if not path.exists():
             return Checkpoint()
-        step, state = checkpoint.read_state(path, signature(self.config))
+        step, state = checkpoint.read_state(path, compute_signature(self.config))
         self.rows = self.folder.read_metrics().filter(pl.col("step") <= step).to_dicts()
         if not self.rows:
             raise StoreError(
@@ -125,7 +125,7 @@ class RunStore:
     def _write_summary(self, status: str, reason: str) -> None:
         last: dict[str, Any] = self.rows[-1] if self.rows else {}
         summary = Summary(
-            signature=signature(self.config),
+            signature=compute_signature(self.config),
             status=status,
             reason=reason,
             log=None if self.log is None else str(self.log),

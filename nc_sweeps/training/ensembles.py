@@ -153,7 +153,7 @@ class Ensemble(ABC):
 
 
 class FlowEnsemble(Ensemble):
-    """Networks of particles, with one :func:`~nc_sweeps.config.ensemble_key`, that train as one program."""
+    """Networks of particles, with one :func:`~nc_sweeps.config.compute_ensemble_key`, that train as one program."""
 
     def cut_part(self, rank: int) -> "FlowEnsemble":
         """Return the same runs, with only the particles of one process in their states."""

@@ -260,13 +260,13 @@ def test_a_file_that_is_no_safetensors_file_is_one_line(tmp_path, content):
 
 
 def test_what_a_file_of_features_holds_is_a_part_of_the_signature(tmp_path):
-    from nc_sweeps.config import signature
+    from nc_sweeps.config import compute_signature
 
     first, copy, other = (tmp_path / name for name in ("first", "copy", "other"))
     for path, changes in ((first, {}), (copy, {}), (other, {"test_labels": np.array([0, 1, 2, 1])})):
         save_file(tensors(**changes), path)
     configs = [config_of("dataset=features", f"dataset.path={path}") for path in (first, copy, other)]
-    assert signature(configs[0]) == signature(configs[1]) != signature(configs[2])
+    assert compute_signature(configs[0]) == compute_signature(configs[1]) != compute_signature(configs[2])
 
     save_file(tensors(test_labels=np.array([0, 1, 2, 2])), first)
     with pytest.raises(DataError, match=r"is not the file that was asked for: its SHA-256 is not dataset.digest="):

@@ -10,7 +10,7 @@ from nc_launch.backends import LocalBackend, SlurmBackend
 from nc_launch.plan import pack_for_one_worker
 from nc_launch.settings import LaunchSettings, SlurmSettings
 
-from nc_sweeps.config import ensemble_key
+from nc_sweeps.config import compute_ensemble_key
 from nc_sweeps.run_spec import RunSpec
 from tests.configs import tiny
 
@@ -24,7 +24,7 @@ def test_a_single_worker_gets_every_run_once_and_shapes_together(widths, most):
     in_order = list(chain.from_iterable(packs))
     assert sorted(int(spec.directory.name) for spec in in_order) == list(range(len(specs)))
     assert max(map(len, packs)) == min(most or len(specs), len(specs))
-    shapes = [ensemble_key(spec.config) for spec in in_order]
+    shapes = [compute_ensemble_key(spec.config) for spec in in_order]
     changes = sum(a != b for a, b in pairwise(shapes))
     assert changes == len(set(shapes)) - 1
 

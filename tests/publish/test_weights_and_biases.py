@@ -8,7 +8,7 @@ import psutil
 import pytest
 from omegaconf import OmegaConf
 
-from nc_sweeps.config import signature
+from nc_sweeps.config import compute_signature
 from nc_sweeps.publish import published
 from nc_sweeps.publish.content import make_end_key
 from nc_sweeps.store.runs import RunStore
@@ -198,7 +198,7 @@ def test_what_cannot_be_published_is_one_line(tmp_path):
 
 def test_online_a_run_goes_on_where_it_was_and_is_published_once(tmp_path):
     sweep = tmp_path / "results" / "sweep"
-    store = RunStore(sweep / signature(tiny()), tiny(), [])
+    store = RunStore(sweep / compute_signature(tiny()), tiny(), [])
 
     def measure(*steps):
         for step in steps:

@@ -9,7 +9,7 @@ import altair as alt
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from nc_sweeps.config import signature
+from nc_sweeps.config import compute_signature
 from nc_sweeps.errors import ConfigError, StoreError
 from nc_sweeps.pack import Pack
 from nc_sweeps.report.charts import build_charts
@@ -33,7 +33,7 @@ WIDTHS, MARGINS, SEEDS = (8, 12), (-0.1, 0.05, 0.2), (0, 1)
 def make_spec(sweep: Path, *overrides: str) -> RunSpec:
     config = tiny("dynamics.beta=1e4", *overrides)
     config.name = ATTACK
-    return RunSpec(config, list(overrides), sweep / signature(config))
+    return RunSpec(config, list(overrides), sweep / compute_signature(config))
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def write_ends(folder: Path, *runs: tuple[str, float, str]) -> Path:
     """Write runs with these overrides, values of NC1 at the end, and statuses."""
     for overrides, nc1, status in runs:
         config = tiny(*overrides.split())
-        store = RunStore(folder / signature(config), config, overrides.split())
+        store = RunStore(folder / compute_signature(config), config, overrides.split())
         for step in (0, 1):
             ends = {"nc1/train": nc1 if step else 1.0, "certificate/nc1_bound": nc1 if step else 1.0}
             store.append({"step": step, "time": float(step), "epoch": 1.0, "seconds": 1.0, **ends})
@@ -331,7 +331,7 @@ def write_runs(folder: Path, *variants: tuple[str, ...], rows: int = 3) -> Path:
     """Write runs with only few metrics."""
     for overrides in variants:
         config = tiny(*overrides)
-        store = RunStore(folder / signature(config), config, list(overrides))
+        store = RunStore(folder / compute_signature(config), config, list(overrides))
         for step in range(rows):
             store.append({"step": step, "time": 0.5 * step, "epoch": 1.0, "seconds": 1.0, "nc1/train": 1 / (1 + step)})
         store.flush()
@@ -358,7 +358,7 @@ def test_it_adapts_to_what_was_varied(tmp_path, variants, ends):
 def test_a_run_that_is_held_is_running_and_one_that_is_not_has_stopped(tmp_path):
     write_runs(tmp_path, ("seed=0",), ("seed=1",))
     with LeaseHolder(tmp_path, 60.0) as holder:
-        assert holder.claim(signature(tiny("seed=0")))
+        assert holder.claim(compute_signature(tiny("seed=0")))
         runs = digest_sweep(tmp_path).runs
     assert dict(runs.select("seed", "status").iter_rows()) == {0: "running", 1: "stopped"}
     assert [reason for reason in runs["reason"] if reason] == ["nobody goes on with it"]

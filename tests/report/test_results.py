@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from nc_sweeps.config import signature
+from nc_sweeps.config import compute_signature
 from nc_sweeps.errors import StoreError
 from nc_sweeps.report.digest import digest_sweep
 from nc_sweeps.report.page import render
@@ -29,7 +29,7 @@ METRICS = ("nc1/train", "nc1/test", "certificate/nc1_bound", "imbalance/expected
 def write_run(sweep, *overrides, metrics=METRICS, rows=3, value=0.00123, status="completed"):
     """Write a run all of whose metrics end at a value."""
     config = tiny(*overrides)
-    store = RunStore(sweep / signature(config), config, list(overrides))
+    store = RunStore(sweep / compute_signature(config), config, list(overrides))
     for step in range(rows):
         clocks = {"step": step, "time": 0.5 * step, "epoch": 1.0 * step, "seconds": 1.0}
         store.append(clocks | dict.fromkeys(metrics, value))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import nc_sweeps
-from nc_sweeps.config import signature
+from nc_sweeps.config import compute_signature
 from nc_sweeps.store.runs import RunStore
 from nc_sweeps.store.sweep_folder import SweepFolder
 from tests.processes import PATIENCE
@@ -37,7 +37,9 @@ def nc_sweep(*arguments):
 def test_its_runs_are_what_they_were(tmp_path):
     folder = SweepFolder(EARLIER)
     assert {state.name: state.state for state in folder.run_states()} == STATES
-    assert {spec.directory.name: signature(spec.config) for spec in folder.read_specs()} == {run: run for run in STATES}
+    assert {spec.directory.name: compute_signature(spec.config) for spec in folder.read_specs()} == {
+        run: run for run in STATES
+    }
     for run in folder.run_folders():
         summary = run.read_summary()
         assert summary.signature == run.name

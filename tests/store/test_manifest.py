@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from nc_sweeps.config import signature
+from nc_sweeps.config import compute_signature
 from nc_sweeps.errors import StoreError
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store import manifest
@@ -23,7 +23,7 @@ KINDS = (
 
 def make_specs(sweep, *kinds):
     configs = [(tiny(*overrides), overrides) for overrides in kinds]
-    return [RunSpec(config, overrides, sweep / signature(config)) for config, overrides in configs]
+    return [RunSpec(config, overrides, sweep / compute_signature(config)) for config, overrides in configs]
 
 
 def test_what_was_asked_for_comes_back(tmp_path):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 import nc_sweeps
-from nc_sweeps.config import signature
+from nc_sweeps.config import compute_signature
 from nc_sweeps.errors import StoreError
 from nc_sweeps.metrics.catalogue import METRICS
 from nc_sweeps.store import files
@@ -74,7 +74,7 @@ def test_a_summary_says_how_a_run_ended(tmp_path):
     store.finish("diverged", "too fast")
     summary = json.loads((store.directory / "summary.json").read_text())
     assert (summary["status"], summary["reason"]) == ("diverged", "too fast")
-    assert summary["signature"] == signature(config)
+    assert summary["signature"] == compute_signature(config)
     assert summary["progress"] == {"steps": None, "step": 9, "time": 4.5, "epoch": 9.0, "seconds": pytest.approx(0.9)}
     assert summary["metrics"]["nc1/train"] == {
         "first": 1.0,
@@ -167,7 +167,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 def test_a_sweep_is_loaded_as_one_table(tmp_path):
     configs = [tiny("seed=1"), tiny("seed=2", "separation.margin=0.1"), config_of("dataset=digits")]
     for config in configs:
-        make_store(tmp_path / signature(config), config)
+        make_store(tmp_path / compute_signature(config), config)
     table = nc_sweeps.load_sweep(tmp_path)
     assert table.height == 9
     assert table.columns[-6:] == ["step", "time", "epoch", "seconds", "nc1/train", "certificate/tightness"]
@@ -176,7 +176,7 @@ def test_a_sweep_is_loaded_as_one_table(tmp_path):
     assert chosen["nc1/train"].to_list() == [1, 0.5, 0.2]
     assert set(table["dataset.name"]) == {"separable", "digits"}
     assert table.filter(pl.col("dataset.name") == "digits")["dataset.margin"].is_null().all()
-    assert set(table["signature"]) == {signature(config) for config in configs}
+    assert set(table["signature"]) == {compute_signature(config) for config in configs}
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from polars.testing import assert_frame_equal
 from torch import nn
 
-from nc_sweeps.config import signature
+from nc_sweeps.config import compute_signature
 from nc_sweeps.counters import Stream, permutations
 from nc_sweeps.data import load
 from nc_sweeps.errors import ConfigError
@@ -60,7 +60,7 @@ def train(config, record=None, **state):
 
 
 def make_spec(sweep, config):
-    return RunSpec(config, [], sweep / signature(config))
+    return RunSpec(config, [], sweep / compute_signature(config))
 
 
 @pytest.fixture(scope="module")
@@ -294,12 +294,12 @@ def test_what_does_not_fit_the_data_is_found_before_anything_starts(tmp_path, ov
     config = config_of(*overrides)
     with pytest.raises(ConfigError, match=message):
         Pack([make_spec(tmp_path, config)]).train(SilentListener())
-    assert not list(tmp_path.iterdir()) or not (tmp_path / signature(config)).exists()
+    assert not list(tmp_path.iterdir()) or not (tmp_path / compute_signature(config)).exists()
 
 
 def test_what_a_deep_network_does_not_read_does_not_decide_its_signature():
     base = deep("mlp")
-    assert signature(base) != signature(deep("mlp", "dynamics.momentum=0.5"))
-    assert signature(base) != signature(deep("resnet18"))
+    assert compute_signature(base) != compute_signature(deep("mlp", "dynamics.momentum=0.5"))
+    assert compute_signature(base) != compute_signature(deep("resnet18"))
     base.width.particles += 1
-    assert signature(base) == signature(deep("mlp"))
+    assert compute_signature(base) == compute_signature(deep("mlp"))

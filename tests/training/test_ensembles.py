@@ -10,7 +10,7 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
-from nc_sweeps.config import ensemble_key, signature
+from nc_sweeps.config import compute_ensemble_key, compute_signature
 from nc_sweeps.data import load
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.pack import Pack
@@ -45,7 +45,7 @@ def test_packing_changes_nothing(name):
         ["seed=1", "dynamics.beta=7", "dynamics.lambda_w=0.3", "dynamics.lambda_rho=0.2"],
     ]
     configs = [tiny_dynamics(name, "compute.precision=64-true", *point) for point in points]
-    assert len({ensemble_key(config) for config in configs}) == 1
+    assert len({compute_ensemble_key(config) for config in configs}) == 1
     packed = train(*configs)
     for config, record in zip(configs, packed, strict=True):
         (alone,) = train(config)
@@ -243,7 +243,7 @@ def test_gradient_norms_are_those_of_the_regularised_objective():
 def test_a_pack_mixes_shapes_skips_what_is_done_and_goes_on_with_the_rest(tmp_path: Path, capsys):
     def make_spec(*overrides):
         config = tiny("compute.checkpoint_seconds=0", *overrides)
-        return RunSpec(config, list(overrides), tmp_path / signature(config))
+        return RunSpec(config, list(overrides), tmp_path / compute_signature(config))
 
     specs = [make_spec("seed=0"), make_spec("width.particles=5"), make_spec("seed=1"), make_spec("seed=0")]
     values = Pack(specs, max_runs_per_ensemble=1).train(SilentListener())

@@ -11,7 +11,7 @@ import torch
 from polars.testing import assert_frame_equal
 from safetensors.torch import load_file
 
-from nc_sweeps.config import signature
+from nc_sweeps.config import compute_signature
 from nc_sweeps.errors import ConfigError
 from nc_sweeps.models.shard import Shard
 from nc_sweeps.pack import Pack
@@ -136,7 +136,7 @@ def test_processes_that_torchrun_started_do_and_say_nothing_twice(alone, pair):
     sweep = folder / "results" / "sweep"
     assert len(SweepFolder(sweep).read_invocations()) == 1
     assert len(SweepFolder(sweep).read_specs()) == 1
-    directory = sweep / signature(tiny(*RUNS[BY_COMMAND]))
+    directory = sweep / compute_signature(tiny(*RUNS[BY_COMMAND]))
     assert_frame_equal(numbers(directory), numbers(alone / BY_COMMAND), rel_tol=1e-12, abs_tol=1e-14)
 
 

@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 
-from nc_sweeps.config import Variations, signature
+from nc_sweeps.config import Variations, compute_signature
 from nc_sweeps.config.private_names import write_override_dirname
 from nc_sweeps.resolvers import find_overrides
 from nc_sweeps.run_spec import RunSpec
@@ -118,7 +118,7 @@ class SweepComposer:
         run = variations.parse({}, find_overrides(config))
         spec = RunSpec(run, overrides, find_output_directory(*copy_config(config, 1)))
         if base is None:
-            sweep = spec.directory.parent if spec.directory.name == signature(run) else None
+            sweep = spec.directory.parent if spec.directory.name == compute_signature(run) else None
             is_trusted = False if _has_doubles(self._parse(overrides)) else None
             self._bases[kind] = _Base(overrides, config, variations, sweep, is_trusted)
         elif base.is_trusted is None:
@@ -143,7 +143,7 @@ class SweepComposer:
         values = {o.key_or_group: o.value() for o in parsed if self._is_value(o)}
         given = [str(o.input_line) for o in parsed if not o.is_hydra_override()]
         run = base.variations.parse(values, [*self._master.hydra.overrides.task, *given])
-        return RunSpec(run, overrides, sweep / signature(run))
+        return RunSpec(run, overrides, sweep / compute_signature(run))
 
     def _vary_config(self, base: _Base, overrides: Sequence[str]) -> DictConfig:
         parsed = self._parse(overrides)
