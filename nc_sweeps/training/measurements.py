@@ -1,6 +1,6 @@
 """The function that computes each metric of the catalogue for networks of particles.
 
-To add a metric, write its entry in :mod:`nc_sweeps.metrics.catalogue` and its function here.
+The order is that of the catalogue. How to add a metric, for deep networks too, is in docs/architecture.md.
 """
 
 import math
