@@ -5,10 +5,12 @@
 
 from nc_sweeps.config.datasets import DATASETS, DatasetConfig, DigitsConfig, ReadConfig, StoredConfig, SyntheticConfig
 from nc_sweeps.config.dynamics import DYNAMICS, DynamicsConfig, FlowConfig, MomentumConfig, StepSizeChange
+from nc_sweeps.config.explanations import explain_config_error
 from nc_sweeps.config.identity import compute_ensemble_key, compute_signature
 from nc_sweeps.config.keys import Key, list_keys, list_values
-from nc_sweeps.config.models import MODELS, DeepConfig, MlpConfig, ModelConfig
-from nc_sweeps.config.parsing import explain_config_error, parse, parse_dataset
+from nc_sweeps.config.models import MODELS, ConvolutionalConfig, DeepConfig, MlpConfig, ModelConfig
+from nc_sweeps.config.overrides import check_numbers
+from nc_sweeps.config.parsing import parse, parse_dataset
 from nc_sweeps.config.schema import (
     CHOICES,
     ComputeConfig,
@@ -26,6 +28,7 @@ __all__ = [
     "DYNAMICS",
     "MODELS",
     "ComputeConfig",
+    "ConvolutionalConfig",
     "DatasetConfig",
     "DeepConfig",
     "DigitsConfig",
@@ -43,6 +46,7 @@ __all__ = [
     "StoredConfig",
     "SyntheticConfig",
     "Variations",
+    "check_numbers",
     "compute_ensemble_key",
     "compute_signature",
     "explain_config_error",

@@ -6,6 +6,9 @@ A key has a meaning, which docs/configuration.md shows, and one of these roles:
 * ``per_run``: it may differ from run to run within one ensemble;
 * ``unsigned``: it does not enter the signature, since it does not decide the numbers;
 * ``group``: it holds keys of its own.
+
+A key that came later than others says what runs did before: a configuration without it has that value, and a run with
+that value has the signature that it had before.
 """
 
 import dataclasses
@@ -15,9 +18,14 @@ from functools import cache
 from typing import Any
 
 
-def shape(text: str) -> Any:
-    """Declare a key that splits ensembles."""
-    return _declare("shape", text)
+def shape(text: str, before: Any = dataclasses.MISSING) -> Any:
+    """Declare a key that splits ensembles.
+
+    Args:
+        text: what it means.
+        before: value of the runs that were made before the key was there.
+    """
+    return _declare("shape", text, before)
 
 
 def per_run(text: str) -> Any:
@@ -35,8 +43,8 @@ def group(text: str) -> Any:
     return _declare("group", text)
 
 
-def _declare(role: str, text: str) -> Any:
-    return field(metadata={"role": role, "text": text})
+def _declare(role: str, text: str, before: Any = dataclasses.MISSING) -> Any:
+    return field(default=before, metadata={"role": role, "text": text})
 
 
 @dataclass(frozen=True)
@@ -47,11 +55,13 @@ class Key:
         name: dotted.
         role: ``shape``, ``per_run`` or ``unsigned``.
         text: what it means.
+        before: value of the runs that were made before the key was there; ``dataclasses.MISSING``: it always was.
     """
 
     name: str
     role: str
     text: str
+    before: Any = dataclasses.MISSING
 
 
 def list_keys(schema: Any, prefix: str = "") -> Iterator[Key]:
@@ -59,7 +69,7 @@ def list_keys(schema: Any, prefix: str = "") -> Iterator[Key]:
     for item in dataclasses.fields(schema):
         role, text = item.metadata["role"], item.metadata["text"]
         if role != "group":
-            yield Key(prefix + item.name, role, text)
+            yield Key(prefix + item.name, role, text, item.default)
         elif dataclasses.is_dataclass(item.type):
             yield from list_keys(item.type, f"{prefix}{item.name}.")
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 from nc_sweeps.config.keys import per_run, shape
 
 ACTIVATION_NAMES = ("tanh", "erf", "sigmoid", "relu", "softplus")
+BATCH_NORM_STATISTICS = ("recalibrated", "running", "batch")
 
 
 @dataclass
@@ -41,9 +42,18 @@ class MeanFieldConfig(ModelConfig):
 
 @dataclass
 class DeepConfig(ModelConfig):
-    """Keys of ``model=resnet18`` and ``model=vgg11``: layers of any kind and a linear head, F = HW."""
+    """Keys of every deep network: layers of any kind and a linear head, F = HW."""
 
     features: int | None = shape("feature dimension p ≥ q, that of a linear layer before the head; null: no such layer")
+
+
+@dataclass
+class ConvolutionalConfig(DeepConfig):
+    """Keys of ``model=resnet18`` and ``model=vgg11``, which have BatchNorm."""
+
+    batch_norm: str = shape(
+        f"statistics of BatchNorm when the network is measured: {', '.join(BATCH_NORM_STATISTICS)}", before="running"
+    )
 
 
 @dataclass
@@ -56,6 +66,6 @@ class MlpConfig(DeepConfig):
 MODELS: dict[str, type[ModelConfig]] = {
     "mean_field": MeanFieldConfig,
     "mlp": MlpConfig,
-    "resnet18": DeepConfig,
-    "vgg11": DeepConfig,
+    "resnet18": ConvolutionalConfig,
+    "vgg11": ConvolutionalConfig,
 }

@@ -1,6 +1,6 @@
 """A deep network as a Lightning module: its steps, its measurements and its state."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import cast
@@ -15,6 +15,7 @@ from nc_sweeps.data import Dataset
 from nc_sweeps.dynamics.batches import MiniBatches
 from nc_sweeps.dynamics.schedule import Schedule
 from nc_sweeps.models.deep import DeepNetwork, build_deep_network
+from nc_sweeps.training.batch_norm import Statistics, find_batch_norms, mix_into_batches, use_statistics
 from nc_sweeps.training.module import RunsModule
 from nc_sweeps.training.passes import (
     Batch,
@@ -57,6 +58,7 @@ class DeepModule(RunsModule):
         schedule: step sizes.
         seed: seed of the mini-batches.
         step: number of steps taken.
+        batch_norm: statistics that BatchNorm uses in measurements.
     """
 
     X: Tensor
@@ -72,6 +74,7 @@ class DeepModule(RunsModule):
         schedule: Schedule,
         seed: int,
         step: int = 0,
+        batch_norm: str = "recalibrated",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -82,6 +85,8 @@ class DeepModule(RunsModule):
         self.schedule = schedule
         self.seed = seed
         self.step = step
+        self.batch_norm = cast(Statistics, batch_norm)
+        self._batch_norms = find_batch_norms(network)
         dtype = network.head.weight.dtype
         mean, deviation = _compute_moments(data)
         for suffix, split in (("", data.train), ("_test", data.test)):
@@ -125,7 +130,7 @@ class DeepModule(RunsModule):
         return [self.schedule]
 
     def measure(self, names: Sequence[str]) -> dict[str, list[float]]:
-        """Return metrics of the catalogue by name, measured in evaluation mode."""
+        """Return metrics of the catalogue by name, measured in evaluation mode but for BatchNorm."""
         needs_gradient = any(name.startswith("gradient_norm/") for name in names)
         gradient = Gradient(self.network) if needs_gradient else None
         head = Head(self.network.head)
@@ -134,7 +139,7 @@ class DeepModule(RunsModule):
         }
         if any(name.endswith("/test") for name in names):
             sets["test"] = partial(self._iterate_batches, head, self.X_test, self.labels_test)
-        with self._evaluation_mode(), torch.no_grad():
+        with self._evaluation_mode():
             values = measure_sets(sets, head, self.loss, gradient, names.__contains__)
             values |= measure_layers(head, self.network.linear)
             values |= {name.removesuffix("/train"): value for name, value in values.items() if "certificate/" in name}
@@ -153,20 +158,35 @@ class DeepModule(RunsModule):
         self, head: Head, X: Float[Tensor, "n d"], labels: Int[Tensor, "n"], with_gradient: bool
     ) -> Iterator[Batch]:
         """Yield the batches of a pass through a data set."""
-        for inputs, classes in zip(torch.split(X, AT_ONCE), torch.split(labels, AT_ONCE), strict=True):
+        for chosen in self._cut(len(labels)):
             with torch.set_grad_enabled(with_gradient), self.trainer.precision_plugin.forward_context():
-                features = self.network.features(inputs)
+                features = self.network.features(X[chosen])
                 scores = self.network.head(features)
             H = features.detach().double()
-            yield Batch(H, head.compute_scores(H), scores, classes)
+            yield Batch(H, head.compute_scores(H), scores, labels[chosen])
+
+    def _cut(self, samples: int) -> Iterable[slice | Tensor]:
+        """Return the samples of each batch of a measurement; which they are matters to the statistics of a batch."""
+        if self.batch_norm == "batch" and self._batch_norms:
+            return mix_into_batches(samples, self.dynamics.batch_size or samples)
+        return [slice(start, start + AT_ONCE) for start in range(0, samples, AT_ONCE)]
 
     @contextmanager
     def _evaluation_mode(self) -> Iterator[None]:
+        """Put all layers into evaluation mode, in which BatchNorm uses the statistics that were asked for."""
         self.network.eval()
         try:
-            yield
+            with torch.no_grad(), use_statistics(self.batch_norm, self._batch_norms, self._run_training_set):
+                yield
         finally:
             self.network.train()
+
+    def _run_training_set(self) -> None:
+        """Run the network on its training set, in batches of the size of the mini-batches."""
+        samples = len(self.labels)
+        for chosen in mix_into_batches(samples, self.dynamics.batch_size or samples):
+            with self.trainer.precision_plugin.forward_context():
+                self.network.features(self.X[chosen])
 
     def state(self, run: int) -> dict[str, Tensor]:
         """Return parameters, statistics of BatchNorm and momenta."""

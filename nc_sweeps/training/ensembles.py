@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nc_sweeps.activations import ACTIVATIONS
-from nc_sweeps.config import RunConfig, select_metrics
+from nc_sweeps.config import ConvolutionalConfig, RunConfig, select_metrics
 from nc_sweeps.data import Dataset
 from nc_sweeps.dynamics.flow import NEVER, Flow, Hyperparameters
 from nc_sweeps.dynamics.integrators import INTEGRATORS
@@ -254,6 +254,7 @@ class DeepEnsemble(Ensemble):
             run.schedule,
             run.config.seed,
             run.step,
+            run.config.model.batch_norm if isinstance(run.config.model, ConvolutionalConfig) else "running",
         )
         if run.state is not None:
             module.restore(run.state)

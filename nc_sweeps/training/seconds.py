@@ -55,10 +55,11 @@ def _count_flow_work(size: FlowSize) -> Work:
     uses_batches = size.batch < size.samples
     activations = size.dimension + _ACTIVATION_WORK
     # The activations on the training set are formed again for the second pass, unless they are few enough to be kept.
-    formed = 1 if size.samples * size.particles * size.dtype.itemsize <= kernels.whole_bytes() else 2
-    train = formed * activations + size.dimension + 2 * size.features + 2 * size.classes
-    # Each application of the Gauss–Newton operator forms them twice, once beside their derivatives.
-    train += APPLICATIONS * (2 * activations + 2 * size.dimension + 4 * size.classes)
+    is_kept = size.samples * size.particles * size.dtype.itemsize <= kernels.whole_bytes()
+    train = (1 if is_kept else 2) * activations + size.dimension + 2 * size.features + 2 * size.classes
+    # So are those of the two passes in each application of the Gauss–Newton operator.
+    train += (1 if is_kept else 2 * APPLICATIONS) * activations
+    train += APPLICATIONS * (2 * size.dimension + 4 * size.classes)
     kernel = min(size.particles, KGD_PARTICLES) ** 2 if size.noisy else 0
     parameters = size.particles * (size.dimension + size.features)
     return Work(
@@ -78,8 +79,9 @@ def _count_deep_work(size: DeepSize) -> Work:
         step=3 * size.batch * size.pass_work,  # forward, and backward for layers and for weights
         gathered=size.batch * (size.dimension + _POSITION_WORK) if size.batch < size.samples else 0,
         normals=0,
-        # Forward and backward through the training set, forward once more, forward through the test set.
-        measurement=(4 * size.samples + size.test_samples) * size.pass_work,
+        # Forward and backward through the training set, forward once more, forward through the test set; and forward
+        # through the training set before them if BatchNorm is recalibrated.
+        measurement=((4 + size.recalibrated) * size.samples + size.test_samples) * size.pass_work,
         measured_numbers=(size.samples + size.test_samples) * size.features * visits,
     )
 

@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from nc_sweeps import kernels
-from nc_sweeps.config import RunConfig
+from nc_sweeps.config import ConvolutionalConfig, RunConfig
 from nc_sweeps.data import Dataset
 from nc_sweeps.dynamics.schedule import Schedule
 from nc_sweeps.errors import ConfigError
@@ -85,11 +85,13 @@ class DeepSize(Size):
         parameters: number of parameters of the network.
         activations: bytes that a sample leaves in the network until its gradient is known.
         pass_work: multiply-adds that take a sample to its scores.
+        recalibrated: whether a measurement begins with a pass that recalibrates BatchNorm.
     """
 
     parameters: int
     activations: int
     pass_work: int
+    recalibrated: bool
 
 
 def _find_flow_size(config: RunConfig, common: dict[str, Any]) -> FlowSize:
@@ -120,6 +122,7 @@ def _find_deep_size(config: RunConfig, data: Dataset, common: dict[str, Any]) ->
         parameters=sum(Z.numel() for Z in network.parameters()),
         activations=activations,
         pass_work=work,
+        recalibrated=isinstance(config.model, ConvolutionalConfig) and config.model.batch_norm == "recalibrated",
     )
 
 
