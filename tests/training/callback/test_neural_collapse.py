@@ -25,12 +25,15 @@ from nc_sweeps.metrics.prediction import balanced_error, mean_square_loss
 from nc_sweeps.metrics.statistics import class_statistics
 from nc_sweeps.metrics.streaming import measure_collapse
 from nc_sweeps.theory.certificate import certificate
+from nc_sweeps.training.batch_norm import mix_into_batches, use_statistics
 from nc_sweeps.training.callback.loader import loader_without_repeats
 from nc_sweeps.training.callback.neural_collapse import forward_pair
 from nc_sweeps.training.callback.probe import Probe
 from tests.processes import PATIENCE
 from tests.training.callback.third_party import HELD_OUT, TRAIN, VALIDATION, ConvNet, loaders, train
 
+#: How a row of values says that the one layer of BatchNorm was measured with its running statistics.
+RUNNING = {"batch_norm/running": 1.0}
 SPLITS = {"train": TRAIN.tensors, "val": tuple(Z[HELD_OUT] for Z in VALIDATION.tensors)}
 
 
@@ -60,6 +63,12 @@ def measure_directly(module, loss="mse"):
     return values
 
 
+def recalibrated(module):
+    """Return a context in which BatchNorm has the statistics of the training set."""
+    batches = [TRAIN.tensors[0][chosen] for chosen in mix_into_batches(len(TRAIN), 8)]
+    return use_statistics("recalibrated", [module.conv[1]], lambda: [module(batch) for batch in batches])
+
+
 def measure_layers(module):
     W = module.fc.weight.detach().mT
     singular, V = torch.linalg.svdvals(W), module.hidden.weight.detach()
@@ -76,10 +85,10 @@ def assert_same(found, expected):
 
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
 def test_values_are_those_of_all_features_at_once(loss, caplog):
-    callback, module = NeuralCollapseCallback(loss), ConvNet(loss)
+    callback, module = NeuralCollapseCallback(loss, batch_norm="running"), ConvNet(loss)
     with caplog.at_level("INFO", logger=rank_zero_module.log.name):
         trainer = train(module, callback)
-    assert_same(callback.values, measure_directly(module.eval(), loss) | measure_layers(module))
+    assert_same(callback.values, measure_directly(module.eval(), loss) | measure_layers(module) | RUNNING)
     for name, value in callback.values.items():
         assert float(trainer.callback_metrics[name]) == pytest.approx(value, rel=1e-6), name
     assert ("does not apply to cross-entropy" in caplog.text) == (loss == "cross_entropy")
@@ -90,13 +99,14 @@ def test_values_are_those_of_all_features_at_once(loss, caplog):
 
 def test_training_mode_on_request():
     # With one batch and without dropout, BatchNorm takes its statistics from the whole set.
-    callback, module = NeuralCollapseCallback("mse", training_mode=True), ConvNet(dropout=0.0)
+    callback = NeuralCollapseCallback("mse", training_mode=True, batch_norm="running")
+    module = ConvNet(dropout=0.0)
     train(module, callback, batch_size=45)
     module.train()
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     expected = {f"{name}/training_mode": value for name, value in measure_directly(module).items()}
     module.load_state_dict(module.state_dict() | buffers)
-    expected |= measure_directly(module.eval()) | measure_layers(module)
+    expected |= measure_directly(module.eval()) | measure_layers(module) | RUNNING
     assert_same(callback.values, expected)
     assert abs(expected["nc1/train"] - expected["nc1/train/training_mode"]) > 1e-3
 
@@ -108,7 +118,9 @@ class Draws(pytorch_lightning.Callback):
         self.drawn = [float(torch.rand(())), float(np.random.rand()), random.random()]
 
 
-def test_training_does_not_notice_it():
+def test_training_does_not_notice_it(monkeypatch):
+    # Users have no checker of types; it draws numbers to choose the entries of a list that it checks.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     states = []
     for callbacks in ([], [NeuralCollapseCallback("mse", training_mode=True)]):
         module, draws = ConvNet(), Draws()
@@ -133,7 +145,9 @@ def test_log_spaced_epochs_reach_any_logger(tmp_path):
     assert table["step"].to_list() == [0, *(5 * epoch - 1 for epoch in (1, 2, 3, 4, 6, 8)), 45]
     assert table["nc1/val"].is_not_null().all()
     assert table["nc1/train"][-1] == callback.values["nc1/train"]
-    assert set(callback.values) == {name for name in table.columns if name.startswith(("nc1/", "certificate/"))}
+    names = {name for name in table.columns if name.startswith(("nc1/", "certificate/", "batch_norm/"))}
+    assert set(callback.values) == names
+    assert table["batch_norm/recalibrated"].eq(1).all()  # every row says so
 
 
 def test_other_callbacks_find_the_values(tmp_path):
@@ -143,7 +157,7 @@ def test_other_callbacks_find_the_values(tmp_path):
     trainer = train(ConvNet(), callback, best, stop, epochs=7, enable_checkpointing=True)
     assert trainer.current_epoch == 2
     assert float(best.best_model_score) == pytest.approx(callback.values["nc1/val"], rel=1e-6)
-    assert set(callback.values) == {"nc1/val", "gradient_norm/train"}
+    assert set(callback.values) == {"nc1/val", "gradient_norm/train", "batch_norm/recalibrated"}
 
 
 @pytest.mark.processes
@@ -157,7 +171,8 @@ def test_two_processes_have_the_values_of_one(tmp_path):
     for rank in range(2):
         values, logged, state = torch.load(tmp_path / f"{rank}.pt")
         module.load_state_dict(state)
-        assert_same(values, measure_directly(module.eval()) | measure_layers(module))
+        with recalibrated(module.eval()):
+            assert_same(values, measure_directly(module) | measure_layers(module) | {"batch_norm/recalibrated": 1.0})
         for name, value in values.items():
             assert logged[name] == pytest.approx(value, rel=1e-6), name
 
@@ -240,7 +255,12 @@ class Twice(nn.Module):
         (nn.Linear(4, 2), {}, ValueError, r"labels: expected 0 to 1, found \d to 2"),
         (nn.Linear(4, 3), {"forward": lambda m, b: (m(b["x"]), b["x"])[1]}, ValueError, "labels: expected 4 integers"),
         (nn.Linear(4, 3), {"forward": lambda m, b: (m(b["x"]), None)[1]}, DataError, "labels of type NoneType"),
-        (nn.Linear(4, 3), {"include": ["nc5/*"]}, UserError, r"include=nc5/\*: there is nothing of this name"),
+        (
+            nn.Linear(4, 3),
+            {"include": ["balancedness"]},
+            UserError,
+            "include=balancedness: there is nothing of this name",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_told_in_one_line(network, options, error, message):
