@@ -19,6 +19,7 @@ from nc_launch.settings import FROM_THE_RUNS, SETTINGS, SlurmSettings
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from nc_sweeps.config.private_names import BasicLauncher
+from nc_sweeps.resolvers import find_config_folders
 
 if TYPE_CHECKING:
     from nc_sweeps.run_spec import RunSpec
@@ -92,6 +93,9 @@ class _PackLauncher(Launcher):
         settings = self.settings.to_dict()
         invocation = {
             "overrides": OmegaConf.to_container(self.config.hydra.overrides.task),
+            # The choice of launcher and sweeper, and their settings.
+            "hydra": OmegaConf.to_container(self.config.hydra.overrides.hydra),
+            "config_folders": find_config_folders(self.config.hydra),
             "sweep": OmegaConf.to_container(self.config.hydra.sweeper.get("params") or OmegaConf.create({})),
             "launcher": {name: value for name, value in settings.items() if name not in FROM_THE_RUNS},
         }
