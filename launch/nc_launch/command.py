@@ -8,6 +8,7 @@ import typer
 
 from nc_sweeps.command import show_errors_in_one_line
 from nc_sweeps.errors import UserError
+from nc_sweeps.process import prepare_command
 from nc_sweeps.wording import format_count
 
 if TYPE_CHECKING:
@@ -89,13 +90,18 @@ def report(
     """
     from nc_sweeps.report.digest import digest_sweep
     from nc_sweeps.report.page import write_report
+    from nc_sweeps.store import files
 
     condensed = digest_sweep(sweep, over)
+    if figures:
+        files.make_folder(figures)
     print(f"report: {write_report(condensed)}")
     if figures:
         from nc_sweeps.report.paper import write_figures
 
         print(f"figures: {len(write_figures(condensed, figures))} in {figures}")
+    if condensed.left_out:
+        print(f"not in the averages of last values: {condensed.left_out}")
 
 
 @app.command()
@@ -194,6 +200,7 @@ def dashboard(
 
     board = Dashboard(sweep)
     if json is not None:
+        files.make_folder(json.parent)
         files.write(json, board.dump_json().encode())
         return
     for link in board.save():
@@ -219,4 +226,5 @@ def _show_results(specs: "Sequence[RunSpec]") -> None:
 def main() -> None:
     """Run ``nc-sweep``."""
     with show_errors_in_one_line("nc-sweep"):
+        prepare_command()
         app()
