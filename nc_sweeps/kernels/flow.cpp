@@ -53,6 +53,7 @@ constexpr long kUnitElements = 1 << 22;   // numbers in the partial sums of all 
 constexpr long kActivationBytes = 4 << 20;  // of a block of samples; more where the block would be too small:
 constexpr long kFewestPanels = 6;           // too little work between two barriers of the threads, ...
 constexpr long kSamplesAnInput = 2;         // ... or too little to be worth another pass over the gradients
+constexpr double kRounding = 1e-6;          // beside vectors of norm 1: what is less is no direction
 constexpr long kWholeBytes = 12 << 20;      // of the activations of all samples, if they are used twice; fit into the last cache
 
 constexpr long ceil_div(long a, long b) { return (a + b - 1) / b; }
@@ -561,6 +562,15 @@ void forward(const Workspace<T>& w, const T* U, const T* averaged, long unit, lo
   });
 }
 
+// Forms the activations of the particles of a unit for a block of samples, and keeps them in the workspace.
+template <typename Act, typename T> void form(const Workspace<T>& w, const T* U, long unit, long block) {
+  const long d = w.shape.d, begin = w.at.first_panel(block);
+  for_each_stretch<T>(w, U, unit, block, [&](long tile, const T* const rows[kTile], long i, long panels, T*) {
+    T* const S = w.tile_activations(tile) + (i - begin) * kTile * w.at.panel;
+    activate<Act>(rows, w.by_sample + i * d * w.at.panel, d, panels, S, S);
+  });
+}
+
 // What `activate` makes of a tile that has no activation: products of its rows and the inputs.
 struct Identity {
   template <typename V> static V first(V z) { return z; }
@@ -568,18 +578,19 @@ struct Identity {
 };
 
 // Sums the derivative of these products over the particles of a unit, for a block of samples, where the averaged columns
-// hold the change of the columns and dU that of U.
+// hold the change of the columns and dU that of U. `again`: use the activations that the workspace holds.
 template <typename Act, typename T>
-void forward_derivative(const Workspace<T>& w, const T* U, const T* dU, long unit, long block) {
+void forward_derivative(const Workspace<T>& w, const T* U, const T* dU, long unit, long block, bool again = false) {
   using V = Vector<T>;
   constexpr int L = kLanes<T>, panel = kPanel<T>;
-  const long d = w.shape.d, q = w.shape.columns;
-  alignas(kVectorBytes) T S[kPanelsAtOnce * kTile * panel], dS[kPanelsAtOnce * kTile * panel];
+  const long d = w.shape.d, q = w.shape.columns, begin = w.at.first_panel(block);
+  alignas(kVectorBytes) T local[kPanelsAtOnce * kTile * panel], dS[kPanelsAtOnce * kTile * panel];
   for_each_stretch<T>(w, U, unit, block, [&](long tile, const T* const rows[kTile], long i, long panels, T* sums) {
     const T* changes[kTile];
     tile_rows(dU, w.shape, tile, changes);
     const T* const inputs = w.by_sample + i * d * panel;
-    activate<Act>(rows, inputs, d, panels, S, S);
+    T* const S = again ? w.tile_activations(tile) + (i - begin) * kTile * panel : local;
+    if (!again) activate<Act>(rows, inputs, d, panels, S, S);
     activate<Identity>(changes, inputs, d, panels, dS, dS);
     for (long k = 0; k < panels * kTile * panel; k += L)  // the packed inputs have the activation's scale
       store(dS + k, V(Act::slope(load<V>(S + k)) * (load<V>(dS + k) * T(1 / Act::scale))));
@@ -872,6 +883,36 @@ template <typename Act, typename T> class Flow {
     }
   }
 
+  // Spans the Krylov space of the Gauss-Newton operator, as nc_sweeps/dynamics/stability.py defines it, by `count` unit
+  // vectors from `start` on, and finds their images. dU: room for as many numbers as U has.
+  void span(bool head_moves, long count, const T* start, T* basis, T* images, T* dU) {
+    const long size = a_.n * q_;
+    const bool again = w_.at.blocks == 1;
+    const double gamma = f_.gamma[run_];
+    if (team_.rank == 0) transpose_head();
+    pack<Act, T>(w_, team_, of_run<T>(a_.X, run_, a_.X_stride), nullptr, nullptr, nullptr, a_.n);
+    team_.meet();
+    for (long unit = team_.rank; unit < w_.at.units; unit += team_.size) find_columns(unit);
+    for (long k = 0; k < count; ++k) {
+      T* const v = basis + k * size;
+      if (team_.rank == 0) orthogonalise(k ? images + (k - 1) * size : start, basis, k, v);
+      team_.meet();
+      pack_residual(v);
+      team_.meet();
+      for (long unit = team_.rank; unit < w_.at.units; unit += team_.size) find_changes(unit, k == 0 || !again, dU);
+      team_.meet();
+      if (head_moves)
+        for (long unit = team_.rank; unit < w_.at.units; unit += team_.size) add_change_of_head(unit);
+      for (long block = 0; block < w_.at.blocks; ++block) {
+        for (long unit = team_.rank; unit < w_.at.units; unit += team_.size)
+          forward_derivative<Act, T>(w_, U_, dU, unit, block, again);
+        team_.meet();
+        unite(w_, team_, block, T(a_.N / (gamma * gamma)), images + k * size);
+        team_.meet();
+      }
+    }
+  }
+
   // Finds the linearisation of this run, as nc_sweeps/dynamics/gradients.py defines it.
   void linearise(T decay, T* H, T* g_A, T* g_U, T* R) {
     const long p = f_.p, d = a_.d, width = w_.at.input_panels * kPanel<T>;
@@ -941,6 +982,77 @@ template <typename Act, typename T> class Flow {
       T* const averaged = w_.averaged + particle / kTile * p * kTile + particle % kTile;
       const T* const a = second_layer(std::min(particle, a_.N - 1));
       for (long k = 0; k < p; ++k) averaged[k * kTile] = particle < a_.N ? a[k] : T(0);
+    }
+  }
+
+  // Writes the direction of what `count` orthonormal vectors leave of a vector; zero if that is only rounding.
+  void orthogonalise(const T* vector, const T* basis, long count, T* out) const {
+    const long size = a_.n * q_;
+    std::vector<double> rest(vector, vector + size);
+    const auto norm = [&] {
+      double sum = 0;
+      for (const double x : rest) sum += x * x;
+      return std::sqrt(sum);
+    };
+    const double before = norm();
+    for (long twice = 0; twice < 2 * count; ++twice) {  // once leaves the rounding of what it takes off
+      const T* const u = basis + twice % count * size;
+      double share = 0;
+      for (long i = 0; i < size; ++i) share += u[i] * rest[i];
+      for (long i = 0; i < size; ++i) rest[i] -= share * u[i];
+    }
+    const double after = norm();
+    const bool is_new = after > kRounding * before;
+    for (long i = 0; i < size; ++i) out[i] = is_new ? T(rest[i] / after) : T(0);
+  }
+
+  void pack_residual(const T* v) {
+    constexpr int panel = kPanel<T>;
+    for (long i = team_.rank; i < w_.at.sample_panels; i += team_.size)
+      for (long c = 0; c < q_; ++c)
+        for (long l = 0; l < panel; ++l) {
+          const long sample = i * panel + l;
+          w_.residual[(i * q_ + c) * panel + l] = sample < a_.n ? v[sample * q_ + c] : T(0);
+        }
+  }
+
+  // Finds how the particles of a unit move by the gradients that the packed residual gives: dU, and in the averaged columns
+  // the change of B while W is held; and the unit's part of the gradient of W.
+  void find_changes(long unit, bool forms, T* dU) {
+    const long p = f_.p, d = a_.d, width = w_.at.input_panels * kPanel<T>;
+    static thread_local std::vector<T> moved;
+    moved.resize(p);
+    T* const head = w_.head_sums + unit * p * q_;
+    std::fill_n(head, p * q_, T(0));
+    const auto emit = [&](long first, long count, const T* gradient, const T* z) {
+      for (long j = 0; j < count; ++j, gradient += width, z += q_) {
+        std::copy_n(gradient, d, dU + (first + j) * d);
+        const T *const a = A_ + (first + j) * p, *const value = second_layer(first + j);
+        std::fill(moved.begin(), moved.end(), T(0));
+        for (long c = 0; c < q_; ++c)
+          for (long k = 0; k < p; ++k) moved[k] += z[c] * w_.head[c * p + k], head[c * p + k] += z[c] * value[k];
+        if (truncated_)
+          for (long k = 0; k < p; ++k) moved[k] *= truncation_.slope(a[k]) * truncation_.slope(a[k]);
+        for (long c = 0; c < q_; ++c) w_.averaged[first * q_ + c * kTile + j] = dot<T>(moved.data(), w_.head + c * p, p);
+      }
+    };
+    for (long block = 0; block < w_.at.blocks; ++block) {
+      if (forms) form<Act>(w_, U_, unit, block);
+      backward<Act>(w_, U_, unit, block, emit);
+    }
+  }
+
+  // Adds to the change of B of a unit's particles what the move of W adds.
+  void add_change_of_head(long unit) {
+    const long p = f_.p, begin = w_.at.first_tile(unit) * kTile;
+    std::vector<T> change(p * q_);
+    for (long other = 0; other < w_.at.units; ++other)
+      for (long i = 0; i < p * q_; ++i) change[i] += w_.head_sums[other * p * q_ + i];
+    for (T& x : change) x /= T(a_.N);
+    for (long particle = begin; particle < std::min(w_.at.first_tile(unit + 1) * kTile, a_.N); ++particle) {
+      const T* const a = second_layer(particle);
+      T* const averaged = w_.averaged + particle / kTile * q_ * kTile + particle % kTile;
+      for (long c = 0; c < q_; ++c) averaged[c * kTile] += dot<T>(a, change.data() + c * p, p);
     }
   }
 
@@ -1063,6 +1175,19 @@ void linearise(const NcFlow& f, const double* decay, T* H, T* g_A, T* g_U, T* R)
   });
 }
 
+template <typename Act, typename T>
+void span(const NcFlow& f, const int64_t* head_moves, const int64_t* counts, long most, const T* start, T* basis, T* images, T* dU) {
+  const NcNetworks& a = f.networks;
+  const Shape shape{a.n, a.d, a.N, a.columns};
+  const long size = a.n * a.columns;
+  for_each_run<T>(a.runs, a.threads, [&] { return new Workspace<T>(shape, true, true, f.p, true); },
+                  [&](long run, const Team& team, const Workspace<T>& w) {
+    Flow<Act, T>(f, run, team, w)
+        .span(head_moves[run], counts[run], start + run * size, basis + run * most * size, images + run * most * size,
+              dU + run * a.N * a.d);
+  });
+}
+
 // Calls `of` with the activation that a number stands for. Returns 0, or 1 if memory ran out, or 2 for an unknown activation.
 template <typename Of> int with_activation(int activation, Of of) {
   try {
@@ -1097,6 +1222,12 @@ template <typename Of> int with_activation(int activation, Of of) {
   int nc_linearise_##T(const NcFlow* f, const double* decay, T* H, T* g_A, T* g_U, T* R) {                         \
     return with_activation(f->networks.activation,                                                                 \
                            [=](auto act) { linearise<decltype(act), T>(*f, decay, H, g_A, g_U, R); });             \
+  }                                                                                                                \
+  int nc_span_##T(const NcFlow* f, const int64_t* head_moves, const int64_t* counts, int64_t most, const T* start,  \
+                  T* basis, T* images, T* dU) {                                                                    \
+    return with_activation(f->networks.activation, [=](auto act) {                                                 \
+      span<decltype(act)>(*f, head_moves, counts, most, start, basis, images, dU);                                 \
+    });                                                                                                            \
   }                                                                                                                \
   int64_t nc_step_bytes_##T(int64_t n, int64_t d, int64_t N, int64_t p, int64_t q) {                              \
     const Shape step{n, d, N, q}, whole{n, d, N, q, p};                                                            \

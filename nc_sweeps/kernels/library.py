@@ -4,7 +4,7 @@ import ctypes
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nc_sweeps.kernels.build import load_library
@@ -175,6 +175,40 @@ def linearise(
     out = (H, torch.empty_like(A), torch.empty_like(U), torch.empty_like(H))
     _call("linearise", ctypes.byref(flow), decay, *out, like=U)
     return out
+
+
+def span_krylov(
+    U: Float[Tensor, "run N d"],
+    A: Float[Tensor, "run N p"],
+    W: Float[Tensor, "run p q"],
+    X: Float[Tensor, "run n d"],
+    *,
+    activation: str,
+    gamma: Float[Tensor, "run"],
+    truncation: tuple[float, float],
+    head_moves: Bool[Tensor, "run"],
+    start: Float[Tensor, "run n q"],
+    counts: Int[Tensor, "run"],
+) -> tuple[Float[Tensor, "run most n q"], Float[Tensor, "run most n q"]]:
+    """Return a basis of the Krylov space of the Gauss–Newton operator, and what the operator makes of it.
+
+    Args:
+        U, A, W, X, activation, gamma, truncation: as for :func:`advance`.
+        head_moves: whether the head is trained.
+        start: vectors from which the spaces begin.
+        counts: dimension of each run's space; a run of less than the most has zeros beyond.
+    """
+    X, gamma = _rows(X), gamma.double().contiguous()
+    layers = (U.contiguous(), A.contiguous(), W.contiguous())
+    basis = start.new_zeros(len(U), most := int(counts.max()), *start.shape[1:])
+    flow = _Flow(
+        _networks(layers[0], X, W.shape[2], activation), A.shape[2], 0, None, *(z.data_ptr() for z in (*layers, gamma)),
+        None, None, None, *truncation,
+    )  # fmt: skip
+    out = (basis, torch.zeros_like(basis), torch.empty_like(layers[0]))
+    of_runs = (head_moves.long().contiguous(), counts.contiguous())
+    _call("span", ctypes.byref(flow), *of_runs, ctypes.c_int64(most), start.contiguous(), *out, like=U)
+    return out[:2]
 
 
 def step_bytes(n: int, d: int, N: int, p: int, q: int, dtype: torch.dtype) -> int:

@@ -64,12 +64,22 @@ def test_the_operator_is_that_of_autograd_symmetric_and_positive(activation, sha
         patch.setattr(first_layer, "KEPT_ELEMENTS", 10**9 if kept else 0)
         if not compiled:
             patch.setattr(kernels, "supports", lambda *_: False)
-        found = applied_to_basis(GaussNewton(networks, X, head_moves), runs, n, q)
+        operator = GaussNewton(networks, X, head_moves)
+        found = applied_to_basis(operator, runs, n, q)
+        counts = torch.randint(1, 5, (runs,), generator=generator)
+        basis, images = operator.span(randn(runs, n, q), counts)
     expected = matrix_of(networks, X, head_moves, activation)
     scale = expected.abs().max() + 1e-300
     assert (found - expected).abs().max() <= 1e-12 * scale
     assert (found - found.mT).abs().max() <= 1e-12 * scale
     assert torch.linalg.eigvalsh((found + found.mT) / 2).min() >= -1e-12 * scale
+    basis, images = basis.flatten(2), images.flatten(2)
+    assert (images - basis @ expected).abs().max() <= 1e-12 * scale
+    products = basis @ basis.mT
+    for run, product in enumerate(products):
+        kept = product.diagonal() > 0.5
+        assert not kept[counts[run] :].any()
+        torch.testing.assert_close(product, torch.diag(kept.double()), rtol=0, atol=1e-9)
 
 
 @settings(deadline=None, max_examples=30)

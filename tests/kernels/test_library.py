@@ -178,6 +178,35 @@ def test_companions_and_threads_change_not_one_bit(shape, dtype, configuration, 
             assert torch.equal(packed[name][index], value[0]), name
 
 
+@settings(max_examples=20)
+@given(shape=shapes, dtype=dtypes, activation=st.sampled_from(COMPILED), truncated=st.booleans(), data=st.data())
+def test_krylov_spaces_are_those_of_the_reference_and_alone_the_same_to_the_bit(
+    shape, dtype, activation, truncated, data
+):
+    together = data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=5, unique=True))
+
+    def span(seeds, threads, compiled=True):
+        ensemble, X, Y = networks(shape, seeds, dtype, activation, truncated)
+        head_moves, counts = (
+            torch.tensor([seed % 2 == 0 for seed in seeds]),
+            torch.tensor([1 + seed % 3 for seed in seeds]),
+        )
+        torch.set_num_threads(threads)
+        with pytest.MonkeyPatch.context() as patch:
+            if not compiled:
+                patch.setattr(kernels, "supports", lambda *_: False)
+            return GaussNewton(ensemble, X, head_moves).span(Y - 0.3, counts)
+
+    packed, reference = span(together, data.draw(st.integers(1, 4))), span(together, 1, compiled=False)
+    for index, seed in enumerate(together):
+        for found, alone in zip(packed, span([seed], 1), strict=True):
+            assert torch.equal(found[index, : 1 + seed % 3], alone[0])
+    # The first vector, and its image, a sum over at most 130 particles of sums over at most 90 samples.
+    for found, expected in zip(packed, reference, strict=True):
+        error = (found[:, 0] - expected[:, 0]).abs().amax()
+        assert error <= 1000 * EPSILON[dtype] * (1 + expected[:, 0].abs().amax())
+
+
 @pytest.mark.parametrize("n", [30, 700])
 def test_samples_block_by_block(n):
     """Of 30,000 particles the activations of 700 samples are too many to be held at once, those of 30 are not."""
@@ -195,9 +224,16 @@ def test_samples_block_by_block(n):
             r = torch.linspace(-1, 1, 2 * n).reshape(1, n, 2)
             sums = ensemble.first_layer(X).sample_sums(ensemble.A[..., :2].contiguous(), r)
             measured = vars(linearise(ensemble, X, Y, torch.ones(1)))
-            change = GaussNewton(ensemble, X, torch.ones(1, dtype=torch.bool)).apply(r)
+            operator = GaussNewton(ensemble, X, torch.ones(1, dtype=torch.bool))
+            change, spanned = operator.apply(r), operator.span(r, torch.tensor([2]))[1]
         states.append({**ensemble.state_dict(), **{f"measured {name}": Z for name, Z in measured.items()}})
-        states[-1] |= {"g_U": sums[0] / n, "Z": sums[1] / n, "mean": ensemble.features(X), "change": change / n}
+        states[-1] |= {
+            "g_U": sums[0] / n,
+            "Z": sums[1] / n,
+            "mean": ensemble.features(X),
+            "change": change / n,
+            "spanned": spanned / n,
+        }
     for name, value in states[1].items():
         # Sums of 700 or 30,000 numbers of order 1 in float32, times step sizes of 0.1.
         torch.testing.assert_close(states[0][name], value, rtol=1e-5, atol=1e-5)
