@@ -1,4 +1,4 @@
-"""What a process of this project sets for itself before a slow library is loaded; importing it changes nothing."""
+"""Settings that a process of this project makes before a slow library is loaded; importing it changes nothing."""
 
 import os
 import sys
@@ -52,6 +52,11 @@ def prepare_process() -> None:
         Path.home()
     except RuntimeError:
         os.environ["HOME"] = _NO_HOME
+
+
+def count_cores() -> int:
+    """Return the number of cores that this process may use, where the system tells (Linux), else of all cores."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _restart_if_needed() -> None:
