@@ -20,7 +20,7 @@ settings.load_profile("nc_sweeps")
 
 #: Modules of long tests, which begin first: those that share a SLURM cluster, and those of which no test shares
 #: anything with another.
-ON_SLURM = ("tests/launch/test_slurm.py", "tests/slurm/test_cluster.py")
+ON_SLURM = ("tests/launch/test_slurm.py", "tests/launch/test_slurm_settings.py", "tests/slurm/test_cluster.py")
 APART = ("tests/test_docs.py", "tests/test_cli.py")
 
 #: Fixtures that start processes, a cluster or a browser. Tests that use one are marked ``processes``, as are those that

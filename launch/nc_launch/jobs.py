@@ -1,5 +1,6 @@
 """The jobs of a submission: started, asked about and ended through its backend."""
 
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,12 @@ from nc_launch.frozen_code import freeze_code
 from nc_launch.submission import Origin, Submission
 from nc_launch.task import Task
 from nc_sweeps.run_spec import RunSpec
+
+#: Lines with which SLURM follows the one that says what went wrong.
+_SAYS_NO_MORE = re.compile(
+    r"\s*$|srun: (error: .*(Exited with exit code|Terminated|Killed)|(launch/slurm|Job step aborted|Terminating))|"
+    r"slurmstepd: error: \*\*\*|Try \"srun --help\""
+)
 
 
 class Jobs:
@@ -57,7 +64,18 @@ class Jobs:
         """Return the log of the latest job of a pack."""
         job = self.submission.find_job(pack)
         rank = self.submission.jobs[job].index(pack) % self.backend.workers_per_job
-        return self.submission.logs / f"{job}_{rank}_log.err"
+        # What is wrong with a job as a whole is in the log of its first process.
+        logs = [self.submission.logs / f"{job}_{number}_log.err" for number in (rank, 0)]
+        return next((log for log in logs if log.exists() and log.stat().st_size), logs[0])
+
+    def read_last_error(self, pack: int) -> str:
+        """Return the last line of the log of a pack's latest job that says what went wrong; empty if there is none."""
+        try:
+            lines = self.find_log(pack).read_text(errors="replace").splitlines()
+        except OSError:
+            return ""
+        says_more = (line.strip() for line in reversed(lines) if not _SAYS_NO_MORE.match(line))
+        return next(says_more, "")
 
     def was_next_in_line(self, pack: int) -> bool:
         """Whether the latest job of a pack ended at work on a pack before it."""

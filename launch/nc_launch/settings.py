@@ -1,8 +1,25 @@
 """Settings of the launchers: the keys of ``hydra.launcher``, and over how many devices the runs are spread."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Self
+
+from nc_sweeps.errors import ConfigError
+
+#: Seconds by which SLURM may send its warning early.
+_EARLY = 60
+#: Largest number of seconds before the time limit at which SLURM can warn.
+_LONGEST_WARNING = 65_535
+#: Parameters of sbatch on which the plan relies, and the keys of ``hydra.launcher`` that decide them.
+_DECIDED_BY = {
+    "array": "array_parallelism",
+    "nodes": "nodes",
+    "ntasks": "gpus_per_node",
+    "ntasks_per_node": "gpus_per_node",
+    "time": "timeout_min",
+    "signal": "signal_delay_s",
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +48,20 @@ class LaunchSettings:
     def shares_packs(self) -> bool:
         """Whether several processes share the particles of one pack."""
         return self.devices * self.device_nodes > 1
+
+    def check(self) -> None:
+        """Refuse values that cannot be.
+
+        Raises:
+            ConfigError: a value is wrong.
+        """
+        for name in ("runs_per_gpu", "max_runs_per_pack"):
+            self._check(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1, or null")
+        self._check("pack_minutes", self.pack_minutes >= 0, "at least 0")
+
+    def _check(self, name: str, is_right: bool, right: str) -> None:
+        if not is_right:
+            raise ConfigError(f"hydra.launcher.{name}={getattr(self, name)}: must be {right}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as ``submission.json`` holds them."""
@@ -80,6 +111,22 @@ class SlurmSettings(LaunchSettings):
     container_image: str | None = None
     srun_args: list[str] = field(default_factory=list)
     additional_parameters: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Refuse values that sbatch would refuse, or with which no run could be saved in time."""
+        super().check()
+        for name in ("array_parallelism", "nodes", "cpus_per_task", "timeout_min"):
+            self._check(name, getattr(self, name) >= 1, "at least 1")
+        self._check("gpus_per_node", self.gpus_per_node >= 0, "at least 0")
+        self._check("mem_gb", self.mem_gb is None or 0 < self.mem_gb < math.inf, "more than 0, or null")
+        self._check("signal_delay_s", 0 <= self.signal_delay_s <= _LONGEST_WARNING, f"between 0 and {_LONGEST_WARNING}")
+        enough = (self.signal_delay_s + _EARLY) // 60 + 1
+        is_enough = self.timeout_min >= enough
+        self._check("timeout_min", is_enough, f"at least {enough}, as jobs are warned {self.signal_delay_s} seconds "
+                    "(signal_delay_s) before their end, and up to a minute earlier")  # fmt: skip
+        for name in self.additional_parameters:
+            if key := _DECIDED_BY.get(name.replace("-", "_")):
+                raise ConfigError(f"hydra.launcher.additional_parameters.{name}: set hydra.launcher.{key} instead")
 
 
 #: Settings that follow from the runs; all others are keys of ``hydra.launcher``.

@@ -18,7 +18,7 @@ from nc_sweeps.report.preload import preload_report
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store.run_folder import RunFolder
 from nc_sweeps.store.runs import RunStore
-from nc_sweeps.store.summary import CLOSED
+from nc_sweeps.store.summary import CLOSED, FINAL, Summary
 from nc_sweeps.wording import format_count
 
 #: Seconds between two looks at the jobs and the packs, unless all jobs end before.
@@ -54,6 +54,7 @@ class Watch:
         self._misses: Counter[str] = Counter()
         self._finished: Counter[int] = Counter()
         self._reported: set[str] = set()
+        self._unbegun: Counter[int] = Counter()
         self._reached: dict[int, tuple[int, int]] = {}
 
     def wait(self) -> None:
@@ -114,9 +115,13 @@ class Watch:
         return is_waiting
 
     def _find_undone_runs(self, pack: int) -> list[RunFolder]:
-        """Return the runs of a pack that are not closed."""
+        """Return the runs of a pack that are not closed, or that failed in an earlier submission."""
         runs = [RunFolder(self._sweep / name) for name in self._submission.packs[pack]]
-        return [run for run in runs if not run.is_begun or run.read_summary().status not in CLOSED]
+        return [run for run in runs if not run.is_begun or not self._is_closed(run.read_summary())]
+
+    def _is_closed(self, summary: Summary) -> bool:
+        is_own = summary.log is not None and self._submission.folder.name in Path(summary.log).parts
+        return summary.status in FINAL or (summary.status in CLOSED and is_own)
 
     def _start_again(self, packs: Sequence[int]) -> None:
         """Start packs once more: whole if they came further than last time, else in halves."""
@@ -127,20 +132,27 @@ class Watch:
                 continue
             undone = self._find_undone_runs(pack)
             reached = (-len(undone), sum(_read_step(run) for run in undone))
+            progress = self._submission.read_progress(pack)
             end = self._jobs.describe_end(pack)
+            if not progress.has_begun and (line := self._jobs.read_last_error(pack)):
+                end = f"{end}: {line}"
             if end.startswith("cancelled"):
                 self._console.print("somebody cancelled a job: cancelling the others", highlight=False)
                 self._jobs.cancel()
                 return
-            was_interrupted = self._submission.read_progress(pack).state == "interrupted"
-            if was_interrupted or reached > self._reached.get(pack, _NOTHING_REACHED):
+            self._unbegun[pack] = 0 if progress.has_begun else self._unbegun[pack] + 1
+            is_further = reached > self._reached.get(pack, _NOTHING_REACHED)
+            if progress.state == "interrupted" or is_further or self._unbegun[pack] == 1:
                 restart.append(pack)
+            elif not progress.has_begun:  # no run is to blame
+                self._close_as_failed(undone, pack, f"{end}, and no run began when tried again")
+                continue
             elif len(undone) > 1:
                 halves = self._submission.split(pack)
                 self._reached |= dict.fromkeys(halves, _NOTHING_REACHED)
                 restart += halves
             else:
-                self._close_as_failed(undone[0], pack, end)
+                self._close_as_failed(undone, pack, f"{end}, and it got no further when tried again")
                 continue
             self._reached[pack] = reached
             self._console.print(
@@ -149,11 +161,12 @@ class Watch:
         if restart:
             self._jobs.start(restart)
 
-    def _close_as_failed(self, run: RunFolder, pack: int, end: str) -> None:
-        spec = self._specs[run.name]
-        store = RunStore(spec.directory, spec.config, spec.overrides, self._jobs.find_log(pack))
-        store.resume()
-        store.finish("failed", f"{end}, and it got no further when tried again")
+    def _close_as_failed(self, runs: Sequence[RunFolder], pack: int, reason: str) -> None:
+        for run in runs:
+            spec = self._specs[run.name]
+            store = RunStore(spec.directory, spec.config, spec.overrides, self._jobs.find_log(pack))
+            store.resume()
+            store.finish("failed", reason)
 
     def _report_failures(self, packs: Sequence[PackProgress]) -> None:
         """Print the runs that diverged or failed since the last call, with their reasons."""

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from nc_launch.jobs import Jobs
 from nc_launch.pack_progress import PackProgress
 from nc_launch.settings import SlurmSettings
 from nc_launch.submission import Submission, find_submissions
@@ -106,3 +107,45 @@ def test_one_process_of_an_interrupted_job_puts_it_back_into_the_queue(write, st
     assert [task._is_first_interrupted(submission, packs[rank::2]) for rank in (0, 1)] == [
         rank == requeuing for rank in (0, 1)
     ]
+
+
+EXITED = "srun: error: f1: tasks 0-1: Exited with exit code 1"
+
+
+@pytest.mark.parametrize(
+    ("log", "line"),
+    [
+        (["Traceback (…):", "ImportError: no torch", EXITED], "ImportError: no torch"),
+        (
+            ["srun: unrecognized option '--x'", 'Try "srun --help" for more information'],
+            "srun: unrecognized option '--x'",
+        ),
+        (
+            ["slurmstepd: error: execve(): /no: No such file", EXITED, ""],
+            "slurmstepd: error: execve(): /no: No such file",
+        ),
+        (
+            ["bash: x: not found", "slurmstepd: error: *** STEP 7.0 ON f1 CANCELLED AT 2026-01-01 ***"],
+            "bash: x: not found",
+        ),
+        ([EXITED], ""),
+        ([], ""),
+        (None, ""),
+    ],
+)
+def test_the_first_reason_is_the_last_line_that_says_one(write, log, line):
+    jobs = Jobs(Submission.read(write("slurm", SLURM)))
+    jobs.submission.logs.mkdir()
+    if log is not None:
+        (jobs.submission.logs / "7_1_0_log.err").write_text("\n".join(log))
+    assert jobs.read_last_error(1) == line
+
+
+def test_what_is_wrong_with_a_whole_job_is_in_the_log_of_its_first_process(write):
+    submission = Submission.read(write("slurm", SLURM))
+    submission.jobs = {"7_0": [0, 1]}
+    submission.logs.mkdir()
+    (submission.logs / "7_0_0_log.err").write_text("srun: fatal: no such plugin\n")
+    assert Jobs(submission).read_last_error(1) == "srun: fatal: no such plugin"
+    (submission.logs / "7_0_1_log.err").write_text("ImportError: no torch\n")
+    assert Jobs(submission).read_last_error(1) == "ImportError: no torch"

@@ -7,7 +7,8 @@ All of SLURM's programs are real and run as root, with sockets, ports and state 
 SLURM, munge or MariaDB of the system is neither used nor disturbed. Each of them has a `keeper` that kills all
 that it left when this process ends, however it ends.
 
-The nodes f1…f4 have 4 CPUs, 4000 MB and 2 GPUs each; the GPUs are device nodes that nothing can compute on. Partitions:
+The nodes f1…f4 have 4 CPUs, 4000 MB, 2 GPUs of type ``small`` and the feature ``fast`` each; the GPUs are device nodes
+that nothing can compute on. Partitions:
 
 ========  ============  =======================================================
 ``main``  the default   never preempted

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NODES = ("f1", "f2", "f3", "f4")
+#: Type of the GPUs of every node, and a feature that every node has.
+GPU_TYPE, FEATURE = "small", "fast"
 #: Address of all daemons.
 ADDRESS = "127.0.0.1"
 
@@ -108,7 +110,8 @@ def write_configuration(folder: Path, options: ClusterOptions) -> dict[str, int]
     password = secrets.token_hex()
     common = {"folder": folder, "host": host, "address": ADDRESS} | ports
     nodes = [
-        f"NodeName={node} NodeHostname={host} NodeAddr={ADDRESS} Port={ports[node]} CPUs=4 RealMemory=4000 Gres=gpu:2"
+        f"NodeName={node} NodeHostname={host} NodeAddr={ADDRESS} Port={ports[node]} CPUs=4 RealMemory=4000 "
+        f"Gres=gpu:{GPU_TYPE}:2 Feature={FEATURE}"
         for node in NODES
     ]
     # SLURM takes a GPU for real only where its file is a character device: these are /dev/null.
@@ -123,7 +126,7 @@ def write_configuration(folder: Path, options: ClusterOptions) -> dict[str, int]
             **common,
         ),
         "slurmdbd.conf": _SLURMDBD_CONF.format(user=_DATABASE_USER, password=password, **common),
-        "gres.conf": f"AutoDetect=off\nNodeName={','.join(NODES)} Name=gpu File={folder}/gpu[0-1]\n",
+        "gres.conf": f"AutoDetect=off\nNodeName={','.join(NODES)} Name=gpu Type={GPU_TYPE} File={folder}/gpu[0-1]\n",
         # torch.distributed asks for IPv6 first and does not go on where nss_wrapper knows none.
         "hosts": "\n".join(
             [Path("/etc/hosts").read_text(), *(f"{ADDRESS} {node}\n::ffff:{ADDRESS} {node}" for node in NODES), ""]

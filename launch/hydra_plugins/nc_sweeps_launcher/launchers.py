@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
-from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.nc_sweeps_launcher.composer import SweepComposer, copy_config
@@ -36,7 +35,11 @@ def _declare_keys(class_name: str, name: str, launcher: str) -> type[Any]:
             keys.append((own.name, own.type, default))
     # Configs are pickled, with the names of their classes.
     node = dataclasses.make_dataclass(class_name, keys, namespace={"__module__": __name__})
-    ConfigStore.instance().store(group="hydra/launcher", name=name, node=node, provider="nc_sweeps")
+    config = OmegaConf.structured(node)
+    for own in config:
+        if OmegaConf.is_dict(config[own]):
+            OmegaConf.set_struct(config[own], False)  # its keys are the user's
+    ConfigStore.instance().store(group="hydra/launcher", name=name, node=config, provider="nc_sweeps")
     return node
 
 
@@ -75,10 +78,7 @@ class _PackLauncher(Launcher):
             return self.launch_others(job_overrides, initial_job_idx)
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        for key in ("runs_per_gpu", "max_runs_per_pack"):
-            value = getattr(self.settings, key)
-            if value is not None and value < 1:
-                raise HydraException(f"hydra.launcher.{key}={value}: must be at least 1, or null")
+        self.settings.check()
         specs = [self.composer.make_spec(overrides) for overrides in job_overrides]
         self._train(specs)
         return [

@@ -2,11 +2,13 @@
 
 import glob
 import os
+import re
 import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 import psutil
@@ -14,6 +16,9 @@ from submitit import LocalExecutor
 
 from nc_launch.backends.base import Backend
 from nc_launch.task import Task
+from nc_sweeps.config import RunConfig
+from nc_sweeps.data import check_presence
+from nc_sweeps.training.processes import check_accelerator
 
 _MINUTES_PER_YEAR = 525_600
 
@@ -31,19 +36,23 @@ class LocalBackend(Backend):
         workers = min(self.packs_at_once, len(packs))
         return [tuple(packs[first::workers]) for first in range(workers)]
 
+    def check(self, configs: Sequence[RunConfig]) -> None:
+        """Refuse runs whose data or whose GPU this machine has not; see :class:`Backend`."""
+        for config in configs:
+            check_accelerator(config.compute)
+            check_presence(config.dataset)
+
     def start(self, tasks: Sequence[Task], logs: Path, code: Path) -> list[str]:
         """Start a job for each task; see :class:`Backend`."""
         gpus, own = _find_visible_gpus(), self.settings.devices
-        # submitit has no parameter for the environment of a job, but starts Python by any command.
-        python = f"/usr/bin/env PYTHONPATH={shlex.quote(str(code))} {shlex.quote(sys.executable)}"
         jobs = []
         for number, task in enumerate(tasks):
-            executor = LocalExecutor(logs, python=python)
-            executor.update_parameters(timeout_min=_MINUTES_PER_YEAR)
+            variables = [f"PYTHONPATH={code}"]
             if gpus:
-                first = number * own
-                visible = gpus[first : first + own]
-                executor.update_parameters(gpus_per_node=len(visible), visible_gpus=visible)
+                variables.append(f"CUDA_VISIBLE_DEVICES={','.join(gpus[number * own : (number + 1) * own])}")
+            # submitit has no parameter for the environment of a job, but starts Python by any command.
+            executor = LocalExecutor(logs, python=shlex.join(["/usr/bin/env", *variables, sys.executable]))
+            executor.update_parameters(timeout_min=_MINUTES_PER_YEAR)
             with _detach_from_terminal(logs / "controllers.log"):
                 jobs.append(str(executor.submit(task).job_id))
         return jobs
@@ -78,12 +87,15 @@ def _find_process(job: str) -> psutil.Process | None:
         return None
 
 
-def _find_visible_gpus() -> list[int]:
-    """Return the numbers of the GPUs that this process may use."""
+def _find_visible_gpus() -> list[str]:
+    """Return the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them: by number, or by the name of a
+    GPU or of a part of one (``GPU-…``, ``MIG-…``). As for CUDA, a name of no device ends the list.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [int(name) for name in visible.split(",") if name.strip().isdigit()]
-    return list(range(len(glob.glob("/dev/nvidia[0-9]*"))))
+    if visible is None:
+        return [str(number) for number in range(len(glob.glob("/dev/nvidia[0-9]*")))]
+    is_device = re.compile(r"\d+|(GPU|MIG)-.+").fullmatch
+    return list(dict.fromkeys(takewhile(is_device, (name.strip() for name in visible.split(",")))))
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """The backend that runs packs on a SLURM cluster."""
 
+import math
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from submitit import SlurmExecutor
 from nc_launch.backends.base import Backend, LaunchError
 from nc_launch.settings import SlurmSettings
 from nc_launch.task import Task
+from nc_sweeps.config import RunConfig
 
 
 class SlurmBackend(Backend):
@@ -40,13 +43,27 @@ class SlurmBackend(Backend):
         size = self.workers_per_job
         return [tuple(packs[first : first + size]) for first in range(0, len(packs), size)]
 
+    def check(self, configs: Sequence[RunConfig]) -> None:  # noqa: ARG002
+        """Refuse runs where there is no cluster to ask; see :class:`Backend`."""
+        if shutil.which("sbatch") is None:
+            raise LaunchError("hydra/launcher=slurm: there is no sbatch here; launch from a login node of a cluster")
+        with suppress(OSError, subprocess.TimeoutExpired):  # a controller that answers late is asked again by sbatch
+            asked = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True, check=False, timeout=2)
+            if asked.returncode:
+                reason = next(iter(asked.stderr.strip().splitlines()[-1:]), "sinfo fails")
+                raise LaunchError(f"hydra/launcher=slurm: no controller answers ({reason})")
+
     def start(self, tasks: Sequence[Task], logs: Path, code: Path) -> list[str]:
         """Start a job for each task, in as few arrays as the cluster allows; see :class:`Backend`."""
         started: list[str] = []
-        for first in range(0, len(tasks), size := _find_largest_array()):
-            with self.open_array(logs, str(code)) as executor:
-                jobs = [executor.submit(task) for task in tasks[first : first + size]]
-            started += [str(job.job_id) for job in jobs]
+        try:
+            for first in range(0, len(tasks), size := _find_largest_array()):
+                with self.open_array(logs, str(code)) as executor:
+                    jobs = [executor.submit(task) for task in tasks[first : first + size]]
+                started += [str(job.job_id) for job in jobs]
+        except LaunchError:  # a limit of the queue, perhaps: the arrays before it have no launcher any more
+            self.cancel(started)
+            raise
         return started
 
     @contextmanager
@@ -60,6 +77,10 @@ class SlurmBackend(Backend):
         Raises:
             LaunchError: the cluster refuses.
         """
+        if found := re.search(r"[%\\\n]", str(logs)):
+            raise LaunchError(
+                f"hydra/launcher=slurm: {logs}: sbatch cannot write to a folder with {found[0]!r} in its name"
+            )
         try:
             executor = SlurmExecutor(logs, max_num_timeout=10**6, python=self.settings.python)
             executor.update_parameters(**self._make_parameters(python_path))
@@ -84,8 +105,9 @@ class SlurmBackend(Backend):
         parameters |= {"time": own.timeout_min, "signal_delay_s": own.signal_delay_s}
         parameters |= {"job_name": own.job_name, "array_parallelism": own.array_parallelism}
         if own.mem_gb is not None:
-            parameters["mem"] = f"{own.mem_gb}GB"
-        srun_args = list(own.srun_args)
+            parameters["mem"] = f"{math.ceil(own.mem_gb * 1024)}M"
+        # Not every srun takes the cores of a process from sbatch, and some sites have sbatch and srun pass on nothing.
+        srun_args = [f"--cpus-per-task={own.cpus_per_task}", "--export=ALL"]
         if gpus > 0:
             gpu_type = f"{own.gpu_type}:" if own.gpu_type else ""
             parameters["gres"] = f"gpu:{gpu_type}{gpus}"
@@ -94,8 +116,9 @@ class SlurmBackend(Backend):
             srun_args.append(f"--container-image={own.container_image}")
         # Some clusters do not pass the environment of sbatch on to jobs.
         path = [f"export PYTHONPATH={shlex.quote(python_path)}"] if python_path else []
-        parameters |= {"srun_args": srun_args, "setup": [*path, *own.setup]}
-        return parameters | {"additional_parameters": dict(own.additional_parameters)}
+        parameters |= {"srun_args": [*srun_args, *own.srun_args], "setup": [*path, *own.setup]}
+        # submitit has a wckey of its own, which clusters that check them refuse.
+        return parameters | {"wckey": None, "additional_parameters": _convert_flags(own.additional_parameters)}
 
     def find_states(self, jobs: Sequence[str]) -> dict[str, str]:
         """Return a word on each job that waits or runs; all jobs are ``unknown`` if the cluster does not answer."""
@@ -114,11 +137,21 @@ class SlurmBackend(Backend):
             subprocess.run(["scancel", *jobs], check=False)
 
     def describe_end(self, job: str) -> str:
-        """Say how a job ended, as far as accounting knows."""
+        """Say how a job ended, as far as accounting or, where there is none, the controller knows."""
         output = _read_output(
             ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=State"]
         )
-        return output.strip().splitlines()[-1].lower() if output and output.strip() else "its job ended"
+        if output and output.strip():
+            return output.strip().splitlines()[-1].lower()
+        found = re.search(r"JobState=(\w+)", _read_output(["scontrol", "show", "job", job]) or "")
+        return found[1].lower() if found else "its job ended"
+
+
+def _convert_flags(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters of sbatch as submitit has them: ``True`` for a flag, and none that is off."""
+    kept = {name: value for name, value in parameters.items() if value is not None and value is not False}
+    # submitit writes its own names with an underscore, and of two equal parameters sbatch takes the last.
+    return {name if name == "open-mode" else name.replace("-", "_"): value for name, value in kept.items()}
 
 
 def _find_largest_array() -> int:
