@@ -86,7 +86,8 @@ class Plan:
             caption=f"{hours:.2g} hours of one worker (or GPU) at the speed of this machine{parallel}",
         )
         for heading in ("network", "dimension", "features", "runs", "at once", "ensembles", "GiB", "hours"):
-            table.add_column(heading, justify="right")
+            is_name = heading in {"network", "dimension"}
+            table.add_column(heading, justify="right", overflow="fold", no_wrap=not is_name)
         for group in self.groups:
             config = group.specs[0].config
             table.add_row(

@@ -37,7 +37,7 @@ def make_status(sweep: Path) -> RenderableType:
     ]
     begun = [run for run in runs if run.state in {"running", "stopped"}]
     if begun:
-        lines.append(_make_run_table(begun))
+        lines.append(_make_run_table(begun, _shorten_overrides(runs)))
     jobs = _make_job_table(sweep)
     if jobs.row_count:
         lines.append(jobs)
@@ -50,23 +50,51 @@ def make_status(sweep: Path) -> RenderableType:
     return Group(*lines)
 
 
-def _make_run_table(runs: Sequence[RunState]) -> Table:
+def _make_run_table(runs: Sequence[RunState], overrides: dict[str, str]) -> Table:
+    """Return a table of runs.
+
+    Args:
+        runs: the runs.
+        overrides: what to show of the overrides of each run, by its name.
+    """
     table = Table(box=box.SIMPLE_HEAD, caption=f"… and {len(runs) - _LINES} more" if len(runs) > _LINES else None)
-    for heading in ("run", "state", "done", "NC1", "left"):
-        table.add_column(heading, justify="left" if heading in {"run", "state"} else "right", no_wrap=True)
-    table.add_column("overrides", overflow="ellipsis", no_wrap=True, max_width=36)
+    for heading in ("run", "state"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("done", "NC1", "left"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if differ := any(overrides.values()):
+        table.add_column("overrides", overflow="fold")
     for run in runs[:_LINES]:
         nc1 = "–" if math.isnan(run.nc1) else f"{run.nc1:.2g}"
-        left, overrides = _format_duration(run.seconds_left), " ".join(run.overrides)
-        table.add_row(run.name, run.state, f"{run.progress:.0%}", nc1, left, overrides)
+        row = [run.name, run.state, f"{run.progress:.0%}", nc1, _format_duration(run.seconds_left)]
+        table.add_row(*row, *[overrides[run.name]] * differ)
     return table
+
+
+def _shorten_overrides(runs: Sequence[RunState]) -> dict[str, str]:
+    """Return the overrides of each run that not all runs share, by its name, with the last words of their keys as far
+    as these tell them apart.
+    """
+    shared = set.intersection(*(set(run.overrides) for run in runs)) if runs else set()
+    keys = {text.partition("=")[0] for run in runs for text in run.overrides if text not in shared}
+    last_words = Counter(key.rpartition(".")[2] for key in keys)
+    own = {run.name: [text for text in run.overrides if text not in shared] for run in runs}
+
+    def shorten(text: str) -> str:
+        key, equals, value = text.partition("=")
+        last = key.rpartition(".")[2]
+        return f"{last if last_words[last] == 1 else key}{equals}{value}"
+
+    return {name: " ".join(map(shorten, texts)) for name, texts in own.items()}
 
 
 def _make_job_table(sweep: Path) -> Table:
     """Return a table of the jobs that wait or run."""
     table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("job", "state", "node", "runs", "done", "left"):
-        table.add_column(heading, justify="left" if heading in {"job", "state", "node"} else "right")
+    for heading in ("job", "state", "node"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "job")
+    for heading in ("runs", "done", "left"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for submission in find_submissions(sweep):
         states = Jobs(submission).find_states()
         for job, packs in submission.jobs.items():

@@ -54,7 +54,7 @@ class SweepView:
             self._show_packs(packs)
         elif finished >= self._printed + max(1, _SHARE * runs):
             self._printed = finished
-            self._console.print(f"{description}: {nc1}", highlight=False)
+            self._console.print(": ".join(filter(None, (description, nc1))), highlight=False)
 
     def _show_packs(self, packs: Sequence[PackProgress]) -> None:
         shown = [number for number, pack in enumerate(packs) if pack.is_at_work][:_LINES]

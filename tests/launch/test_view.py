@@ -9,8 +9,11 @@ import tty
 
 import pytest
 from nc_launch.pack_progress import PackProgress, ProgressWriter
+from nc_launch.status import _make_run_table, _shorten_overrides
 from nc_launch.view import SweepView
 from rich.console import Console
+
+from nc_sweeps.store.run_state import RunState
 
 
 @pytest.fixture
@@ -89,3 +92,33 @@ def test_without_a_terminal_a_line_is_written_now_and_then(packs):
         packs[0].finish_runs(3)
         view.show(read_progress(packs), 8)
     assert console.file.getvalue() == "1/8 runs: NC1 0.12 … 0.5\n4/8 runs: NC1 0.12 … 0.5\n"
+
+
+def test_before_a_measurement_a_line_ends_with_the_runs():
+    console = Console(file=io.StringIO(), width=110)
+    with SweepView(console) as view:
+        view.show([PackProgress("running", runs=24, finished=8)], 24)
+    assert console.file.getvalue() == "8/24 runs\n"
+
+
+def render(table):
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_the_status_shows_where_runs_differ_and_cuts_nothing_at_80_columns():
+    shared = ["dataset.train_per_class=100", "model.activation=sigmoid", "dynamics.horizon=100000"]
+    runs = [
+        RunState(f"{width:012}", "running", 0.07, 86_400.0 * 12, 0.00012, "", [*shared, f"dynamics.lambda_w={lam}",
+                 f"width.particles={width}", f"dataset.margin={margin}", f"separation.margin={margin}"])
+        for lam, width, margin in [(0.00012345, 16384, -0.1), (0.5, 32, 0.25)]
+    ]  # fmt: skip
+    shown = render(_make_run_table(runs, _shorten_overrides(runs)))
+    assert "…" not in shown
+    words = shown.split()
+    assert {"lambda_w=0.00012345", "particles=16384", "dataset.margin=-0.1", "separation.margin=0.25"} <= set(words)
+    assert words.count("0.00012") == words.count("288:00:00") == 2
+    assert "sigmoid" not in shown
+    alone = render(_make_run_table(runs[:1], _shorten_overrides(runs[:1])))
+    assert "overrides" not in alone
