@@ -111,7 +111,9 @@ def test_with_a_head_bias_no_bound_is_violated(seed, q, extra, samples, near_col
 
 
 def test_the_centred_head_saves_the_bound_of_a_head_with_a_bias():
-    """A nearly collapsed state whose head has rank q − 1 but for a trace: κ → ∞ empties the bounds that hold B or κ."""
+    """A nearly collapsed state whose head has rank q − 1 but for a trace: κ → ∞ empties the bounds that hold B of full
+    rank or κ, and the certificate does not need them, whether or not it is told of the bias.
+    """
     q, p, n = 3, 6, 30
     generator = torch.Generator().manual_seed(0)
     Y = one_hot((torch.arange(n) % q)[None], q, torch.float64)
@@ -125,7 +127,7 @@ def test_the_centred_head_saves_the_bound_of_a_head_with_a_bias():
     plain, with_bias = certificate(H, W, Y, gamma), certificate(H, W, Y, gamma, bias)
     features, residuals = (class_statistics(Z, Y) for Z in (H, H @ W + bias[:, None] - Y))
     bound = centred_head_bound(features, residuals, W, gamma)
-    assert float(with_bias.nc1_bound) == pytest.approx(float(bound), rel=1e-12)
-    assert measured < float(with_bias.nc1_bound) < 1.2 * measured
-    assert float(plain.nc1_bound) > 100 * measured
-    assert float(plain.closed_form) == 1.0
+    assert float(bound) < 1.2 * measured
+    for found in (plain, with_bias):
+        assert measured < float(found.nc1_bound) <= float(bound)
+        assert float(found.closed_form) == 1.0
