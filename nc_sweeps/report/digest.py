@@ -29,7 +29,6 @@ _MULTIRUN = "hydra.mode=MULTIRUN"
 #: A key with at most this many values has a colour and a cell for each.
 DISCRETE = 12
 
-
 #: Metrics of a report, in its order.
 SHOWN = (
     "nc1/train",
@@ -41,6 +40,7 @@ SHOWN = (
     "balancedness",
     "gradient_norm/u",
     "gradient_norm/parameters",
+    "step/stability",
     "imbalance/law_deviation",
     "imbalance/expected_deviation",
 )
@@ -50,6 +50,7 @@ _ALONG_TRAINING = {
     "loss/train",
     "gradient_norm/u",
     "gradient_norm/parameters",
+    "step/stability",
     "imbalance/law_deviation",
     "imbalance/expected_deviation",
 }

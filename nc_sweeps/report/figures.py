@@ -94,10 +94,14 @@ def _draw_lines(curves: pl.DataFrame, has_points: bool) -> alt.LayerChart:
     drawn = pl.col("value") if edge is None else pl.when(pl.col("value") > 0).then("value").otherwise(edge)
     y = alt.Y("drawn:Q", title=None, axis=_make_axis())
     y = y.scale(type="linear") if edge is None else y.scale(type="log", nice=False)
-    chart = alt.Chart()
-    layers = [chart.mark_line(point=has_points)]
+    layers = [alt.Chart().mark_line()]
+    # With dashes of their own, filled marks would take those of the lines out of the legend.
+    undashed = {"strokeDash": alt.value([1, 0])}
+    if has_points:
+        points = alt.Chart().mark_point(filled=True, size=30, opacity=1).encode(**undashed)
+        layers.append(points.transform_filter("datum.value >= datum.drawn"))
     if edge is not None and positive.len() < curves.height:
-        triangles = chart.mark_point(shape="triangle-down", filled=True, size=36, opacity=1, strokeDash=[1, 0])
+        triangles = alt.Chart().mark_point(shape="triangle-down", filled=True, size=36, opacity=1).encode(**undashed)
         layers.append(triangles.transform_filter("datum.value <= 0"))
     return alt.layer(*layers, data=curves.with_columns(drawn.alias("drawn"))).encode(y=y)
 

@@ -14,7 +14,8 @@ from markupsafe import Markup
 from nc_sweeps import cache
 from nc_sweeps.report.averages import AVERAGED
 from nc_sweeps.report.charts import DATA, build_charts, build_theme
-from nc_sweeps.report.digest import Digest
+from nc_sweeps.report.digest import Digest, make_field
+from nc_sweeps.report.edge import METRIC, describe_near_edge, find_near_edge
 from nc_sweeps.store import files
 
 #: Most values of a key that the table of differing keys lists.
@@ -44,6 +45,7 @@ def render(digest: Digest) -> str:
     counts = {status: statuses.count(status) for status in _STATUSES if status in statuses}
     if digest.waiting:
         counts["waiting"] = digest.waiting
+    near = find_near_edge(digest.curves, "run", make_field(METRIC))
     differing = {key: values for key, values in digest.configuration.items() if len(values) > 1}
     return environment.get_template("page.html").render(
         name=digest.sweep.absolute().name,
@@ -58,6 +60,8 @@ def render(digest: Digest) -> str:
         main=[axis.title for axis in digest.main_axes[:2]],
         others=[axis.title for axis in digest.axes if axis not in digest.main_axes[:2]],
         axes=[axis.title for axis in digest.axes],
+        near_edge=near.join(digest.runs.select("run", "folder"), on="run", maintain_order="left").to_dicts(),
+        edge=describe_near_edge(near, digest.runs.height),
         failures=digest.runs.filter(pl.col("status").is_in(["stopped", "diverged", "failed"])).to_dicts(),
         differing={
             key: [f"{value} ({count})" for value, count in values.most_common(_MAX_VALUES)]
@@ -163,4 +167,4 @@ def _read_libraries() -> Markup:
     if not path.exists():
         files.write(path, vl_convert.javascript_bundle(_EXPORT).encode())
     # JavaScript reads both spellings alike in strings and regular expressions, and HTML ends the script only at one.
-    return Markup(path.read_text().replace("</script", "<\\/script"))
+    return Markup(path.read_text("utf-8").replace("</script", "<\\/script"))

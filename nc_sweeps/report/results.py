@@ -27,6 +27,7 @@ def show_results(runs: "Sequence[RunFolder]", x: str, y: Sequence[str], notes: S
     """
     from rich.console import Console
 
+    from nc_sweeps.report.edge import describe_near_edge, find_near_edge
     from nc_sweeps.report.table import tabulate_sweep
     from nc_sweeps.store import files
     from nc_sweeps.store.sweep_folder import SweepFolder, load_runs
@@ -34,7 +35,10 @@ def show_results(runs: "Sequence[RunFolder]", x: str, y: Sequence[str], notes: S
     sweep = runs[0].sweep
     measured = [run for run in runs if run.is_measured]
     if measured:
-        Console().print(tabulate_sweep(load_runs(measured)))
+        table = load_runs(measured)
+        Console().print(tabulate_sweep(table))
+        if near := describe_near_edge(find_near_edge(table, "signature"), len(measured)):
+            print(near)
     bad = [(run, s) for run in runs if (s := run.read_summary()).status in {"diverged", "failed"}]
     for run, summary in bad:
         log = f" (log: {_shorten(Path(summary.log))})" if summary.log else ""

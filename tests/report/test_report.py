@@ -172,8 +172,10 @@ def test_zeros_on_a_logarithmic_axis_are_triangles_at_its_edge():
     figure = draw_sweep(table, "width.particles", ["error/test"]).to_dict()
     (curves,) = figure["datasets"].values()
     assert [(curve["value"], curve["drawn"]) for curve in curves] == [(0.0, 0.1), (0.0, 0.1), (0.2, 0.2)]
-    _, triangles = figure["spec"]["layer"]
+    *_, triangles = figure["spec"]["layer"]
     assert triangles["mark"]["shape"] == "triangle-down"
+    assert "strokeDash" in figure["spec"]["encoding"]
+    assert triangles["encoding"]["strokeDash"] == {"value": [1, 0]}  # the legend shows the dashes of the lines
     assert triangles["transform"] == [{"filter": "datum.value <= 0"}]
     assert figure["title"]["text"] == "▼ at the lower edge: 0"
     assert figure["spec"]["encoding"]["y"]["scale"]["type"] == "log"
