@@ -3,10 +3,18 @@
 ``conf/`` holds the values, this package what they mean: the schema, the checks, and what makes two runs the same.
 """
 
-from nc_sweeps.config.datasets import DATASETS, DatasetConfig, DigitsConfig, ReadConfig, StoredConfig, SyntheticConfig
+from nc_sweeps.config.datasets import (
+    DATASETS,
+    DatasetConfig,
+    DigitsConfig,
+    DownloadedConfig,
+    ReadConfig,
+    StoredConfig,
+    SyntheticConfig,
+)
 from nc_sweeps.config.dynamics import DYNAMICS, DynamicsConfig, FlowConfig, MomentumConfig, StepSizeChange
 from nc_sweeps.config.explanations import explain_config_error
-from nc_sweeps.config.identity import compute_ensemble_key, compute_signature
+from nc_sweeps.config.identity import add_later_keys, compute_ensemble_key, compute_signature
 from nc_sweeps.config.keys import Key, list_keys, list_values
 from nc_sweeps.config.models import MODELS, ConvolutionalConfig, DeepConfig, MlpConfig, ModelConfig
 from nc_sweeps.config.overrides import check_numbers
@@ -32,6 +40,7 @@ __all__ = [
     "DatasetConfig",
     "DeepConfig",
     "DigitsConfig",
+    "DownloadedConfig",
     "DynamicsConfig",
     "FlowConfig",
     "Key",
@@ -46,6 +55,7 @@ __all__ = [
     "StoredConfig",
     "SyntheticConfig",
     "Variations",
+    "add_later_keys",
     "check_numbers",
     "compute_ensemble_key",
     "compute_signature",

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from nc_sweeps.config.keys import list_values
-from nc_sweeps.config.schema import RunConfig, list_all_keys
+from nc_sweeps.config.keys import list_keys, list_values
+from nc_sweeps.config.schema import CHOICES, RunConfig
 
 
 def compute_signature(config: RunConfig) -> str:
     """Return the hash of all keys that decide the numbers: the same signature, the same run."""
-    before = _list_values_before()
+    before: dict[str, Any] = {}
+    for group in CHOICES:
+        before |= _list_values_before(group, getattr(config, group).name)
     return _hash(
         {
             name: value
@@ -41,10 +43,20 @@ def _read_values(config: RunConfig) -> Iterator[tuple[str, Any, str]]:
     return (key for key in list_values(config) if not key[0].startswith("width."))
 
 
+def add_later_keys(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a stored configuration by dotted name, with those of the keys that came after it."""
+    later: dict[str, Any] = {}
+    for group, schemas in CHOICES.items():
+        name = values.get(f"{group}.name")
+        later |= _list_values_before(group, name) if name in schemas else {}
+    return later | values if later.keys() - values.keys() else values
+
+
 @cache
-def _list_values_before() -> dict[str, Any]:
-    """Return the keys that came later, with the values of the runs that were made before."""
-    return {key.name: key.before for key in list_all_keys() if key.before is not dataclasses.MISSING}
+def _list_values_before(group: str, name: str) -> dict[str, Any]:
+    """Return the keys of a choice that came later, with the values of the runs that were made before."""
+    keys = list_keys(CHOICES[group][name], f"{group}.")
+    return {key.name: key.before for key in keys if key.before is not dataclasses.MISSING}
 
 
 def _hash(keys: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nc_sweeps.config import add_later_keys
 from nc_sweeps.errors import StoreError
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
 from nc_sweeps.store import files
@@ -79,12 +80,12 @@ class RunFolder:
         return Summary.read(self.summary_path)
 
     def read_config(self) -> dict[str, Any]:
-        """Read the configuration, every key by its dotted name; lists as JSON.
+        """Read the configuration, every key by its dotted name, also those that came later; lists as JSON.
 
         Raises:
             StoreError: it cannot be read.
         """
-        return flatten(self.read_config_tree())
+        return add_later_keys(flatten(self.read_config_tree()))
 
     def read_config_tree(self) -> dict[str, Any]:
         """Read the configuration, its groups as dictionaries.

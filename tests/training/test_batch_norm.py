@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from nc_sweeps.config import compute_signature
+from nc_sweeps.config import add_later_keys, compute_signature
 from nc_sweeps.data import load
 from nc_sweeps.training.batch_norm import STATISTICS, find_batch_norms, mix_into_batches, use_statistics
 from nc_sweeps.training.ensembles import DeepEnsemble, LoadedRun
@@ -160,6 +160,10 @@ def test_the_choice_is_a_key_of_networks_with_batch_norm():
     message = refusal("model=vgg11", "model.batch_norm=recalibrate")
     assert message.startswith("model.batch_norm=recalibrate: must be one of recalibrated, running, batch")
     assert not hasattr(deep("model=mlp").model, "batch_norm")
+    # Stored configurations from before the key mean what runs did then.
+    assert add_later_keys({"model.name": "vgg11", "seed": 1})["model.batch_norm"] == "running"
+    assert add_later_keys({"model.name": "vgg11", "model.batch_norm": "batch"})["model.batch_norm"] == "batch"
+    assert add_later_keys({"model.name": "mlp"}) == {"model.name": "mlp"}
 
 
 def test_its_pass_is_part_of_the_cost():

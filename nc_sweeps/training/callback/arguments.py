@@ -76,6 +76,9 @@ def check_include(include: object, loss: str, training_mode: bool, sets: Sequenc
             raise ValueError(f"include={include!r}: {pattern!r} is not a name or pattern, such as 'nc1/*'")
         names = list(list_names(loss, training_mode, sets or _guess_sets(pattern)))
         if not fnmatch.filter(names, pattern):
+            if fnmatch.filter(list_names("mse", True, sets or _guess_sets(pattern)), pattern):
+                needed = "training_mode=True" if "/training_mode" in pattern else "loss='mse'"
+                raise ValueError(f"include={pattern}: is measured with {needed} only")
             hint = suggest_choice(pattern, [*names, *(f"{name}/*" for name in list_metrics(loss))])
             raise ValueError(f"include={pattern}: there is nothing of this name to measure; {hint}")
 

@@ -258,8 +258,9 @@ class NeuralCollapseCallback(pl.Callback):
         if self.loaders is not None:
             self._log(trainer, pl_module)
             return
+        function = "" if trainer.state.fn is None else trainer.state.fn.value
         self._tell(
-            f"measures nothing in Trainer.{trainer.state.fn}, which knows no training set; give the data sets as "
+            f"measures nothing in Trainer.{function}, which knows no training set; give the data sets as "
             "loaders={'train': …, 'val': …}"
         )
 
