@@ -130,5 +130,5 @@ def _write_row(*cells: str) -> str:
 
 
 if __name__ == "__main__":
-    (DOCS / "configuration.md").write_text(describe_configuration())
-    (DOCS / "metrics.md").write_text(describe_metrics())
+    (DOCS / "configuration.md").write_text(describe_configuration(), "utf-8")
+    (DOCS / "metrics.md").write_text(describe_metrics(), "utf-8")

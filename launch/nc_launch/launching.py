@@ -9,6 +9,7 @@ from rich.console import Console
 
 from nc_launch.settings import LaunchSettings
 from nc_sweeps.errors import ConfigError
+from nc_sweeps.publish.access import check_environment
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.training.processes import was_started_with_others
 from nc_sweeps.wording import format_count
@@ -36,6 +37,7 @@ def launch(
     Raises:
         ConfigError: the runs cannot be launched together.
         LaunchError: the jobs cannot be started.
+        UserError: runs are tracked, and a variable of wandb has a value that wandb does not know.
         SystemExit: there is nothing to wait for, after a dry run or with ``wait=false``, or the user interrupted.
     """
     from nc_launch.backends import make_backend
@@ -44,6 +46,8 @@ def launch(
     from nc_sweeps.store.runs import RunStore
     from nc_sweeps.store.summary import FINAL
 
+    if any(spec.config.tracking.name == "wandb" for spec in specs):
+        check_environment()
     unique = list({spec.directory: spec for spec in specs}.values())
     undone = [spec for spec in unique if RunStore(spec.directory, spec.config, spec.overrides).status not in FINAL]
     done = len(unique) - len(undone)
@@ -55,6 +59,7 @@ def launch(
     if settings.dry_run:
         Console().print(Plan.make(undone, backend).make_table(done))
         raise SystemExit(0)
+    backend.check([spec.config for spec in undone])
     # One worker takes all runs, whatever they cost; to predict that would take seconds.
     is_alone = backend.packs_at_once == 1
     packs = pack_for_one_worker(undone, settings.max_runs_per_pack) if is_alone else Plan.make(undone, backend).packs

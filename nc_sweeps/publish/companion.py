@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from nc_sweeps.errors import UserError
 from nc_sweeps.interruption import SIGNALS
-from nc_sweeps.publish.access import NO_ERROR_REPORTS
+from nc_sweeps.publish.access import NO_ERROR_REPORTS, check_environment, is_disabled, separate_folders
 from nc_sweeps.publish.published import is_current, note_unpublished
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.store.run_folder import RunFolder
@@ -41,16 +41,25 @@ _PATIENCE_INTERRUPTED = 3.0
 
 @contextmanager
 def publish_meanwhile(specs: Sequence[RunSpec]) -> Iterator[None]:
-    """Publish the runs that are tracked while the block trains them; where none is tracked, start no companion."""
+    """Publish the runs that are tracked while the block trains them; where none is tracked, start no companion.
+
+    Raises:
+        UserError: runs are tracked, and a variable of wandb has a value that wandb does not know.
+    """
     tracked = [spec for spec in specs if spec.config.tracking.name == "wandb"]
     if not tracked:
         yield
         return
     runs, mode = [RunFolder(spec.directory) for spec in tracked], tracked[0].config.tracking.mode
+    check_environment()
+    if is_disabled(mode):
+        print("W&B: nothing is published, as WANDB_MODE=disabled", file=sys.stderr)
+        yield
+        return
     with TemporaryDirectory(prefix="nc-sweeps-wandb-", ignore_cleanup_errors=True) as scratch:
         command = [sys.executable, "-m", __name__, mode, *(str(run.path.absolute()) for run in runs)]
         # wandb may be killed and then leaves its temporary files.
-        environment = NO_ERROR_REPORTS | os.environ | {"TMPDIR": scratch}
+        environment = NO_ERROR_REPORTS | os.environ | {"TMPDIR": scratch} | separate_folders(Path(scratch))
         # Signals are for the training process; the end of its standard input tells the companion that training is over.
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, env=environment
@@ -144,7 +153,11 @@ def main() -> None:
     os.nice(_NICE)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    companion = Companion([RunFolder(Path(run)) for run in sys.argv[2:]], sys.argv[1])
+    try:
+        companion = Companion([RunFolder(Path(run)) for run in sys.argv[2:]], sys.argv[1])
+    except UserError as error:
+        print(error, file=sys.stderr)
+        os._exit(1)
     is_over = False
     while companion.waiting and not is_over:
         is_over = bool(select.select([sys.stdin], [], [], _LOOK)[0])

@@ -13,7 +13,7 @@ import polars as pl
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
-from nc_sweeps.publish.access import without_error_reports
+from nc_sweeps.publish.access import keep_to_itself
 from nc_sweeps.publish.content import make_end_key, make_report_id, name_chart
 from nc_sweeps.publish.weights_and_biases import (
     PublishingError,
@@ -116,7 +116,7 @@ class Dashboard:
         charts = {name_chart(name, specification): specification for name, specification in HEAT_MAPS.items()}
         return json.dumps(dumped | {"charts": charts}, indent=1)
 
-    @without_error_reports()
+    @keep_to_itself()
     def save(self) -> list[str]:
         """Save both on the server, with the charts and figures that they show, in place of those saved before.
 

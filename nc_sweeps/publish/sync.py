@@ -1,6 +1,5 @@
 """Publish what is not yet published of a sweep."""
 
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -11,7 +10,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from nc_sweeps.errors import StoreError, UserError
-from nc_sweeps.publish.access import without_error_reports
+from nc_sweeps.process import count_cores
+from nc_sweeps.publish.access import check_environment, is_disabled, keep_to_itself
 from nc_sweeps.publish.published import describe_published, find_offline_folders, is_current
 from nc_sweeps.publish.weights_and_biases import NO_KEY, PublishingError, find_obstacle, publish
 from nc_sweeps.store.leases import find_holders, is_alive
@@ -22,7 +22,7 @@ from nc_sweeps.store.sweep_folder import SweepFolder
 _AT_ONCE = 8
 
 
-@without_error_reports()
+@keep_to_itself()
 def sync(sweep: Path, console: Console) -> list[str]:
     """Publish the runs of a sweep that are not published as they stand: on the server if there is one, or offline.
 
@@ -41,6 +41,9 @@ def sync(sweep: Path, console: Console) -> list[str]:
     runs = SweepFolder(sweep).run_folders()
     if not runs:
         raise StoreError(f"{sweep}: no runs here; expected the folder of a sweep")
+    check_environment()
+    if is_disabled("auto"):
+        raise PublishingError("WANDB_MODE=disabled: nothing is published; unset it, or set it to offline")
     obstacle = find_obstacle("auto")
     online = obstacle is None
     followed = _find_followed(sweep) if online else set()
@@ -61,7 +64,7 @@ def _publish_all(runs: Sequence[RunFolder], obstacle: str | None, console: Conso
     """Publish runs in several processes; return the messages of those that failed."""
     if not runs:
         return []
-    at_once = _AT_ONCE if obstacle is None else len(os.sched_getaffinity(0))
+    at_once = _AT_ONCE if obstacle is None else count_cores()
     failures = []
     with (
         Progress(console=console, disable=not console.is_terminal) as progress,

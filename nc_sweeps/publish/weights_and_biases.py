@@ -21,6 +21,7 @@ from typing import Any
 
 import polars as pl
 import wandb
+from pydantic import ValidationError
 from wandb.plot.custom_chart import CustomChartSpec
 
 from nc_sweeps.errors import UserError
@@ -72,10 +73,14 @@ def find_obstacle(mode: str) -> str | None:
 
     Returns:
         The reason; None: nothing keeps them from it. An empty text: they are to be offline.
+
+    Raises:
+        PublishingError: wandb refuses its settings, which keeps runs from being offline, too.
     """
-    if mode == "offline" or (mode == "auto" and os.environ.get("WANDB_MODE") in {"offline", "dryrun", "disabled"}):
+    if mode == "offline" or (mode == "auto" and os.environ.get("WANDB_MODE") in {"offline", "dryrun"}):
         return ""
-    server = str(wandb.setup(_SETTINGS).settings.base_url)
+    with translate_errors():
+        server = str(wandb.setup(_SETTINGS).settings.base_url)
     return check_answer(server) if has_key(server) else NO_KEY
 
 
@@ -296,5 +301,10 @@ def translate_errors() -> Iterator[None]:
         yield
     except UserError:
         raise
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"WANDB_{'_'.join(map(str, first['loc'])).upper()}"
+        given = f"{name}={os.environ[name]}" if name in os.environ else f"the setting behind {name}"
+        raise PublishingError(f"W&B: {given}: {first['msg']}") from error
     except Exception as error:
         raise PublishingError(f"W&B: {' '.join(str(error).split()) or type(error).__name__}") from error

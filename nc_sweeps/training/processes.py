@@ -4,10 +4,13 @@ Importing this module does not import torch.
 """
 
 import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nc_sweeps.config import ComputeConfig
 from nc_sweeps.errors import ConfigError
+from nc_sweeps.process import count_cores
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +50,22 @@ def count_threads(compute: ComputeConfig) -> int:
     """Return the number of CPU threads of this process: ``compute.threads``, or an equal share of its cores."""
     # srun gives every process cores of its own; other processes of this machine share all of them.
     sharing = 1 if _was_started_by_srun() else compute.devices
-    return compute.threads or max(1, _count_cores() // sharing)
+    return compute.threads or max(1, count_cores() // sharing)
+
+
+def check_accelerator(compute: ComputeConfig) -> None:
+    """Refuse a GPU that is not there, before torch is imported to look for it.
+
+    Raises:
+        ConfigError: no driver of a GPU has a device file on this machine, which runs Linux.
+    """
+    is_wanted = compute.accelerator in {"gpu", "cuda"} and sys.platform == "linux"
+    # Of NVIDIA, on a board or in the processor, of AMD, and under Windows.
+    drivers = ("nvidia[0-9]*", "nvhost*", "kfd", "dxg")
+    if is_wanted and not any(any(Path("/dev").glob(driver)) for driver in drivers):
+        raise ConfigError(
+            f"compute.accelerator={compute.accelerator}: this machine has no GPU; auto takes what there is"
+        )
 
 
 def find_device(compute: ComputeConfig) -> "torch.device":
@@ -73,8 +91,3 @@ def find_device(compute: ComputeConfig) -> "torch.device":
 
 def _was_started_by_srun() -> bool:
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
-
-
-def _count_cores() -> int:
-    """Return the number of cores that this process may use, where the system tells (Linux), else of all cores."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
