@@ -1,11 +1,13 @@
 """The configuration keys that a sweep varied."""
 
+import difflib
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
+from nc_sweeps.errors import ConfigError
 from nc_sweeps.metrics.catalogue import CLOCKS, METRICS
 
 _NETWORK = "model.name"
@@ -48,9 +50,31 @@ def _is_signed(key: str) -> bool:
     return key in _SIGNED_AFTER_ALL or not {key, key.partition(".")[0]} & _UNSIGNED
 
 
-def find_original(table: pl.DataFrame, key: str) -> str:
+def _find_original(table: pl.DataFrame, key: str) -> str:
     """Return the key that a key repeats in all runs, or the key itself: ``dataset.margin`` is ``separation.margin``."""
     return _REPEATED[key] if _repeats(table, key) else key
+
+
+def find_key(table: pl.DataFrame, name: str) -> str:
+    """Return the key over which a report averages, by its dotted name or by the title that it has in the report.
+
+    Raises:
+        ConfigError: there is no such key, or the title fits several.
+    """
+    varied = [*find_axes(table), "seed"]
+    keys = [key for key in table.columns if key not in {*LABELS, "name"}]
+    if name in keys:
+        return _find_original(table, name)
+    fitting = [key for key in keys if key.rpartition(".")[2] == name]
+    found = [key for key in fitting if key in varied] or list({_find_original(table, key): None for key in fitting})
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError(f"--over={name}: could be {' or '.join(found)}")
+    titles = {key.rpartition(".")[2]: key for key in keys}
+    close = difflib.get_close_matches(name, [*keys, *titles], 1)
+    meant = f"did you mean {titles.get(close[0], close[0])}? " if close else ""
+    raise ConfigError(f"--over={name}: no run has this key; {meant}varied: {', '.join(varied)}")
 
 
 def _repeats(table: pl.DataFrame, key: str) -> bool:

@@ -1,6 +1,5 @@
 """A sweep condensed to what its report and its figures show."""
 
-import difflib
 import json
 import re
 import shlex
@@ -12,10 +11,10 @@ from typing import Any
 
 import polars as pl
 
-from nc_sweeps.errors import ConfigError, StoreError
+from nc_sweeps.errors import StoreError
 from nc_sweeps.metrics.catalogue import METRICS
 from nc_sweeps.report.averages import AVERAGED, describe_left_out
-from nc_sweeps.report.axes import LABELS, count_digits, find_axes, find_original, select_independent, shorten_names
+from nc_sweeps.report.axes import count_digits, find_axes, find_key, select_independent, shorten_names
 from nc_sweeps.store.run_folder import RunFolder
 from nc_sweeps.store.run_state import RunState
 from nc_sweeps.store.summary import Summary
@@ -195,7 +194,7 @@ def digest_sweep(sweep: Path, over: str = "seed") -> Digest:
     table = _tabulate(
         [{"signature": s.signature, **config} for s, config in zip(summaries, configs, strict=True)], schema={}
     )
-    over = _find_key(table, over)
+    over = find_key(table, over)
     varied = _find_axes(table, over)
     if varied:
         order = table.select(pl.arg_sort_by([axis.key for axis in varied], nulls_last=True)).to_series()
@@ -259,28 +258,6 @@ def _find_axes(table: pl.DataFrame, over: str) -> list[Axis]:
     return [
         Axis(key, names[key], _without_infinity(table[key].unique().sort(nulls_last=True)).to_list()) for key in keys
     ]
-
-
-def _find_key(table: pl.DataFrame, name: str) -> str:
-    """Return the key of a dotted name, or of the title that it has in the report.
-
-    Raises:
-        ConfigError: there is no such key, or the title fits to several.
-    """
-    varied = [*find_axes(table), "seed"]
-    keys = [key for key in table.columns if key not in {*LABELS, "name"}]
-    if name in keys:
-        return find_original(table, name)
-    fitting = [key for key in keys if key.rpartition(".")[2] == name]
-    found = [key for key in fitting if key in varied] or list({find_original(table, key): None for key in fitting})
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ConfigError(f"--over={name}: could be {' or '.join(found)}")
-    titles = {key.rpartition(".")[2]: key for key in keys}
-    close = difflib.get_close_matches(name, [*keys, *titles], 1)
-    meant = f"did you mean {titles.get(close[0], close[0])}? " if close else ""
-    raise ConfigError(f"--over={name}: no run has this key; {meant}varied: {', '.join(varied)}")
 
 
 def _select_quantities(configs: list[dict[str, Any]], measured: set[str]) -> list[Quantity]:

@@ -79,16 +79,17 @@ def compare_runs(directories: Sequence[Path]) -> RenderableType:
 
 
 def draw_sparkline(values: Sequence[float]) -> str:
-    """Draw a curve as a line of text on a logarithmic scale, blank where a value is not positive and finite."""
+    """Draw a curve as a line of text on a logarithmic scale: ``_`` at 0 or less, blank where undefined."""
     step = max(1, math.ceil(len(values) / _CURVE))
     kept = [*values[:-1:step], values[-1]]
     logs = [math.log(value) if value is not None and 0 < value < math.inf else None for value in kept]
     known = [value for value in logs if value is not None]
-    if not known:
-        return ""
-    low, span = min(known), max(known) - min(known)
+    low, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
     heights = (None if x is None else round((x - low) / span * (len(_BLOCKS) - 1)) if span > 0 else 0 for x in logs)
-    return "".join(" " if height is None else _BLOCKS[height] for height in heights)
+    gaps = ("_" if value is not None and value <= 0 else " " for value in kept)
+    return "".join(
+        gap if height is None else _BLOCKS[height] for height, gap in zip(heights, gaps, strict=True)
+    ).rstrip()
 
 
 def _open(directory: Path) -> RunFolder:

@@ -294,6 +294,7 @@ def test_progress_is_printed_in_lines_where_there_is_no_terminal(capsys):
 
 def test_a_sparkline_is_logarithmic_and_leaves_gaps():
     assert draw_sparkline([1.0, 1e-1, 1e-2, 1e-7]) == "█▇▆▁"
-    assert draw_sparkline([0.0, 1.0, float("nan"), 1.0]) == " ▁ ▁"
-    assert draw_sparkline([0.0]) == ""
+    assert draw_sparkline([0.0, 1.0, float("nan"), 1.0]) == "_▁ ▁"
+    assert draw_sparkline([0.0]) == "_"
+    assert draw_sparkline([float("nan"), float("nan")]) == ""
     assert len(draw_sparkline([1.0] * 1000)) <= 41
