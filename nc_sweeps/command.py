@@ -21,8 +21,10 @@ from nc_sweeps.errors import UserError, explain_error, is_out_of_memory
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 
-#: Libraries that read what the user wrote. Where one of them refuses a value, the user can mend it.
-_READERS = {"antlr4", "hydra", "hydra_plugins", "omegaconf", "optuna", "yaml"}
+#: Libraries that read what the user wrote. Where one of them refuses a value, the user can mend it; those that search
+#: have exceptions of their own for that.
+_READERS = {"antlr4", "hydra", "hydra_plugins", "omegaconf", "optuna", "sqlalchemy", "yaml"}
+_SEARCHERS = {"optuna", "sqlalchemy"}
 _OURS = ("nc_sweeps", "nc_launch", "hydra_plugins.nc_sweeps_launcher")
 
 
@@ -39,9 +41,15 @@ def describe_error(error: Exception) -> str:
     return explain_config_error(error, arguments=sys.argv[1:])
 
 
-def describe_version() -> str:
-    """Return the line that ``--version`` prints."""
+def _describe_version() -> str:
     return f"nc-sweeps {metadata.version('nc-sweeps')}"
+
+
+def show_version(is_asked: bool = True) -> None:
+    """Print the version and end the command, where that is asked for."""
+    if is_asked:
+        print(_describe_version())
+        raise SystemExit(0)
 
 
 @contextmanager
@@ -84,7 +92,7 @@ def _describe(error: BaseException | None, command: str, describe: Callable[[Exc
 def _report_fault(command: str, error: Exception) -> str:
     """Return the line for an error that is a fault of this program, and write a log of it."""
     text = "".join(traceback.format_exception(error))
-    about = f"{describe_version()}, Python {platform.python_version()}, {platform.platform()}"
+    about = f"{_describe_version()}, Python {platform.python_version()}, {platform.platform()}"
     log = _write_log(command, f"{about}\n{' '.join(sys.argv)}\n\n{text}")
     # Where nothing can be written, the place of the error stands in for the log.
     frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -133,15 +141,17 @@ def can_be_mended(error: Exception) -> bool:
         return True
     # What is typed, or stands in a file, is also refused in other ways: width=5 with a bare ValueError of Hydra.
     refusals = ValueError | TypeError | AssertionError | NotImplementedError | RecursionError | ImportError
-    return is_out_of_memory(error) or (isinstance(error, refusals) and _arose_in_a_reader(error))
+    origin = _find_origin(error)
+    is_refusal = origin in _SEARCHERS or (origin in _READERS and isinstance(error, refusals))
+    return is_refusal or is_out_of_memory(error)
 
 
-def _arose_in_a_reader(error: Exception) -> bool:
-    """Return whether an error arose in a library that reads what the user wrote, or in what such a library called."""
+def _find_origin(error: Exception) -> str:
+    """Return the library in which an error arose, or from which it was called; empty where that is this program."""
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
     while modules and modules[-1].partition(".")[0].lstrip("_") in sys.stdlib_module_names:
         modules.pop()
-    return bool(modules) and modules[-1].partition(".")[0] in _READERS and not modules[-1].startswith(_OURS)
+    return modules[-1].partition(".")[0] if modules and not modules[-1].startswith(_OURS) else ""
 
 
 def concerns_results(error: OSError) -> bool:

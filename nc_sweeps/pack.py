@@ -18,9 +18,11 @@ from nc_sweeps.interruption import InterruptedTraining, Interruption
 from nc_sweeps.run_spec import RunSpec
 from nc_sweeps.training.crew import Crew
 from nc_sweeps.training.listener import Listener
+from nc_sweeps.training.processes import check_accelerator
 from nc_sweeps.wording import format_count
 
 if TYPE_CHECKING:
+    from nc_sweeps.data import Dataset
     from nc_sweeps.store.leases import LeaseHolder
     from nc_sweeps.store.runs import RunStore
     from nc_sweeps.training.ensembles import LoadedRun
@@ -160,10 +162,13 @@ class _Leader:
             self._train_or_halve(half)
 
     def _train(self, stores: "list[RunStore]") -> None:
+        check_accelerator(stores[0].config.compute)
         with _pause_garbage_collection():
             from nc_sweeps.data import load_all
 
         data = load_all([store.config.dataset for store in stores])
+        for note in sorted({note for store, own in zip(stores, data, strict=True) for note in _note_batch(store, own)}):
+            print(note, file=sys.stderr)
 
         # Lightning is imported as late as here: neither a pack that is done nor an error in the data need wait for it.
         with _pause_garbage_collection():
@@ -194,6 +199,13 @@ def _select_unfinished(stores: "Iterable[RunStore]") -> "list[RunStore]":
     from nc_sweeps.store.summary import FINAL
 
     return [store for store in stores if store.status not in FINAL]
+
+
+def _note_batch(store: "RunStore", data: "Dataset") -> Iterator[str]:
+    """Give a line where a mini-batch would be larger than the training set."""
+    size, samples = store.config.dynamics.batch_size, len(data.train.x)
+    if size is not None and size > samples:
+        yield f"dynamics.batch_size={size}: there are {samples} training samples; each step takes all of them"
 
 
 def _group_runs(runs: "Iterable[LoadedRun]") -> "Iterable[list[LoadedRun]]":

@@ -26,6 +26,12 @@ def check_request(config: DictConfig) -> None:
     Raises:
         ConfigError: there is something to refuse.
     """
+    for key in ("launcher", "sweeper"):
+        if not isinstance(config.hydra[key], DictConfig):
+            raise ConfigError(f"hydra.{key}={config.hydra[key]}: is a group of keys; choose it with hydra/{key}=…")
+    size = config.hydra.sweeper.get("max_batch_size")
+    if size is not None and size < 1:
+        raise ConfigError(f"hydra.sweeper.max_batch_size={size}: must be at least 1, or null")
     typed = list(config.hydra.overrides.task)
     swept = [*typed, *(f"{key}={values}" for key, values in _read_own_sweep(config).items())]
     check_numbers(swept)

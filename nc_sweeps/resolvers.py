@@ -1,10 +1,12 @@
 """The resolvers of OmegaConf that the files of ``conf/`` use."""
 
 import inspect
+import shutil
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from nc_sweeps.config.help import describe_keys
 from nc_sweeps.config.identity import compute_signature
 from nc_sweeps.config.parsing import parse
 
@@ -21,6 +23,11 @@ def register_resolvers() -> None:
 def find_overrides(config: DictConfig) -> list[str]:
     """Return what the user typed, of a config that Hydra composed."""
     return list(OmegaConf.select(config, "hydra.overrides.task", default=[]))
+
+
+def find_config_folders(hydra: Any) -> list[str]:
+    """Return the folders of configurations that the user named with ``--config-dir``, of Hydra's own config."""
+    return [str(source.path) for source in hydra.runtime.config_sources if source.provider == "command-line"]
 
 
 def _signature(*, _root_: DictConfig) -> str:
@@ -47,7 +54,13 @@ def _inverse(value: float) -> float:
     return 1.0 / value if value else value
 
 
+def _described_keys(*, _root_: DictConfig) -> str:
+    """Return the keys of a config with their meanings, ``${described_keys:}``, for Hydra's template of the help."""
+    return describe_keys(_root_, shutil.get_terminal_size().columns).replace("$", "$$")
+
+
 _RESOLVERS = {
+    "described_keys": _described_keys,
     "features_classes": _features_classes,
     "features_digest": _features_digest,
     "inverse": _inverse,

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from nc_sweeps.command import (
     PassThroughHydra,
-    can_be_mended,
     concerns_results,
     describe_error,
-    describe_version,
     let_hydra_raise_errors,
     show_errors_in_one_line,
+    show_version,
 )
 from nc_sweeps.errors import explain_error
 from nc_sweeps.process import prepare_command
@@ -50,7 +49,7 @@ def train(config: "DictConfig") -> float:
         return _train(spec, leads)
     except Exception as error:
         _remove_if_empty(spec.directory)
-        if hydra_config.mode == RunMode.RUN and can_be_mended(error):
+        if hydra_config.mode == RunMode.RUN:
             # Hydra would put a line of its own before the error of a task.
             raise PassThroughHydra from error
         raise
@@ -101,8 +100,7 @@ def main() -> None:
     with show_errors_in_one_line("nc-train", _describe), let_hydra_raise_errors():
         prepare_command()
         if "--version" in sys.argv[1:]:
-            print(describe_version())
-            return
+            show_version()
         import hydra
 
         from nc_sweeps.composition import VERSION_BASE, WHITELIST

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import polars as pl
@@ -107,8 +108,8 @@ def refuse(tmp_path, monkeypatch, capfd):
         (["dynamics.horizon_unit=time", "dynamics.horizon=0.01"], "must be long enough for one step"),
         (["dataset=mnist", "data_dir=nowhere"], "data_dir=nowhere: no MNIST in nowhere/MNIST/raw"),
         (["dataset=digits", "dataset.train_per_class=500"], "class 0 has only 178 samples"),
-        (["dataset=digit"], "Could not find 'dataset/digit'"),
-        (["width=5"], "Config group override must be a string"),
+        (["dataset=digit"], "dataset=digit: must be one of cifar10"),
+        (["width=5"], "width=5: say width.particles=5"),
         (["particles=5"], "unknown key 'particles'; the nearest key is 'width.particles'"),
         (["output_dir=file"], "Not a directory; set output_dir to a folder that can be written"),
         (["compute.accelerator=abacus"], "compute.accelerator=abacus"),
@@ -116,6 +117,28 @@ def refuse(tmp_path, monkeypatch, capfd):
         (["compute.memory=0.1"], "compute.memory=0.1: a run of 256 particles needs"),
         (["compute.accelerator=tpu"], "compute.accelerator=tpu"),
         (["-m", "hydra/launcher=packed", "hydra.launcher.runs_per_gpu=0"], "must be at least 1"),
+        (["hydra/launcher=packed"], "hydra/launcher=packed: has no effect on a single run; sweep with -m"),
+        (["hydra/sweeper=paired"], "hydra/sweeper=paired: has no effect on a single run"),
+        (["hydra.sweep.subdir=x"], "hydra.sweep.subdir=x: has no effect on a single run"),
+        (["-m", "hydra.sweep.subdir=x", "seed=1,2"], "choose output_dir and name instead"),
+        (["-m", "hydra.run.dir=x", "seed=1,2"], "choose output_dir and name instead"),
+        (["hydra.sweeper=3"], "hydra.sweeper=3: is a group of keys"),
+        (["-m", "hydra.sweeper.max_batch_size=0", "seed=1,2"], "hydra.sweeper.max_batch_size=0: must be at least 1"),
+        (["-m", "seed=range(0)"], "seed=range(0): there is no value to take"),
+        (["-m", "hydra/launcher=packed", "seed=range(0)"], "seed=range(0): there is no value to take"),
+        (["-m", "hydra/launcher=packed", "width=glob(zz*)"], "width=glob(zz*): there is no value to take"),
+        (["-m", "dynamics.beta=1,1e400"], "1e400 is beyond all numbers"),
+        (["-m", "hydra/launcher=packed", "dynamics.batch_size=32,301"], "there are 300 training samples"),
+        (["-m", "+experiment=first_light,inverse_temperature"], "nc-train +experiment=first_light"),
+        (["-m", "hydra/launcher=packed", "+experiment=glob(f*)"], "fig1a has a sweep of its own, over seed"),
+        (
+            ["-m", "hydra/sweeper=optuna", "dynamics.step_size=interval(0.1,1)", "metrics.include=[loss/train]"],
+            "optimized_metric=nc1/test: the sweeper goes by it, but it is not measured",
+        ),
+        (["-m", "dynamics.step_size=interval(0.5,2)"], "such as hydra/sweeper=optuna"),
+        (["-m", "hydra/launcher=packed", "compute.accelerator=gpu", "seed=1,2"], "compute.accelerator=gpu: "),
+        (["-m", "hydra/launcher=packed", "dataset=mnist", "data_dir=nowhere"], "no MNIST in nowhere/MNIST/raw"),
+        (["--config-dir", "nowhere"], "nowhere' not found"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(refuse, tmp_path, arguments, message):
@@ -150,6 +173,103 @@ def test_a_refusal_is_one_line_on_stderr_and_exit_code_1(run_command, tmp_path, 
     assert line.startswith("nc-train: ")
     assert message in line
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# @package _global_\nname:\tx\n\tseed: 3\n", "mine.yaml, line 2: found character '\\t'"),
+        ("# @package _global_\nname: [a\nseed: 3\n", "mine.yaml, line 3: expected ',' or ']'"),
+        ("name: x\n", "the first line of that file must be '# @package _global_'"),
+        ("# @package _global_\nname: gr\xf6sse\n", "not in UTF-8"),
+        ("# @package _global_\n- a\n", "Cannot merge DictConfig with ListConfig"),
+        ("# @package _global_\ndefaults: 3\n", "defaults must be a list"),
+        ("# @package _global_\ndefaults: [mine]\n", "refer to one another without end"),
+        ("# @package _global_\nname: ${name}\n", "Recursive interpolation"),
+        ("# @package _global_\ndynamics: {lr: 3}\n", "unknown key 'dynamics.lr'; say dynamics.step_size="),
+        ("# @package _global_\nhydra: {mode: SWEEP}\n", "expected one of [RUN, MULTIRUN]"),
+    ],
+)
+def test_a_file_that_is_no_experiment_is_one_line(refuse, tmp_path, text, message):
+    path = tmp_path / "mine" / "experiment" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(text.encode("latin-1"))
+    assert message in refuse("--config-dir", "mine", "+experiment=mine")
+
+
+def test_a_searching_sweeper_refuses_in_one_line(run_command):
+    done = run_command("-m", "hydra/sweeper=optuna", "dynamics.step_size=interval(2,0.5)")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("nc-train: The `low` value must be smaller")
+
+
+def test_a_fault_of_ours_is_one_line_with_a_log(refuse, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("nc_sweeps.train._train", lambda spec, leads: {}["no such key"])
+    line = refuse("width.particles=3")
+    assert line.startswith("nc-train: a fault of nc-sweeps, not yours (KeyError: 'no such key'); the log is ")
+    (log,) = (tmp_path / "cache" / "nc-sweeps").iterdir()
+    assert str(log) in line
+    assert "KeyError: 'no such key'" in log.read_text()
+    assert "width.particles=3" in log.read_text()
+
+
+def test_a_fault_is_told_where_no_log_can_be_written(refuse, monkeypatch):
+    def refuse_to_write(**_):
+        raise OSError("full")
+
+    monkeypatch.setattr("nc_sweeps.train._train", lambda spec, leads: {}["no such key"])
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.mkstemp", refuse_to_write)
+        assert "test_cli.py, line " in refuse()
+
+
+def test_ctrl_c_is_one_line_at_any_time(refuse, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    def fail_for_it(*_, **__):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ImportError("a library puts its own error in the place") from error
+
+    for target, how in (
+        ("hydra.main", interrupt),
+        ("nc_sweeps.train._train", interrupt),
+        ("nc_sweeps.train._train", fail_for_it),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, how)
+            assert refuse() == "nc-train: interrupted"
+
+
+def test_the_version_is_ours(capsys, monkeypatch):
+    from nc_launch.command import main as sweep
+
+    from nc_sweeps.features.command import main as features
+
+    for name, command in (("nc-train", main), ("nc-sweep", sweep), ("nc-features", features)):
+        monkeypatch.setattr(sys, "argv", [name, "--version"])
+        with pytest.raises(SystemExit) as info:
+            command()
+        assert info.value.code in {0, None}
+        assert capsys.readouterr().out == f"nc-sweeps {metadata.version('nc-sweeps')}\n"
+
+
+def test_help_says_what_the_keys_of_the_choice_mean(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["nc-train", "model=mlp", "--help"])
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main()
+    page = capsys.readouterr().out
+    for line in ("dynamics.momentum=0.9", "model.hidden=[", "seed=0 ", "figure.x=time "):
+        assert f"\n{line}" in page
+    words = " ".join(page.split())
+    assert "compute.threads=0 number of CPU threads of a process; 0: all cores given to it" in words
+    assert "docs/" not in page
+    assert not [line for line in page.partition("Keys with")[2].splitlines() if len(line) > 80]
 
 
 def test_a_full_error_is_a_traceback(run_command):

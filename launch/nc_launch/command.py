@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nc_sweeps.command import show_errors_in_one_line
+from nc_sweeps.command import show_errors_in_one_line, show_version
 from nc_sweeps.errors import UserError
 from nc_sweeps.process import prepare_command
 from nc_sweeps.wording import format_count
@@ -14,9 +14,41 @@ from nc_sweeps.wording import format_count
 if TYPE_CHECKING:
     from nc_sweeps.run_spec import RunSpec
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=__doc__)
+_HELP = """Look after a sweep: its state, its results, its jobs.
 
-Sweep = Annotated[Path, typer.Argument(help="folder of the sweep, <output_dir>/<name>", metavar="DIR")]
+A sweep is a folder, <output_dir>/<name>: results/question after nc-train -m name=question …
+
+\b
+nc-sweep status results/question   how far it is
+nc-sweep report results/question   everything in one file, report.html
+nc-sweep resume results/question   train what is not done
+nc-sweep query results/question 'select seed, "nc1/test" from runs'
+
+Tab completion: nc-sweep --install-completion
+"""
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
+
+
+def _check_folder(folder: Path) -> Path:
+    """Refuse a folder that is not there, before slow libraries are imported to read it."""
+    if not folder.exists():
+        raise UserError(f"{folder}: there is no such folder; expected the folder of a sweep")
+    return folder
+
+
+Sweep = Annotated[
+    Path, typer.Argument(help="folder of the sweep, <output_dir>/<name>", metavar="DIR", callback=_check_folder)
+]
+
+
+@app.callback()
+def _take_options(
+    version: Annotated[
+        bool, typer.Option("--version", help="show the version and exit", is_eager=True, callback=show_version)
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()

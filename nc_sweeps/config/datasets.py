@@ -163,7 +163,7 @@ class Cifar100Config(DownloadedConfig):
 class FeaturesConfig(StoredConfig):
     """Keys of ``dataset=features``, a file of features and labels."""
 
-    path: str = unsigned("file of features and labels, such as nc-features writes; see docs/data.md")
+    path: str = unsigned("file of features and labels, such as nc-features writes")
     classes: int = shape("number of classes q, read from the file")
     digest: str = shape("SHA-256 of the file, with which the signature depends on what the file holds")
 

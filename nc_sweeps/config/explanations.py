@@ -14,7 +14,6 @@ from omegaconf.errors import (
     InterpolationKeyError,
     InterpolationResolutionError,
     MissingMandatoryValue,
-    OmegaConfBaseException,
     UnsupportedInterpolationType,
     ValidationError,
 )
@@ -119,8 +118,10 @@ def _explain_hydra_error(error: BaseException, arguments: Sequence[str]) -> str:
         added = [argument for argument in arguments if argument.startswith(f"+{found[1]}=")]
         return f"{added[0]}: write {added[0][1:]}" if added else text
     if "does not support sweep type : INTERVAL" in text:
-        return "interval(…) is for a sweeper that searches, such as hydra/sweeper=optuna; here, list the values"
-    return re.sub(r" full_key: .*", "", text) if isinstance(error, OmegaConfBaseException) else text
+        text = "interval(…) is for a sweeper that searches, such as hydra/sweeper=optuna; here, list the values"
+    if text.startswith("Error merging override ") and error.__cause__ is not None:
+        text = f"{text.removeprefix('Error merging override ')}: {str(error.__cause__).partition(chr(10))[0]}"
+    return re.sub(r"( full_key: .*|, set env var HYDRA_FULL_ERROR=1.*)", "", text) or type(error).__name__
 
 
 def _explain_group(argument: str) -> str | None:
@@ -139,8 +140,10 @@ def _explain_group(argument: str) -> str | None:
 def _explain_override(text: str, message: str) -> str:
     """Return one line for what Hydra cannot read."""
     key, given, value = text.partition("=")
+    if key != key.strip() or (given and value != value.lstrip()):
+        return f"{text}: write {key.strip()}={value.strip()}, without spaces"
     if not given and not text.startswith("~"):
-        return f"{text}: has no value; write {text}=VALUE"
+        return f"{text}: has no value; write {text}=VALUE" if text.strip() else "an argument is empty; leave it out"
     if found := re.search(r"while evaluating .*?: (.*)", message):
         return f"{text}: {found[1]}"
     if problem := _find_unbalanced(value):

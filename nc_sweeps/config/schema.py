@@ -56,7 +56,7 @@ class ComputeConfig:
 
     accelerator: str = unsigned(f"accelerator, as Lightning's Trainer names it: {', '.join(ACCELERATORS)}")
     devices: int = unsigned("number of devices of a node over which the particles of a run are spread, a process each")
-    nodes: int = unsigned("number of nodes over whose devices the particles are spread; see docs/concepts.md")
+    nodes: int = unsigned("number of nodes over whose devices the particles are spread")
     precision: str = shape(f"precision, as Lightning's Trainer names it: {', '.join(PRECISIONS)}")
     threads: int = unsigned("number of CPU threads of a process; 0: all cores given to it")
     memory: float | None = unsigned(

@@ -6,11 +6,12 @@ by the seed of the data set, for each of four things: training samples, test sam
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nc_sweeps.config import DatasetConfig, DigitsConfig, StoredConfig, SyntheticConfig
+from nc_sweeps.config import DatasetConfig, DigitsConfig, DownloadedConfig, StoredConfig, SyntheticConfig
 from nc_sweeps.data.cifar import read_cifar10, read_cifar100
 from nc_sweeps.data.corruption import add_label_noise, keep_imbalanced_share
 from nc_sweeps.data.digits import split_digits
@@ -19,9 +20,9 @@ from nc_sweeps.data.gaussian import sample_gaussian
 from nc_sweeps.data.mnist import read_mnist
 from nc_sweeps.data.separable import sample_separable
 from nc_sweeps.data.split import Dataset, Split
-from nc_sweeps.data.stored import Stored
+from nc_sweeps.data.stored import Stored, make_missing_error
 
-__all__ = ["LOADERS", "Dataset", "Split", "load", "load_all"]
+__all__ = ["LOADERS", "Dataset", "Split", "check_presence", "load", "load_all"]
 
 
 def _make_generator(config: DatasetConfig, stream: int) -> np.random.Generator:
@@ -90,6 +91,26 @@ LOADERS: dict[str, Callable[[Any], Dataset]] = {
     "features": _make_file_loader(lambda config: read_features(config.path, config.digest)),
 }
 
+#: Folder of each downloaded data set, in the folder of all of them, and name of its class in torchvision.
+_DOWNLOADED = {
+    "mnist": ("MNIST/raw", "MNIST"),
+    "fashion_mnist": ("FashionMNIST/raw", "FashionMNIST"),
+    "cifar10": ("cifar-10-batches-py", "CIFAR10"),
+    "cifar100": ("cifar-100-python", "CIFAR100"),
+}
+
+
+def check_presence(config: DatasetConfig) -> None:
+    """Refuse a data set whose folder is missing, without reading any file.
+
+    Raises:
+        DataError: it is; the message says how to get it.
+    """
+    if isinstance(config, DownloadedConfig):
+        folder, name = _DOWNLOADED[config.name]
+        if not Path(config.data_dir, folder).is_dir():
+            raise make_missing_error(config.data_dir, folder, name)
+
 
 def load(config: DatasetConfig) -> Dataset:
     """Return the data set that a configuration names.
@@ -97,6 +118,7 @@ def load(config: DatasetConfig) -> Dataset:
     Raises:
         DataError: the data set cannot be read or sampled.
     """
+    check_presence(config)
     data = LOADERS[config.name](config)
     train = keep_imbalanced_share(data.train, data.classes, config.imbalance, _make_generator(config, 2))
     return replace(data, train=add_label_noise(train, data.classes, config.label_noise, _make_generator(config, 3)))

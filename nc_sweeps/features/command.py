@@ -9,19 +9,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nc_sweeps.command import describe_error, show_errors_in_one_line
+from nc_sweeps.command import describe_error, show_errors_in_one_line, show_version
 from nc_sweeps.errors import UserError, is_out_of_memory
 from nc_sweeps.process import prepare_command
 
 if TYPE_CHECKING:
     from nc_sweeps.config import ReadConfig
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+_HELP = """Write the penultimate features of a torchvision model on a data set of images to a file for dataset=features.
 
+Prints the path of the file, whose name ends in a hash of all that decides its content. If the command was stopped, the
+same command goes on from there; it does nothing twice.
+
+\b
+nc-features dataset=cifar100_superclasses --model resnet50 \\
+    'dataset.superclasses=[aquatic_mammals,people]'
+"""
+
+app = typer.Typer(rich_markup_mode=None)
+
+_DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 _KEYS = ("dataset", "data_dir", "seed")
 
 
-@app.command()
+@app.command(help=_HELP)
 def features(
     dataset: Annotated[
         list[str], typer.Argument(help="dataset=NAME and its keys, as for nc-train", metavar="KEY=VALUE")
@@ -34,14 +45,11 @@ def features(
     batch_size: Annotated[int, typer.Option(help="number of images in a batch")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")] = "auto",
     output: Annotated[Path, typer.Option(help="folder of the file", metavar="DIR")] = Path("features"),
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", help="show the version and exit", is_eager=True, callback=show_version)
+    ] = False,
 ) -> None:
-    """Write the penultimate features of a torchvision model on a data set of images to a file for dataset=features.
-
-    Prints the path of the file, whose name ends in a hash of all that decides its content. If the command was stopped,
-    the same command goes on from there; it does nothing twice.
-
-    nc-features dataset=cifar100_superclasses 'dataset.superclasses=[aquatic_mammals,people]' --model resnet50
-    """
+    """Write the features of a data set of images to a file."""
     for override in dataset:
         key, given, _ = override.partition("=")
         if not given or key.lstrip("+").split(".")[0] not in _KEYS:
@@ -51,12 +59,21 @@ def features(
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed={seed}: must be at least 0 and below 2⁶³")
 
+    if device.partition(":")[0] not in _DEVICES:
+        raise UserError(
+            f"--device={device}: must be one of {', '.join(_DEVICES)}, of which one may be numbered: cuda:1"
+        )
+    if weights not in {"published", "none"} and not Path(weights).is_file():
+        raise UserError(f"--weights={weights}: no such file; give one, or published, or none")
     config = _parse_images(dataset)
+    # What is missing is said before torch is imported, which takes seconds.
+    from nc_sweeps.data import load
+
+    images = load(config)
 
     import torch
     from rich.console import Console
 
-    from nc_sweeps.data import load
     from nc_sweeps.features.backbone import Backbone
     from nc_sweeps.features.extraction import Extraction
     from nc_sweeps.report.progress import make_progress_bar
@@ -65,7 +82,7 @@ def features(
         target = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     except RuntimeError as error:
         raise UserError(f"--device={device}: {str(error).splitlines()[0]}") from error
-    extraction = Extraction(config.name, load(config), Backbone(model, weights, seed, target), output)
+    extraction = Extraction(config.name, images, Backbone(model, weights, seed, target), output)
     console = Console(stderr=True)
     with make_progress_bar(console) as progress:
         task = progress.add_task(model, total=extraction.total, shown="")

@@ -207,6 +207,40 @@ def test_metrics_are_chosen_by_pattern():
         (["seed=-1"], "seed=-1: must be at least 0"),
         (["compute.precision=16-true"], "compute.precision=16-true: must be one of 32-true, 64-true, bf16-mixed"),
         (["name=a/b"], "name=a/b: must be a plain folder name"),
+        (["optimized_metric=accuracy"], "optimized_metric=accuracy: did you mean error/test?"),
+        (["figure.y=[accuracy]"], "figure.y=accuracy: no such metric; did you mean error/test?"),
+        (["figure.x=lr"], "figure.x=lr: did you mean dynamics.step_size?"),
+        (["metrics.include=[nc1]"], "metrics.include=nc1: no such metric; did you mean nc1/*?"),
+        (["metrics.include=[certificate/]"], "did you mean certificate/*?"),
+        (["metrics.include=nc1/train"], "must be a list, in brackets, as in 'metrics.include=[nc1/train]'"),
+        (["tracking.tags=first"], "must be a list, in brackets, as in 'tracking.tags=[first]'"),
+        (["compute.precision=64"], "(did you mean 64-true?)"),
+        (["compute.precision=float32"], "(did you mean 32-true?)"),
+        (["compute.precision=bf16"], "(did you mean bf16-mixed?)"),
+        (["compute.accelerator=cuda:0"], "must be one of auto, cpu, gpu, cuda, mps (did you mean gpu?)"),
+        (["compute=3"], "compute=3: is a group of keys; set one of compute.accelerator"),
+        (["dynamics.schedule=[1]"], "dynamics.schedule[0]: must have two keys, as in {after: 0.5"),
+        (["~tracking"], "tracking: cannot be left out; choose one of tracking=none, tracking=wandb"),
+        (["~seed"], "seed: cannot be left out; give it a value"),
+        (["dataset.margin=0.1", "separation.margin=0.2"], "separation.margin has no effect beside dataset.margin"),
+        (
+            ["metrics.include=[loss/train]", "optimized_metric=nc1/test"],
+            "optimized_metric=nc1/test: is not measured; must be one of loss/train",
+        ),
+        (["dynamics.batch_size=301"], "dynamics.batch_size=301: there are 300 training samples; null takes all"),
+        (["dataset=mnist", "dataset.train_per_class=2", "dynamics.batch_size=21"], "there are 20 training samples"),
+        (["dynamics.beta=1e400"], "1e400 is beyond all numbers of a computer; infinity is written inf"),
+        (["model.truncation=-1E+999"], "-1E+999 is beyond all numbers of a computer"),
+        (["dynamics.lambda_w=1e-400"], "1e-400 is below all numbers of a computer; write 0 if it is meant"),
+        (["dynamics.schedule=[{after:0.5,step_size:1e-400}]"], "1e-400 is below all numbers"),
+        (["dynamics.beta=1e300"], "dynamics.beta=1e+300: must be at most 1e+12, or inf for no noise"),
+        (["dynamics.beta=1e-50"], "dynamics.beta=1e-50: must be at least 1e-30: float32 ends there"),
+        (["dynamics.step_size=1e-50"], "dynamics.step_size=1e-50: must be at least 1e-30"),
+        (["dynamics.lambda_rho=1e-50"], "dynamics.lambda_rho=1e-50: must be at least 1e-30"),
+        (["model.initial_scale_a=1e-50"], "model.initial_scale_a=1e-50: must be at least 1e-30"),
+        (["model.truncation=1e300"], "model.truncation=1e+300: must be at most 1e+12, or inf for none"),
+        (["dynamics.beta=nan"], "dynamics.beta=nan: must be positive"),
+        (["separation.margin=nan"], "dataset.margin=nan: must lie between"),
         (["width.particles=many"], "width.particles: Value 'many' of type 'str' could not be converted to Integer"),
     ],
 )
@@ -226,3 +260,13 @@ def test_an_unknown_key_in_a_file_is_found_too():
     composed.model.activaton = "tanh"
     with pytest.raises(ConfigError, match=r"unknown key 'model.activaton'; the nearest key is 'model.activation'"):
         parse(composed)
+
+
+def test_what_is_measured_need_not_hold_the_metric_that_a_sweeper_would_go_by():
+    assert select_metrics(config_of("metrics.include=[loss/train]")) == ("loss/train",)
+    assert "nc1/test" not in select_metrics(config_of("metrics.exclude=[nc1/*]"))
+
+
+def test_all_samples_may_be_a_batch_and_infinity_may_be_meant():
+    assert config_of("dynamics.batch_size=300").dynamics.batch_size == 300
+    assert config_of("dynamics.beta=inf", "model.truncation=inf", "dynamics.lambda_w=0.0e5").dynamics.lambda_w == 0

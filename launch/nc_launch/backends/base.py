@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nc_launch.settings import LaunchSettings
 from nc_launch.task import Task
+from nc_sweeps.config import RunConfig
 from nc_sweeps.errors import UserError
 
 
@@ -40,6 +41,13 @@ class Backend(ABC):
     @abstractmethod
     def assign_packs(self, packs: Sequence[int]) -> list[tuple[int, ...]]:
         """Return the packs of each job; its processes take them in turns."""
+
+    def check(self, configs: Sequence[RunConfig]) -> None:  # noqa: B027
+        """Refuse runs that cannot start, before anything is planned or written; what takes long is left to the jobs.
+
+        Raises:
+            UserError: they cannot.
+        """
 
     @abstractmethod
     def start(self, tasks: Sequence[Task], logs: Path, code: Path) -> list[str]:
