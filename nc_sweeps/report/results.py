@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from nc_sweeps.store.run_folder import RunFolder
 
 
@@ -39,6 +41,8 @@ def show_results(runs: "Sequence[RunFolder]", x: str, y: Sequence[str], notes: S
         Console().print(tabulate_sweep(table))
         if near := describe_near_edge(find_near_edge(table, "signature"), len(measured)):
             print(near)
+        if statistics := _name_batch_norm(table):
+            print(statistics)
     bad = [(run, s) for run in runs if (s := run.read_summary()).status in {"diverged", "failed"}]
     for run, summary in bad:
         log = f" (log: {_shorten(Path(summary.log))})" if summary.log else ""
@@ -63,6 +67,14 @@ def show_results(runs: "Sequence[RunFolder]", x: str, y: Sequence[str], notes: S
         print(note)
     print(f"results: {_shorten(sweep if len(runs) > 1 else runs[0].path)}")
     return not bad
+
+
+def _name_batch_norm(table: "pl.DataFrame") -> str:
+    """Return one line that names the statistics of BatchNorm in measurements; nothing if no run has BatchNorm."""
+    if "model.batch_norm" not in table.columns:
+        return ""
+    names = table["model.batch_norm"].drop_nulls().unique(maintain_order=True).to_list()
+    return f"measured with {' and '.join(names)} statistics of BatchNorm (model.batch_norm)" if names else ""
 
 
 def _shorten(path: Path) -> str:

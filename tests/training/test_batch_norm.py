@@ -1,11 +1,13 @@
 """Statistics of BatchNorm in measurements: right, named, and without a trace in the training."""
 
+import polars as pl
 import pytest
 import torch
 from torch import nn
 
 from nc_sweeps.config import add_later_keys, compute_signature
 from nc_sweeps.data import load
+from nc_sweeps.report.results import _name_batch_norm
 from nc_sweeps.training.batch_norm import STATISTICS, find_batch_norms, mix_into_batches, use_statistics
 from nc_sweeps.training.ensembles import DeepEnsemble, LoadedRun
 from nc_sweeps.training.seconds import count_work
@@ -174,3 +176,12 @@ def test_its_pass_is_part_of_the_cost():
 
     (more, a_pass), (less, _) = count("recalibrated"), count("running")
     assert more - less == a_pass
+
+
+def test_the_results_of_a_command_name_it():
+    runs = pl.DataFrame({"model.batch_norm": ["recalibrated", None, "running"], "step": [0, 0, 0]})
+    assert _name_batch_norm(runs) == (
+        "measured with recalibrated and running statistics of BatchNorm (model.batch_norm)"
+    )
+    assert _name_batch_norm(runs.drop("model.batch_norm")) == ""
+    assert _name_batch_norm(runs[1:2]) == ""
