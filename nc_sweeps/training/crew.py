@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -252,7 +253,8 @@ class _SpawnedCrew(_SpreadCrew):
                 follower.kill()
             follower.wait()
             assert follower.stdin is not None
-            follower.stdin.close()
+            with suppress(BrokenPipeError):  # what it was sent and died before reading cannot be flushed
+                follower.stdin.close()
         if self._has_met:
             import torch.distributed as dist
 
