@@ -160,14 +160,13 @@ class Cluster:
         if not self._slurmds(node):
             self._launch(node, "slurmd", "-D", "-N", node)
             self.wait(lambda: bool(self._slurmds(node)))
-        # A node that answers again may leave the state by itself at any time, and can then not be resumed.
-        self.wait(lambda: not self.nodes()[node].startswith("down") or self._resume(node))
+        self.wait(lambda: self._is_up(node))
 
-    def _resume(self, node: str) -> bool:
-        resume = ("scontrol", "update", f"nodename={node}", "state=resume")
-        return (
-            subprocess.run(resume, env=os.environ | self.environment, capture_output=True, check=False).returncode == 0
-        )
+    def _is_up(self, node: str) -> bool:
+        """Resume a node that is down. One that answers again may come up by itself meanwhile, which is an error then."""
+        if self.nodes()[node].startswith("down"):
+            self.run("scontrol", "update", f"nodename={node}", "state=resume")
+        return True
 
     def cancel_all(self) -> None:
         """Cancel every job of the queue without the time that SLURM gives it to end."""
