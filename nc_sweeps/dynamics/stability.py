@@ -153,8 +153,8 @@ class Stability:
         before = min(step, flow.schedules[0].total - 1)
         with torch.autocast(X.device.type, enabled=False):
             operator = GaussNewton(flow.networks, X, ~flow.head_is_held(before))
-            v = torch.stack(starts).to(X)
-            largest, directions = find_largest_eigenvalue(operator, v, torch.tensor(counts, device=X.device))
+            start = torch.stack([v.to(X) for v in starts])
+            largest, directions = find_largest_eigenvalue(operator, start, torch.tensor(counts, device=X.device))
         self._directions = list(directions)
         step_sizes = largest.new_tensor([schedule.step_size(before + 1) for schedule in flow.schedules])
         return step_sizes * largest / X.shape[1]
