@@ -1,4 +1,4 @@
-"""Settings that a process of this project makes before a slow library is loaded; importing it changes nothing."""
+"""Prepares a process before a slow library is loaded in it; importing this module changes nothing."""
 
 import os
 import sys

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from nc_sweeps.command import PassThroughHydra
 from nc_sweeps.requests import check_request
 from nc_sweeps.store.run_folder import RunFolder
+from nc_sweeps.store.taking_back import take_back_at_exit
 from nc_sweeps.training.processes import is_leader
 
 
@@ -24,8 +25,9 @@ class SweepCallback(Callback):
         self._check_request(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a sweep of which a part would have no effect."""
+        """Refuse a sweep of which a part would have no effect; take its files back if it trains nothing."""
         self._check_request(config)
+        take_back_at_exit(Path(config.hydra.sweep.dir))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Remember the folder of a run."""

@@ -92,7 +92,7 @@ def submit(origin: Origin, manifest: Path, packs: Sequence[Sequence[RunSpec]]) -
         packs: runs of each pack.
 
     Raises:
-        LaunchError: the jobs cannot be started. Nothing is left behind.
+        LaunchError: the jobs cannot be started. Nothing is left behind, and the file of the manifest is gone.
     """
     submission = Submission.create(origin, manifest, packs)
     try:
@@ -101,6 +101,10 @@ def submit(origin: Origin, manifest: Path, packs: Sequence[Sequence[RunSpec]]) -
         jobs = Jobs(submission)
         jobs.start(range(len(packs)))
     except BaseException:
-        shutil.rmtree(submission.folder)
+        shutil.rmtree(submission.folder, ignore_errors=True)
+        manifest.unlink()
+        for folder in (submission.folder.parent, manifest.parent, submission.sweep):
+            if not any(folder.iterdir()):
+                folder.rmdir()
         raise
     return jobs

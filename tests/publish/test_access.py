@@ -32,13 +32,13 @@ def test_error_reports_are_off_as_long_as_the_context_lasts_unless_the_user_want
 )
 def test_a_variable_that_wandb_does_not_know_is_refused(monkeypatch, name, value, right):
     monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=f"^{name}={value}: must be .*{right}"):
+    with pytest.raises(UserError, match=rf"^{name}={value}: must be .*{right}"):
         check_environment()
 
 
 def test_a_setting_that_wandb_refuses_is_named_by_its_variable(monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "foo")
-    with pytest.raises(PublishingError, match="^W&B: WANDB_SILENT=foo: Input should be a valid boolean"), (
+    with pytest.raises(PublishingError, match=r"^W&B: WANDB_SILENT=foo: Input should be a valid boolean"), (
         translate_errors()
     ):
         wandb.Settings(silent="foo")
