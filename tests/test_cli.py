@@ -293,7 +293,7 @@ def test_a_sweep_ends_with_a_table_and_its_files(run_command, tmp_path):
     done = run_command(*arguments, "hydra/launcher=packed")
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
-    assert "8 runs, mean of 2 seeds" in done.stdout
+    assert "8 runs, means over seeds" in done.stdout
     for heading in ("particles", "margin", "loss", "NC1", "bound", "NB", "error"):
         assert heading in done.stdout
     assert "results: results/small" in done.stdout

@@ -121,7 +121,7 @@ def test_a_detached_sweep_is_watched_cancelled_resumed_and_attached_to(run_comma
     resumed.wait()
     attached = nc_sweep("attach", "results/sweep")
     assert attached.returncode == 0, attached.stderr
-    assert "4 runs, mean of 4 seeds" in attached.stdout
+    assert "4 runs, means over seeds" in attached.stdout
     assert_same_numbers(sweep, undisturbed)
     assert "4 completed" in nc_sweep("status", "results/sweep").stdout
 
