@@ -163,7 +163,7 @@ class Cluster:
         self.wait(lambda: self._is_up(node))
 
     def _is_up(self, node: str) -> bool:
-        """Resume a node that is down. One that answers again may come up by itself meanwhile, which is an error then."""
+        """Resume a node that is down; to resume one that has just come up by itself is an error, and tried again."""
         if self.nodes()[node].startswith("down"):
             self.run("scontrol", "update", f"nodename={node}", "state=resume")
         return True
