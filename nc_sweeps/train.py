@@ -4,6 +4,7 @@ Libraries are imported where they are used: ``--help``, ``--cfg job``, completio
 without waiting for torch, and a Ctrl-C while Hydra is imported is answered as at any other time.
 """
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ def train(config: "DictConfig") -> float:
     from nc_sweeps.training.processes import is_leader
 
     hydra_config = HydraConfig.get()
+    os.chdir(hydra_config.runtime.cwd)  # paths are relative to where they were typed, with hydra.job.chdir=true too
     overrides = list(hydra_config.overrides.task)
     spec = RunSpec(parse(config, overrides), overrides, Path(hydra_config.runtime.output_dir))
     leads = is_leader(spec.config.compute.processes)

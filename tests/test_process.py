@@ -84,3 +84,14 @@ def test_a_cache_on_a_full_disk_is_replaced_by_a_folder_of_the_process(tmp_path,
 
 def raise_full(size: int) -> bytes:
     raise OSError(28, f"no space for {size} bytes")
+
+
+@pytest.mark.processes
+def test_paths_are_relative_to_where_they_were_typed_whatever_hydra_does(run_command, tmp_path, mnist_dir):
+    (tmp_path / "mine").symlink_to(mnist_dir)
+    done = run_command(
+        "dataset=mnist", "data_dir=mine", "dataset.train_per_class=4", "dataset.test_per_class=4",
+        "width.particles=8", "dynamics.horizon=1", "hydra.job.chdir=true",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("results/sweep/*/summary.json"))) == 1
