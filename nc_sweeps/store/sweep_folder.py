@@ -98,7 +98,8 @@ def load_sweep(directory: Path | str) -> "pl.DataFrame":
     Returns:
         Columns ``signature``, ``status``, every configuration key by its dotted name (``width.particles``,
         ``separation.margin``, ``seed``, …), then ``step``, ``time``, ``epoch``, ``seconds`` and the metrics. Keys that
-        a run does not have, and metrics that it did not measure, are null; undefined metrics are NaN.
+        a run does not have, and metrics that it did not measure, are null; undefined metrics are NaN. It is a table of
+        Polars, whose ``to_pandas()`` needs pandas and pyarrow (``pip install pandas pyarrow``).
 
     Raises:
         StoreError: the folder holds no runs, or a file of one cannot be read.
