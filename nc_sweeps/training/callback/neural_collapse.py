@@ -301,6 +301,7 @@ class NeuralCollapseCallback(pl.Callback):
                 add_processes = partial(trainer.strategy.reduce, reduce_op="sum")
                 values[norm] = compute_norm(gradient.compute(add_processes).values())
             if not mode:
+                probe.share_previous(trainer.strategy.broadcast)
                 values |= measure_layers(head, probe.previous)
         return {name: float(value) for name, value in values.items()}
 

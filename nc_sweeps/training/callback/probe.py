@@ -95,6 +95,15 @@ class Probe:
             )
         return result, H.detach(), F
 
+    def share_previous(self, broadcast: Callable[[str], str]) -> None:
+        """Take over what process 0 found before the head: a process that had no samples has found nothing.
+
+        Args:
+            broadcast: returns the text that process 0 gives to it.
+        """
+        path = broadcast("" if self.previous is None else self._find_path(self.previous))
+        self.previous = self._linear.get(path)
+
     def check_labels(self, labels: Tensor) -> None:
         """Raise an error if there is a class for which the head has no output.
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from nc_sweeps import NeuralCollapseCallback
 from nc_sweeps.errors import DataError, UserError
 from nc_sweeps.training.callback.loader import loader_without_repeats
+from nc_sweeps.training.callback.probe import Probe
 
 TRAIN = TensorDataset(torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3)
 VALIDATION = TensorDataset(torch.randn(24, 6, generator=torch.Generator().manual_seed(1)), torch.arange(24) % 3)
@@ -237,3 +238,14 @@ def test_bad_arguments_are_refused_when_the_callback_is_made(options, message, m
 
 def test_several_validation_loaders_may_be_named():
     NeuralCollapseCallback("mse", include=["nc1/val/0", "nc1/val/clean", "nc?/val*", "balancedness"])
+
+
+def test_a_process_without_samples_has_the_layers_of_process_0():
+    module = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    told = []
+    with Probe(module) as first:
+        first.watch(lambda: module(torch.randn(2, 4)))
+        first.share_previous(lambda path: told.append(path) or path)
+    idle = Probe(module)
+    idle.share_previous(lambda path: told[0])
+    assert idle.previous is first.previous is module[0]
