@@ -12,6 +12,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+from nc_sweeps import cache
 from nc_sweeps.errors import UserError
 
 #: Seconds in which the server has to answer.
@@ -46,9 +47,15 @@ def is_disabled(mode: str) -> bool:
 
 
 def separate_folders(scratch: Path) -> dict[str, str]:
-    """Return variables with which wandb keeps its logs and files on their way in a folder, and out of the user's home,
-    which may be one that cannot be written.
+    """Return variables with which wandb keeps its logs and files on their way in a folder, where it cannot write to the
+    user's cache.
     """
+    try:
+        cache.find_lasting_folder()
+    except (OSError, RuntimeError):
+        pass
+    else:
+        return {}
     return {"XDG_CACHE_HOME": str(scratch), "WANDB_DATA_DIR": str(scratch)}
 
 
@@ -86,7 +93,7 @@ def check_answer(server: str) -> str | None:
 @contextmanager
 def keep_to_itself() -> Iterator[None]:
     """Change the environment as long as the context lasts, so that wandb keeps to itself: it reports its errors to
-    nobody, unless the user has set that, and leaves nothing in the user's home.
+    nobody, unless the user has set that, and does without a home that cannot be written.
     """
     added = {name: value for name, value in NO_ERROR_REPORTS.items() if name not in os.environ}
     with TemporaryDirectory(prefix="nc-sweeps-wandb-", ignore_cleanup_errors=True) as scratch:

@@ -38,8 +38,9 @@ def test_a_variable_that_wandb_does_not_know_is_refused(monkeypatch, name, value
 
 def test_a_setting_that_wandb_refuses_is_named_by_its_variable(monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "foo")
-    with pytest.raises(PublishingError, match=r"^W&B: WANDB_SILENT=foo: Input should be a valid boolean"), (
-        translate_errors()
+    with (
+        pytest.raises(PublishingError, match=r"^W&B: WANDB_SILENT=foo: Input should be a valid boolean"),
+        translate_errors(),
     ):
         wandb.Settings(silent="foo")
 
@@ -58,9 +59,10 @@ def test_a_disabled_wandb_starts_no_companion_and_says_so(monkeypatch, capsys, t
     assert capsys.readouterr().err == "W&B: nothing is published, as WANDB_MODE=disabled\n"
 
 
-def test_wandb_leaves_nothing_in_the_home_of_the_user(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
+def test_wandb_does_without_a_home_that_cannot_be_written(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with keep_to_itself():
-        assert not Path(os.environ["XDG_CACHE_HOME"]).is_relative_to(tmp_path)
         assert Path(os.environ["XDG_CACHE_HOME"]).is_dir()
+    assert os.environ["XDG_CACHE_HOME"] == str(tmp_path / "file")
     assert "WANDB_DATA_DIR" not in os.environ

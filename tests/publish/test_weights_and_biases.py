@@ -190,7 +190,7 @@ def test_a_server_that_never_answers_costs_nothing(tmp_path):
 def test_what_cannot_be_published_is_one_line(tmp_path):
     done = run(tmp_path, "nc-sweep", "sync", "nowhere")
     assert done.returncode == 1
-    assert done.stderr.startswith("nc-sweep: nowhere: no runs here")
+    assert done.stderr.startswith("nc-sweep: nowhere: there is no such folder")
     assert len(done.stderr.splitlines()) == 1
     refused = run(tmp_path, "nc-train", "tracking=wandb", "tracking.project=a/b")
     assert refused.stderr.startswith("nc-train: tracking.project=a/b: must have 1 to 128 characters")
