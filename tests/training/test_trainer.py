@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def test_threads_and_what_lightning_says_are_as_before_when_training_is_done():
 
 def test_they_are_as_before_when_training_fails():
     before = settings_of_the_process()
-    compute = tiny("compute.accelerator=abacus", "compute.threads=3").compute
+    compute = replace(tiny("compute.threads=3").compute, accelerator="abacus")
     with pytest.raises(ConfigError, match=r"compute\.accelerator=abacus"), open_trainer(compute, 0, []):
         pass
     assert settings_of_the_process() == before
