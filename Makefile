@@ -25,7 +25,8 @@ test-fast: export OMP_WAIT_POLICY = passive
 test-fast: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses=2 -m "not processes and not long"
 
-# The launchers and the command with the next Hydra, which lies in an environment of its own on top of the first one.
+# The launchers and the command with the next Hydra, which lies in an environment of its own on top of the first one;
+# without the two tests of the command that are about training alone, and long.
 $(HYDRA_1_4)/.installed: $(VENV)/.installed
 	$(BIN)/python -m venv --clear --without-pip $(HYDRA_1_4)
 	$(BIN)/pip --python $(HYDRA_1_4)/bin/python install --quiet --disable-pip-version-check --no-deps \
@@ -37,7 +38,9 @@ $(HYDRA_1_4)/.installed: $(VENV)/.installed
 test-hydra-1.4: export OMP_WAIT_POLICY = passive
 test-hydra-1.4: $(HYDRA_1_4)/.installed
 	$(HYDRA_1_4)/bin/python -m pytest --numprocesses=3 tests/test_cli.py tests/config/test_private_names.py \
-		tests/launch/test_composer.py tests/launch/test_packed.py tests/launch/test_paired.py
+		tests/launch/test_composer.py tests/launch/test_packed.py tests/launch/test_paired.py \
+		--deselect tests/test_cli.py::test_one_epoch_of_figure_1a_on_mnist \
+		--deselect tests/test_cli.py::test_a_run_stopped_in_every_way_ends_as_if_nothing_had_happened
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
