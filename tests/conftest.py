@@ -31,10 +31,15 @@ STARTERS = {"browser", "run_command", "slurm"}
 LONG = (
     "tests/launch/test_composer.py",
     "tests/launch/test_packed.py",
+    "tests/oracle/test_gibbs.py",
     "tests/publish/test_dashboard.py",
     "tests/test_pack.py",
+    "tests/theory/test_certificate.py",
+    "tests/training/callback/test_other_trainings.py",
+    "tests/training/test_batch_norm.py",
     "tests/training/test_deep.py",
     "tests/training/test_ensembles.py",
+    "tests/training/test_stability.py",
     "tests/training/test_statements.py",
 )
 
