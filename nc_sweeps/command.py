@@ -139,7 +139,8 @@ def can_be_mended(error: Exception) -> bool:
 
     if isinstance(error, UserError | HydraException | OmegaConfBaseException | YAMLError | OSError):
         return True
-    # What is typed, or stands in a file, is also refused in other ways: width=5 with a bare ValueError of Hydra.
+    # The libraries that read what the user wrote also refuse it with exceptions of Python: Hydra with a ValueError
+    # (width=5), OmegaConf with a RecursionError (name=${name}), Optuna's sweeper with a NotImplementedError.
     refusals = ValueError | TypeError | AssertionError | NotImplementedError | RecursionError | ImportError
     origin = _find_origin(error)
     is_refusal = origin in _SEARCHERS or (origin in _READERS and isinstance(error, refusals))

@@ -99,8 +99,9 @@ class Crew:
 
         Raises:
             SystemExit: the leader failed.
+            RuntimeError: this process is the leader of a crew of one.
         """
-        raise NotImplementedError("a process that trains alone leads")
+        raise RuntimeError("a process that trains alone leads, and has no leader to follow")
 
     def dismiss(self, result: Result) -> Result:
         """Send the followers a result, with which they stop following, and return it; only the leader calls this."""

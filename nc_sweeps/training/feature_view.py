@@ -39,7 +39,7 @@ class FeatureView:
         linearisation: Linearisation | None,
         with_test_collapse: bool,
     ) -> None:
-        self._ensemble, self._X, self._X_test = networks, X, X_test
+        self._networks, self._X, self._X_test = networks, X, X_test
         self._linearisation, self._with_test_collapse = linearisation, with_test_collapse
         self.W = networks.W.double()
         self.gamma = networks.gamma.double()
@@ -54,12 +54,12 @@ class FeatureView:
     def H(self) -> Float[Tensor, "run n p"]:
         """Features of the training set."""
         known = self._linearisation
-        return (self._ensemble.features(self._X) if known is None else known.H).double()
+        return (self._networks.features(self._X) if known is None else known.H).double()
 
     @cached_property
     def H_test(self) -> Float[Tensor, "run n_test p"]:
         """Features of the test set."""
-        return self._ensemble.features(self._X_test).double()
+        return self._networks.features(self._X_test).double()
 
     @cached_property
     def F(self) -> Float[Tensor, "run n q"]:

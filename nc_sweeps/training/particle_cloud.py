@@ -39,30 +39,30 @@ class ParticleCloud:
         beta: Float[Tensor, "run"],
         linearisation: Linearisation | None,
     ) -> None:
-        self._ensemble, self._lambda_rho, self._beta = networks, lambda_rho, beta
+        self._networks, self._lambda_rho, self._beta = networks, lambda_rho, beta
         self._known_linearisation = linearisation
 
     @property
     def dimension(self) -> int:
         """Dimension D = p + d of a particle."""
-        return self._ensemble.A.shape[-1] + self._ensemble.U.shape[-1]
+        return self._networks.A.shape[-1] + self._networks.U.shape[-1]
 
     @cached_property
     def second_moment(self) -> Float[Tensor, "run p p"]:
         """Second moment Ā = AᵀA/N of the second layer."""
-        return self._ensemble.second_moment
+        return self._networks.second_moment
 
     @cached_property
     def square_mean(self) -> Float[Tensor, "run"]:
         """Mean of ‖θ_j‖² over particles."""
-        return self._mean_square(self._ensemble.A, self._ensemble.U)
+        return self._mean_square(self._networks.A, self._networks.U)
 
     @cached_property
     def entropy_bounds(self) -> Float[Tensor, "run 2"]:
         """Upper bounds of the particles' entropy: by the Gaussian of equal covariance, NaN for N ≤ D, and by that of
         equal total variance.
         """
-        shard, N = self._ensemble.shard, self._ensemble.particles
+        shard, N = self._networks.shard, self._networks.particles
 
         def bound(theta: Float[Tensor, "some own D"]) -> Float[Tensor, "some 2"]:
             D = theta.shape[-1]
@@ -79,7 +79,7 @@ class ParticleCloud:
         """Estimate the particles' entropy by nearest neighbours; NaN in many dimensions."""
         if self.dimension > _ESTIMATE_DIMENSIONS:
             return torch.full_like(self._beta, torch.nan)
-        shard = self._ensemble.shard
+        shard = self._networks.shard
 
         def estimate(theta: Float[Tensor, "some own D"]) -> Float[Tensor, "some"]:
             clouds = shard.collect_leading(theta, shard.particles)
@@ -108,7 +108,7 @@ class ParticleCloud:
         """
         if self._beta.isinf().all():
             return torch.full_like(self._beta, torch.nan)
-        network, gradients = self._ensemble, self._gradients
+        network, gradients = self._networks, self._gradients
         layers = (network.A, network.U, gradients["A"], gradients["U"])
         A, U, g_A, g_U = (network.shard.collect_leading(Z, KGD_PARTICLES) for Z in layers)
         theta = torch.cat([A, U], dim=-1)
@@ -127,7 +127,7 @@ class ParticleCloud:
     @cached_property
     def _gradients(self) -> dict[Literal["A", "U"], Float[Tensor, "run own k"]]:
         """Gradients in a_j and in u_j by layer, weight decay included, in the network's own precision."""
-        network, gradients = self._ensemble, self._linearisation
+        network, gradients = self._networks, self._linearisation
         decay = self._lambda_rho[:, None, None].to(network.A.dtype)
         return {
             "A": torch.addcmul(gradients.A, decay, network.A),
@@ -137,7 +137,7 @@ class ParticleCloud:
     def _mean_square(self, *arrays: Float[Tensor, "run own _"]) -> Float[Tensor, "run"]:
         """Return the mean over particles of the squares of their rows, in float64: float32 sums would lose digits."""
         lengths = [torch.linalg.vector_norm(Z, dim=-1).double() for Z in arrays]
-        return self._ensemble.shard.mean(torch.stack(lengths).square().sum(dim=(0, -1)))
+        return self._networks.shard.mean(torch.stack(lengths).square().sum(dim=(0, -1)))
 
     def _map_centred(
         self, function: Callable[[Float[Tensor, "some own D"]], Float[Tensor, "..."]]
@@ -145,7 +145,7 @@ class ParticleCloud:
         """Apply a function to the centred particles of all runs, of one large run or of some small ones at a time, so
         that few are held in float64.
         """
-        A, U, shard = self._ensemble.A, self._ensemble.U, self._ensemble.shard
+        A, U, shard = self._networks.A, self._networks.U, self._networks.shard
         # Counted over all particles, so that processes which hold one more or less take the same runs at a time.
         some = max(1, _ELEMENTS_AT_ONCE // (shard.particles * self.dimension))
         values = []
